@@ -1,0 +1,50 @@
+# The README's two commands are `make demo` and `make test`; the others are for those who work on Cloister.
+# Each makes what it needs first (deploy/setup.sh); a second call installs nothing.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+export VENV
+export HF_HUB_OFFLINE := 1
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test check bench soak locks setup clean
+
+help:
+	@echo 'make demo    the whole path on made-up data: sealed, fine-tuned, measured, merged, served, audited'
+	@echo 'make test    every test, the quick ones first'
+	@echo 'make check   ruff, mypy --strict, import-linter'
+	@echo 'make bench   the benchmarks, each with its ratio'
+	@echo 'make soak    the long forms of the tests: kills, fuzzing, big data (resumable)'
+	@echo 'make locks   compile deploy/locks from pyproject.toml (needs uv)'
+
+setup:
+	@deploy/setup.sh run
+
+demo: setup
+	@$(BIN)/cloister demo $(ARGS)
+
+test:
+	@deploy/setup.sh test
+	$(PYTEST) -q -m 'not slow and not soak' $(ARGS)
+	$(PYTEST) -q -m 'slow and not soak' $(ARGS)
+
+check:
+	@deploy/setup.sh test
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench:
+	@deploy/setup.sh bench
+	$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+soak:
+	@deploy/setup.sh test
+	$(BIN)/python tests/soak.py $(ARGS)
+
+locks:
+	deploy/locks/compile.sh
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

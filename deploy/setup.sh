@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Makes what Cloister needs to run from this checkout: a virtual environment from the hashed locks, the
+# package itself, and bubblewrap. Run twice, the second time installs nothing.
+#
+#   deploy/setup.sh [run|test|bench]      what for; each adds to the one before
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose=${1:-run}
+venv=${VENV:-.venv}
+torch_index=https://download.pytorch.org/whl/cpu
+
+say() { printf 'set-up: %s\n' "$*" >&2; }
+die() { printf 'set-up: %s\n' "$*" >&2; exit 1; }
+
+find_python() {
+  for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
+    if command -v "$candidate" >/dev/null &&
+       "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
+    then echo "$candidate"; return; fi
+  done
+  die 'Python 3.11 or 3.12 with venv is needed. On Debian or Ubuntu: apt-get install python3 python3-venv'
+}
+
+ensure_bubblewrap() {
+  command -v bwrap >/dev/null && return
+  local install
+  if command -v apt-get >/dev/null; then install='apt-get install -y --no-install-recommends bubblewrap'
+  elif command -v dnf >/dev/null; then install='dnf install -y bubblewrap'
+  elif command -v zypper >/dev/null; then install='zypper --non-interactive install bubblewrap'
+  else die 'bubblewrap (bwrap) is missing and no known package manager was found: install it and run this again.'; fi
+  local as_root=''
+  if [ "$(id -u)" != 0 ]; then
+    if sudo -n true 2>/dev/null; then as_root='sudo -n'
+    else die "bubblewrap (bwrap) is missing. Ask an administrator to run: $install"; fi
+  fi
+  say "installing bubblewrap: $install"
+  if ! $as_root $install >/dev/null 2>&1; then
+    if command -v apt-get >/dev/null; then $as_root apt-get update -q >/dev/null 2>&1 || true; fi
+    $as_root $install >/dev/null || die "that failed. Run it by hand: $install"
+  fi
+}
+
+install_locks() {
+  local requirements=() name
+  for name in "$@"; do requirements+=(-r "deploy/locks/$name.txt"); done
+  "$venv/bin/pip" install -qq --no-input --no-deps --require-hashes "${requirements[@]}" && return
+  say "trying again with PyTorch's own index for the CPU build of torch"
+  "$venv/bin/pip" install -qq --no-input --no-deps --require-hashes --extra-index-url "$torch_index" \
+    "${requirements[@]}" ||
+    die "the packages of deploy/locks could not be installed. Needed: an index with PyPI's packages, and
+torch==2.13.0+cpu from it, from PIP_FIND_LINKS or from $torch_index."
+}
+
+backend=cpu
+if [ -e /proc/driver/nvidia/version ]; then backend=cuda; fi
+locks=("$backend")
+case "$purpose" in
+  run) ;;
+  test) locks+=(test) ;;
+  bench) locks+=(test bench) ;;
+  *) die "unknown purpose '$purpose': run, test or bench" ;;
+esac
+
+ensure_bubblewrap
+python=''
+if [ ! -x "$venv/bin/python" ]; then
+  python=$(find_python)
+  say "making $venv with $("$python" --version)"
+  "$python" -m venv "$venv"
+fi
+
+# What stands is written down by content, so that an unchanged lock installs nothing.
+pending=()
+for name in "${locks[@]}"; do
+  if ! (cd deploy/locks && sha256sum --status -c "../../$venv/.lock-$name" 2>/dev/null); then pending+=("$name"); fi
+done
+if [ ${#pending[@]} -gt 0 ]; then
+  say "installing ${pending[*]} from deploy/locks (a few minutes the first time)"
+  install_locks "${pending[@]}"
+  for name in "${pending[@]}"; do (cd deploy/locks && sha256sum "$name.txt" > "../../$venv/.lock-$name"); done
+fi
+if ! sha256sum --status -c "$venv/.package" 2>/dev/null; then
+  say 'installing cloister from this checkout'
+  "$venv/bin/pip" install -qq --no-input --no-deps --no-build-isolation --no-index --editable .
+  sha256sum pyproject.toml > "$venv/.package"
+fi

@@ -1,0 +1,585 @@
+"""The words spoken on the sockets: every document that crosses a process boundary, and nothing else.
+
+Three conversations use them: client ↔ authority (HTTP over a Unix socket), authority ↔ launcher
+(JSON lines over a Unix socket), and authority → worker → authority (one `JobDocument` on standard
+input, one `WorkerEvent` a line on standard output). No document ever holds a row, a prompt or an
+answer; only `JobDocument` holds keys, and it only ever lies in memory.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+"""What people call a thing: lower-case letters, digits, `.`, `_`, `-`; at most 63 characters."""
+
+ObjectId = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[0-9a-hjkmnp-tv-z]{12}$")]
+"""Two letters for the kind, a dash, twelve characters of Crockford's base 32."""
+
+
+class Document(BaseModel):
+    """Base of all: unknown fields are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectKind(StrEnum):
+    DATASET = "dataset"
+    BASE = "base"
+    ADAPTER = "adapter"
+    EVALUATION = "evaluation"
+    MODEL = "model"
+
+
+ID_PREFIX: dict[str, str] = {
+    ObjectKind.DATASET: "ds",
+    ObjectKind.BASE: "bm",
+    ObjectKind.ADAPTER: "ad",
+    ObjectKind.EVALUATION: "ev",
+    ObjectKind.MODEL: "mm",
+    "run": "rn",
+    "job": "jb",
+    "deployment": "dp",
+    "client": "cl",
+}
+
+
+# --- what a job is asked to do: the frozen configurations -------------------------------------
+
+
+class ColumnMap(Document):
+    """Which columns of a table make a row. `label` marks a classification task."""
+
+    input: str
+    output: str | None = None
+    label: str | None = None
+    system: str | None = None
+
+
+class ImportConfig(Document):
+    """How a source becomes a dataset.
+
+    `source_name` is only for messages (`file:line: field: rule`). `max_dropped` is how many bad rows
+    may be left out; 0 means that one bad row refuses the whole import. `holdout` is the share of rows
+    (0 to 0.5) kept apart; identical inputs always land on one side.
+    """
+
+    source_name: str = Field(max_length=255)
+    format: Literal["auto", "jsonl", "csv"] = "auto"
+    columns: ColumnMap | None = None
+    system_prompt: str | None = Field(default=None, max_length=16_384)
+    holdout: float = Field(default=0.1, ge=0.0, le=0.5)
+    max_dropped: int = Field(default=0, ge=0)
+    max_row_bytes: int = Field(default=1 << 20, ge=1024, le=64 << 20)
+    seed: int = 0
+
+
+class BaseImportConfig(Document):
+    """How a folder of model files becomes a base model. `files[i]` names the i-th descriptor."""
+
+    files: tuple[str, ...]
+
+
+class LoraConfig(Document):
+    """The adapter: rank, scale (`alpha / rank` multiplies B·A) and dropout; on every linear layer."""
+
+    rank: int = Field(default=16, ge=1, le=512)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class TrainConfig(Document):
+    """One fine-tuning run, frozen. Counts of rows are of the training split.
+
+    `batch_size` is rows an optimizer step; `micro_batch_size` how many of them go through the model at
+    once (same result, less memory). `max_length` is in tokens: longer rows refuse the run. Intervals
+    `eval_every` and `checkpoint_every` are in optimizer steps, 0 meaning once an epoch.
+    """
+
+    method: Literal["qlora", "lora"] = "qlora"
+    lora: LoraConfig = LoraConfig()
+    epochs: float = Field(default=3.0, gt=0, le=1000)
+    max_steps: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int = Field(default=16, ge=1)
+    max_length: int = Field(default=1024, ge=8)
+    gradient_checkpointing: bool = False
+    eval_every: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=0, ge=0)
+    seed: int = 0
+
+
+class EvaluateConfig(Document):
+    """Base against tuned on the hold-out. `max_rows` 0 means every row of it."""
+
+    max_rows: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=96, ge=1, le=4096)
+    batch_size: int = Field(default=64, ge=1)
+    seed: int = 0
+
+
+class MergeConfig(Document):
+    """Merge into 16 bits; both candidates are measured on up to `max_rows` hold-out rows.
+
+    Refused where the better candidate's greedy agreement with the adapter is under `min_agreement` or
+    its loss differs by more than `max_loss_gap` (nats a supervised token).
+    """
+
+    max_rows: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=96, ge=1, le=4096)
+    min_agreement: float = Field(default=0.98, ge=0, le=1)
+    max_loss_gap: float = Field(default=0.02, ge=0)
+    seed: int = 0
+
+
+class ServeConfig(Document):
+    """How vLLM serves one merged model."""
+
+    max_model_len: int = Field(default=1024, ge=16)
+    max_num_seqs: int = Field(default=16, ge=1)
+    kv_cache_gib: float = Field(default=0.25, gt=0)
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=0.98)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class SelfCheckConfig(Document):
+    """Nothing to do but to try, from inside, to get out. `host_sockets` are paths of the host."""
+
+    host_sockets: tuple[str, ...] = ()
+
+
+# --- authority → worker -----------------------------------------------------------------------
+
+
+class Grant(Document):
+    """The right to open one object: where it lies *inside the sandbox*, and its data key.
+
+    `key` is 32 bytes in base64, or None for an object that is stored in the open (a base model).
+    `manifest_sha256` pins the manifest file of an input; None for an output.
+    """
+
+    object_id: ObjectId
+    kind: ObjectKind
+    version: int = 1
+    path: str
+    key: str | None = None
+    manifest_sha256: str | None = None
+
+
+class JobDocument(Document):
+    """All that a worker knows. Arrives on standard input; its keys exist nowhere else in the sandbox.
+
+    `descriptors` maps a role (`source`, `report`, or `file:<i>`) to an inherited descriptor number.
+    `resume` says that the output folder may hold checkpoints of an earlier attempt.
+    """
+
+    job_id: ObjectId
+    verb: Literal["import", "base", "train", "evaluate", "merge", "serve", "self-check"]
+    config: dict[str, Any]
+    inputs: dict[str, Grant] = {}
+    output: Grant | None = None
+    descriptors: dict[str, int] = {}
+    resume: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 0
+    socket_dir: str | None = None
+
+
+# --- worker → authority: one JSON document a line ---------------------------------------------
+
+
+class Progress(Document):
+    """How far the job is. `remaining_s` is an estimate in seconds, None while there is none."""
+
+    event: Literal["progress"] = "progress"
+    stage: str
+    done: int
+    total: int
+    remaining_s: float | None = None
+
+
+class Metrics(Document):
+    """Numbers of one moment, by name (`loss`, `holdout_loss`, `learning_rate`, `tokens_per_s`)."""
+
+    event: Literal["metrics"] = "metrics"
+    step: int
+    values: dict[str, float]
+
+
+class Notice(Document):
+    """A sentence for the operator, without content."""
+
+    event: Literal["notice"] = "notice"
+    level: Literal["info", "warning"]
+    message: str = Field(max_length=1000)
+
+
+class Result(Document):
+    """The job's end, well. `values` are numbers and short words that the authority keeps."""
+
+    event: Literal["result"] = "result"
+    values: dict[str, Any] = {}
+
+
+class Failure(Document):
+    """The job's end, badly: what an exception of `cloister.errors` says, and nothing of the data."""
+
+    event: Literal["failure"] = "failure"
+    code: str
+    message: str = Field(max_length=2000)
+    where: str | None = Field(default=None, max_length=500)
+    remedy: str | None = Field(default=None, max_length=1000)
+    values: dict[str, Any] = {}
+
+
+WorkerEvent = Annotated[Progress | Metrics | Notice | Result | Failure, Field(discriminator="event")]
+
+
+# --- authority ↔ launcher ---------------------------------------------------------------------
+
+
+class Mount(Document):
+    """One host path that a sandbox sees, at `inside`. Only the output folder and an engine's socket
+    folder are ever writable."""
+
+    source: str
+    inside: str
+    writable: bool = False
+
+
+class SandboxSpec(Document):
+    """What the launcher is asked to build. The job document comes as a descriptor, never in here.
+
+    `tmp_mib` and `shm_mib` size the RAM-backed `/tmp` and `/dev/shm`. `descriptors` names the extra
+    descriptors in the order in which they are passed; they become 3, 4, … inside.
+    """
+
+    sandbox_id: ObjectId
+    program: Literal["worker", "engine"]
+    mounts: tuple[Mount, ...] = ()
+    tmp_mib: int = Field(default=1024, ge=1)
+    shm_mib: int = Field(default=256, ge=1)
+    gpus: tuple[int, ...] = ()
+    descriptors: tuple[str, ...] = ()
+    threads: int = 0
+
+
+class SandboxState(Document):
+    """One sandbox as the launcher sees it. `exit_code` is None while it runs; negative is a signal."""
+
+    sandbox_id: ObjectId
+    program: Literal["worker", "engine"]
+    pid: int
+    started_at: datetime
+    events: int
+    exit_code: int | None = None
+    rss_bytes: int | None = None
+
+
+class LauncherRequest(Document):
+    """`start` carries `spec` and descriptors (the job document first); `follow` streams
+    `SandboxEvent`s from number `after` on and ends with the one that carries `exit_code`."""
+
+    verb: Literal["start", "stop", "follow", "list", "forget", "ping"]
+    sandbox_id: ObjectId | None = None
+    spec: SandboxSpec | None = None
+    after: int = 0
+    grace_s: float = 10.0
+
+
+class SandboxEvent(Document):
+    """A line that the sandbox printed (`event`, still to be validated), or its end (`exit_code`)."""
+
+    number: int
+    line: str | None = None
+    exit_code: int | None = None
+
+
+class LauncherReply(Document):
+    ok: bool
+    error: Failure | None = None
+    sandboxes: tuple[SandboxState, ...] = ()
+
+
+# --- client ↔ authority -----------------------------------------------------------------------
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. `code` names the class in `cloister.errors`."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    where: str | None = None
+    remedy: str | None = None
+    values: dict[str, Any] = {}
+
+
+class Passphrase(Document):
+    """Lies in the request body of `init` and `unlock`, over the Unix socket only."""
+
+    passphrase: str = Field(min_length=1, max_length=1024, repr=False)
+
+
+class LockRequest(Document):
+    """`refuse` where work runs, `drain` it first, or `cut` it off (runs resume later)."""
+
+    mode: Literal["refuse", "drain", "cut"] = "refuse"
+
+
+class JobState(StrEnum):
+    WAITING_SOURCE = "waiting-source"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+FINAL_STATES = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED})
+
+
+class Job(BaseModel):
+    """One thing in the queue. `subject` is the object or run that it makes."""
+
+    job_id: str
+    verb: str
+    state: JobState
+    subject: str | None
+    requested_by: str
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    attempts: int = 0
+    progress: Progress | None = None
+    metrics: dict[str, float] = {}
+    result: dict[str, Any] = {}
+    error: Problem | None = None
+
+
+class JobTicket(BaseModel):
+    """A job that waits for descriptors: send them with `token` over the side socket."""
+
+    job: Job
+    token: str | None = None
+    side_socket: str | None = None
+
+
+class StoredObject(BaseModel):
+    """One object version with its manifest's facts."""
+
+    object_id: str
+    kind: ObjectKind
+    version: int
+    name: str
+    created_at: datetime
+    created_by: str
+    sealed_bytes: int
+    manifest_sha256: str
+    inputs: list[str] = []
+    counts: dict[str, int] = {}
+    details: dict[str, Any] = {}
+
+
+class DatasetImport(Document):
+    name: Name
+    config: ImportConfig
+
+
+class BaseImport(Document):
+    name: Name
+    config: BaseImportConfig
+
+
+class RunRequest(Document):
+    """A fine-tuning to start. Datasets and bases by name or id; `holdout` overrides the split."""
+
+    name: Name
+    dataset: str
+    base: str
+    holdout: str | None = None
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig | None = EvaluateConfig()
+
+
+class Run(BaseModel):
+    """One fine-tuning: its jobs, and what came of it."""
+
+    run_id: str
+    name: str
+    dataset: str
+    base: str
+    holdout: str | None
+    train: TrainConfig
+    evaluate: EvaluateConfig | None
+    created_at: datetime
+    created_by: str
+    train_job: Job
+    evaluate_job: Job | None = None
+    adapter: str | None = None
+    evaluation: dict[str, Any] | None = None
+
+
+class MergeRequest(Document):
+    name: Name
+    run: str
+    config: MergeConfig = MergeConfig()
+
+
+class ServeRequest(Document):
+    """`name` is what clients ask for as `model`."""
+
+    name: Name
+    model: str
+    config: ServeConfig = ServeConfig()
+
+
+class DeploymentState(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Deployment(BaseModel):
+    """One served model. `socket` is the engine's Unix socket, for the gateway."""
+
+    deployment_id: str
+    name: str
+    model: str
+    state: DeploymentState
+    config: ServeConfig
+    socket: str | None = None
+    created_at: datetime
+    created_by: str
+    restarts: int = 0
+    error: Problem | None = None
+
+
+class ClientRequest(Document):
+    """A client application. `deployments` empty means all of them."""
+
+    name: Name
+    deployments: tuple[Name, ...] = ()
+    expires_at: datetime | None = None
+
+
+class ApiClient(BaseModel):
+    """`key_hash` is HMAC-SHA-256 of the key under the gateway's pepper, in hex, for the gateway only."""
+
+    client_id: str
+    name: str
+    deployments: list[str] = []
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    key_hash: str | None = None
+
+
+class IssuedClient(BaseModel):
+    """The one time that the key is shown."""
+
+    client: ApiClient
+    api_key: str = Field(repr=False)
+
+
+class GatewaySecrets(BaseModel):
+    """What the gateway alone may ask for, and keeps in memory: its own keys, each 32 bytes in base64."""
+
+    ledger_seed: str = Field(repr=False)
+    pepper: str = Field(repr=False)
+    cache_key: str = Field(repr=False)
+
+
+class GatewayHello(Document):
+    """A gateway tells that it listens."""
+
+    pid: int
+    url: str = Field(max_length=255)
+
+
+class GatewayView(BaseModel):
+    """What the gateway needs to know, as of event number `seq`."""
+
+    seq: int
+    clients: list[ApiClient]
+    deployments: list[Deployment]
+
+
+class Event(BaseModel):
+    """One element of the ordered stream. Numbers grow by one and are never used twice."""
+
+    seq: int
+    time: datetime
+    kind: str
+    subject: str | None = None
+    data: dict[str, Any] = {}
+
+
+class ProcessStatus(BaseModel):
+    name: str
+    state: Literal["running", "stopped", "unknown"]
+    pid: int | None = None
+    detail: str | None = None
+
+
+class LedgerStatus(BaseModel):
+    """`signed` is how many entries the last signed tree head covers; `failure` says why it refuses."""
+
+    origin: str
+    entries: int
+    signed: int
+    root: str | None = None
+    witnessed: bool = False
+    failure: str | None = None
+
+
+class Status(BaseModel):
+    version: str
+    home: str
+    initialised: bool
+    locked: bool
+    sandbox: str
+    ledger: LedgerStatus
+    processes: list[ProcessStatus]
+    jobs: dict[str, int]
+    deployments: list[Deployment]
+    last_seq: int
+    gateway_url: str | None = None
+    warnings: list[str] = []
+
+
+class WhoAmI(BaseModel):
+    account: str
+    uid: int
+    roles: list[str]
+
+
+class LedgerEntry(BaseModel):
+    """One entry as kept: canonical JSON (RFC 8785) of this without `index`."""
+
+    index: int
+    time: str
+    actor: str
+    identified_by: str
+    action: str
+    objects: list[str] = []
+    digests: dict[str, str] = {}
+    policy: str | None = None
+    decision: str | None = None
+    reason: str | None = None
+    details: dict[str, Any] = {}

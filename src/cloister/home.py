@@ -1,0 +1,102 @@
+"""Where everything lies in an appliance's home. Paths only: nothing here opens or decides anything."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders and sockets under one root, all of them private to their owner."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        """`$CLOISTER_HOME`, or `~/.local/share/cloister`."""
+        named = os.environ.get("CLOISTER_HOME")
+        return cls((Path(named) if named else Path.home() / ".local" / "share" / "cloister").absolute())
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def authority_socket(self) -> Path:
+        return self.run / "authority.sock"
+
+    @property
+    def side_socket(self) -> Path:
+        return self.run / "side.sock"
+
+    @property
+    def launcher_socket(self) -> Path:
+        return self.run / "launcher.sock"
+
+    @property
+    def gateway_file(self) -> Path:
+        return self.run / "gateway.json"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def control_ledger(self) -> Path:
+        return self.root / "ledger" / "control"
+
+    @property
+    def gateway_ledger(self) -> Path:
+        return self.root / "ledger" / "gateway"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state" / "state.db"
+
+    @property
+    def identity_file(self) -> Path:
+        return self.root / "appliance.json"
+
+    @property
+    def settings_file(self) -> Path:
+        return self.root / "appliance.yaml"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def engine_folder(self, deployment_id: str) -> Path:
+        return self.run / "engines" / deployment_id
+
+    def output_folder(self, job_id: str) -> Path:
+        return self.work / job_id / "out"
+
+    def make(self) -> None:
+        """Make every folder, 0700; a root that was made open to others is closed to them.
+
+        Errors: OSError, naming the folder that cannot be made.
+        """
+        for folder in (
+            self.root,
+            self.run,
+            self.run / "engines",
+            self.keys,
+            self.objects,
+            self.work,
+            self.control_ledger.parent,
+            self.state.parent,
+            self.logs,
+        ):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.root.stat().st_mode & 0o077:
+            self.root.chmod(0o700)
