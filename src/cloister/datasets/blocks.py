@@ -1,0 +1,112 @@
+"""Blocks of whole lines out of a byte stream, in memory bounded by the longest line allowed.
+
+Knows newlines and their numbers; it does not know what a line means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+READ_SIZE = 1 << 19
+
+
+class Block(NamedTuple):
+    """Whole lines, newlines included (the source's last line may lack its own)."""
+
+    line: int
+    data: bytes
+
+
+class Overlong(NamedTuple):
+    """A line that is longer than allowed; its bytes were dropped as they came."""
+
+    line: int
+
+
+class Blocks:
+    """Iterates once over a source as `Block` and `Overlong`, in order.
+
+    Args:
+        source: readable bytes; short reads (a pipe) are fine, seeking is not needed.
+        max_line: the most bytes a line may have, its newline not counted.
+    """
+
+    def __init__(self, source: BinaryIO, max_line: int, read_size: int = READ_SIZE) -> None:
+        self._source = source
+        self._max_line = max_line
+        self._read_size = read_size
+        self._ahead = b""
+        self.consumed = 0
+
+    def peek(self, size: int) -> bytes:
+        """Up to `size` bytes of the start, without taking them; call it before iterating."""
+        ahead = bytearray(self._ahead)
+        while len(ahead) < size:
+            chunk = self._source.read(size - len(ahead))
+            if not chunk:
+                break
+            ahead += chunk
+        self._ahead = bytes(ahead)
+        return self._ahead[:size]
+
+    def skip(self, size: int) -> None:
+        """Leave out the first `size` bytes that were peeked at (a byte-order mark)."""
+        self._ahead = self._ahead[size:]
+        self.consumed += size
+
+    def __iter__(self) -> Iterator[Block | Overlong]:
+        line = 1
+        held: list[bytes] = []
+        held_size = 0
+        skipping = False
+        while chunk := self._read():
+            if skipping:
+                end = chunk.find(b"\n")
+                if end < 0:
+                    continue
+                skipping = False
+                line += 1
+                chunk = chunk[end + 1 :]
+            end = chunk.rfind(b"\n") + 1
+            if end:
+                held.append(chunk[:end])
+                data = b"".join(held)
+                yield from self._bounded(line, data)
+                line += data.count(b"\n")
+                held, held_size = [], 0
+                chunk = chunk[end:]
+            if chunk:
+                held.append(chunk)
+                held_size += len(chunk)
+                if held_size > self._max_line:
+                    yield Overlong(line)
+                    held, held_size, skipping = [], 0, True
+        if held:
+            yield Block(line, b"".join(held))
+
+    def _read(self) -> bytes:
+        chunk = self._ahead or self._source.read(self._read_size)
+        self._ahead = b""
+        self.consumed += len(chunk)
+        return chunk
+
+    def _bounded(self, line: int, data: bytes) -> Iterator[Block | Overlong]:
+        """`data` (whole lines) as blocks around its overlong lines, of which there are rarely any."""
+        limit = self._max_line
+        if len(data) <= limit + 1:
+            yield Block(line, data)
+            return
+        begin = at = 0
+        first = line
+        while at < len(data):
+            end = data.index(b"\n", at) + 1
+            if end - at > limit + 1:
+                if begin < at:
+                    yield Block(first, data[begin:at])
+                yield Overlong(line)
+                begin, first = end, line + 1
+            at = end
+            line += 1
+        if begin < len(data):
+            yield Block(first, data[begin:])

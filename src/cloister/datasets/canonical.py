@@ -1,0 +1,124 @@
+"""The canonical form of a dataset: rows, their index, their split and what there is to know of them.
+
+`rows.bin` holds MessagePack rows back to back, `index.bin` n+1 little-endian 64-bit offsets into it,
+`split.bin` one byte a row (0 train, 1 hold-out), `meta.json` the rest. Knows rows and the object
+writer; it does not know where the rows came from. Streams: memory is one batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from contextlib import ExitStack
+from itertools import accumulate
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from cloister.datasets.rows import Row, encode_row
+from cloister.datasets.split import Splitter
+from cloister.errors import InvalidInput
+from cloister.vault import ObjectWriter
+
+ROWS, INDEX, SPLIT, META = "rows.bin", "index.bin", "split.bin", "meta.json"
+MAX_LABELS = 10_000
+
+Task = Literal["chat", "classification"]
+
+
+class DatasetMeta(msgspec.Struct, frozen=True):
+    """What `meta.json` says. `labels` counts rows by label; label names are content, so it is sealed."""
+
+    format: int
+    source_format: str
+    task: Task
+    rows: int
+    train_rows: int
+    holdout_rows: int
+    holdout: float
+    seed: int
+    labels: dict[str, int] = {}
+
+
+class DatasetWriter:
+    """Appends rows to a new dataset object; use as a context manager, and `finish` inside it."""
+
+    def __init__(self, writer: ObjectWriter, *, holdout: float, seed: int) -> None:
+        self._stack = ExitStack()
+        self._writer = writer
+        self._splitter = Splitter(holdout, seed)
+        self._holdout = holdout
+        self._seed = seed
+        self._labels: dict[str, int] = {}
+        self._end = 0
+        self.rows = 0
+
+    def __enter__(self) -> DatasetWriter:
+        with self._stack:
+            self._rows = self._stack.enter_context(self._writer.create(ROWS))
+            self._index = self._stack.enter_context(self._writer.create(INDEX))
+            self._split = self._stack.enter_context(self._writer.create(SPLIT))
+            self._index.write(_offsets([0]))
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, rows: list[Row]) -> None:
+        """Append rows in order.
+
+        Raises:
+            InvalidInput: there are more distinct labels than any classification has.
+        """
+        if not rows:
+            return
+        encoded = list(map(encode_row, rows))
+        ends = list(accumulate(map(len, encoded), initial=self._end))
+        self._rows.write(b"".join(encoded))
+        self._index.write(_offsets(ends[1:]))
+        self._end = ends[-1]
+        self._split.write(self._splitter.add(rows))
+        self.rows += len(rows)
+        if rows[0].label is not None:
+            self._count_labels(rows)
+
+    def finish(self, *, source_format: str) -> DatasetMeta:
+        """Write what is left and the metadata; the files are closed when the context ends."""
+        self._split.write(self._splitter.finish())
+        train_rows, holdout_rows = self._splitter.counts
+        meta = DatasetMeta(
+            format=1,
+            source_format=source_format,
+            task="classification" if self._labels else "chat",
+            rows=self.rows,
+            train_rows=train_rows,
+            holdout_rows=holdout_rows,
+            holdout=self._holdout,
+            seed=self._seed,
+            labels=self._labels,
+        )
+        with self._writer.create(META) as file:
+            file.write(msgspec.json.encode(meta))
+        return meta
+
+    def _count_labels(self, rows: list[Row]) -> None:
+        labels = self._labels
+        for row in rows:
+            if row.label is not None:
+                labels[row.label] = labels.get(row.label, 0) + 1
+        if len(labels) > MAX_LABELS:
+            raise InvalidInput(
+                f"the label column holds more than {MAX_LABELS} different labels",
+                remedy="Is it the label column? For free text use an output column.",
+            )
+
+
+def _offsets(values: list[int]) -> bytes:
+    numbers = array("Q", values)
+    if sys.byteorder != "little":
+        numbers.byteswap()
+    return numbers.tobytes()

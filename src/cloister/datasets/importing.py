@@ -1,0 +1,106 @@
+"""From a source to a dataset: formats → rows → rules → canonical form, in one pass and bounded memory.
+
+Knows the order of the steps and when an import is refused; it does not know the formats themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from cloister.api import ImportConfig
+from cloister.datasets.canonical import DatasetMeta, DatasetWriter, Task
+from cloister.datasets.formats import Source
+from cloister.datasets.problems import Problem, ProblemLog
+from cloister.errors import InvalidInput
+from cloister.vault import ObjectWriter
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import made. `dropped` counts bad rows left out, `labels` distinct labels."""
+
+    rows: int
+    train_rows: int
+    holdout_rows: int
+    dropped: int
+    labels: int
+    task: Task
+    source_format: str
+
+
+def import_rows(
+    source: BinaryIO,
+    config: ImportConfig,
+    writer: ObjectWriter,
+    *,
+    report: Callable[[Problem], None],
+    progress: Callable[[int, int], None],
+) -> ImportSummary:
+    """Read all of `source`, report every bad row, and write the good ones into the object.
+
+    Args:
+        source: bytes, read once from where it stands; a pipe will do.
+        writer: the new object; this adds its files, the caller finishes it.
+        report: gets each problem as it is found.
+        progress: gets bytes done and bytes in all (0 where the source cannot tell).
+
+    Raises:
+        InvalidInput: the source cannot be read as rows, has none, or has more than
+            `config.max_dropped` bad ones; nothing is to be kept of the object then. Its `values` hold
+            the counts `rows`, `bad_rows` and `problems`.
+    """
+    problems = ProblemLog(report)
+    total = _size(source)
+    good = 0
+    try:
+        recognised = Source(source, config, problems)
+        with DatasetWriter(writer, holdout=config.holdout, seed=config.seed) as dataset:
+            for rows in recognised.batches():
+                good += len(rows)
+                if problems.rows <= config.max_dropped:
+                    dataset.add(rows)
+                progress(recognised.consumed, max(total, recognised.consumed) if total else 0)
+            _decide(good, problems, config)
+            meta = dataset.finish(source_format=recognised.name)
+    except InvalidInput as error:
+        error.where = error.where or config.source_name
+        error.values = {"rows": good, "bad_rows": problems.rows, "problems": problems.problems}
+        raise
+    return _summary(meta, problems)
+
+
+def _decide(good: int, problems: ProblemLog, config: ImportConfig) -> None:
+    if problems.rows > config.max_dropped:
+        allowed = f", more than the {config.max_dropped} that may be dropped" if config.max_dropped else ""
+        raise InvalidInput(
+            f"{problems.rows} of {good + problems.rows} rows are bad{allowed}; nothing was imported",
+            where=config.source_name,
+            remedy="Mend them, or say how many may be left out with --max-dropped.",
+        )
+    if good == 0:
+        raise InvalidInput("the file has no rows", where=config.source_name)
+
+
+def _summary(meta: DatasetMeta, problems: ProblemLog) -> ImportSummary:
+    return ImportSummary(
+        rows=meta.rows,
+        train_rows=meta.train_rows,
+        holdout_rows=meta.holdout_rows,
+        dropped=problems.rows,
+        labels=len(meta.labels),
+        task=meta.task,
+        source_format=meta.source_format,
+    )
+
+
+def _size(source: BinaryIO) -> int:
+    """Bytes of a regular file, else 0."""
+    try:
+        status = os.fstat(source.fileno())
+    except (OSError, AttributeError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -1,0 +1,54 @@
+"""Problem: what is wrong with one row of a source, by line, field and rule, never by content.
+
+Knows how a problem is worded and counted; it does not know the formats that find them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+_SHOWABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
+
+
+class Fault(NamedTuple):
+    """One broken rule inside a row. `field` is empty where the row as a whole is meant."""
+
+    field: str
+    rule: str
+
+
+class Problem(NamedTuple):
+    """One broken rule, at the line (from 1) on which its row begins."""
+
+    line: int
+    field: str
+    rule: str
+
+    def format(self, source_name: str) -> str:
+        """`file:line: field: rule`, on one line whatever the file is called."""
+        name = "".join(c if c.isprintable() else "?" for c in source_name)
+        return f"{name}:{self.line}: {self.field or 'row'}: {self.rule}"
+
+
+def shown_name(name: str, position: int) -> str:
+    """How a field name that comes from the source is shown: itself where it is a short ASCII word,
+    else its position (from 1), because a name can be content too."""
+    return name if _SHOWABLE.match(name) else f"field {position}"
+
+
+class ProblemLog:
+    """Hands each problem on at once and keeps only counts, so that any number of them fits."""
+
+    def __init__(self, report: Callable[[Problem], None]) -> None:
+        self._report = report
+        self.rows = 0
+        self.problems = 0
+
+    def add(self, line: int, faults: Iterable[Fault]) -> None:
+        """Report all faults of the one bad row at `line`."""
+        self.rows += 1
+        for fault in faults:
+            self.problems += 1
+            self._report(Problem(line, fault.field, fault.rule))

@@ -1,0 +1,104 @@
+"""The hold-out split: which side a row falls on, decided by its input alone.
+
+A seeded hash of the normalised input (everything that the assistant did not write) picks the side, so
+rows with the same input always share one, whatever their order, and each *distinct* input is held out
+with probability `share`. The share of rows therefore comes out near `share`, not exactly at it. Knows
+rows one at a time; it does not know where they are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterator
+
+from cloister.datasets.rows import Row
+
+TRAIN, HOLDOUT = 0, 1
+_SPAN = 1 << 64
+_LOWER = bytes(range(256)).lower()
+_WHITE = bytes(code for code in range(128) if chr(code).isspace())
+
+
+def normalised_input(row: Row) -> bytes:
+    """The text that decides about sameness: case, white space and Unicode form make no difference."""
+    return b"\0".join([_normalised(m.content) for m in row.messages if m.role != "assistant"])
+
+
+def _normalised(text: str) -> bytes:
+    if not text.isascii():
+        text = "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return text.encode().translate(_LOWER, _WHITE)
+
+
+class Splitter:
+    """Gives each row its side, and sees to it that neither side stays empty where that can be had.
+
+    `add` may answer with nothing for a while: as long as all inputs have fallen on one side, the sides
+    wait here, one byte a row, because at the end the smallest (or largest) hash must then move over.
+    """
+
+    def __init__(self, share: float, seed: int) -> None:
+        self._threshold = int(share * _SPAN)
+        self._hash = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64], person=b"cloister-split")
+        self._decided = self._threshold == 0
+        self._waiting = bytearray()
+        self._extreme: int | None = None
+        self._side: int | None = None
+        self.counts = [0, 0]
+
+    def add(self, rows: list[Row]) -> bytes:
+        """Sides of these rows and of any that waited, in order, one byte a row."""
+        if self._threshold == 0:
+            self.counts[TRAIN] += len(rows)
+            return bytes(len(rows))
+        threshold = self._threshold
+        base = self._hash
+        hashes = []
+        for row in rows:
+            state = base.copy()
+            state.update(normalised_input(row))
+            hashes.append(int.from_bytes(state.digest(), "little"))
+        sides = bytes([value < threshold for value in hashes])
+        held_out = sum(sides)
+        self.counts[HOLDOUT] += held_out
+        self.counts[TRAIN] += len(sides) - held_out
+        if self._decided:
+            return sides
+        if all(self.counts):
+            self._decided = True
+            waited = bytes([self._side or 0]) * len(self._waiting)
+            self._waiting = bytearray()
+            return waited + sides
+        self._wait(hashes, sides)
+        return b""
+
+    def finish(self) -> bytes:
+        """The sides that still waited; one input has moved over if there were two or more."""
+        if self._decided or self._side is None:
+            return b""
+        moved = self._waiting.count(1)
+        if moved == len(self._waiting):
+            moved = 0
+            self._waiting = bytearray(len(self._waiting))
+        self.counts[self._side] -= moved
+        self.counts[1 - self._side] += moved
+        table = bytes([self._side, 1 - self._side]) + bytes(range(2, 256))
+        return bytes(self._waiting.translate(table))
+
+    def _wait(self, hashes: list[int], sides: bytes) -> None:
+        """Remember which rows have the hash nearest to the border: 1 in `_waiting`."""
+        if not sides:
+            return
+        self._side = sides[0]
+        extreme = max(hashes) if self._side == HOLDOUT else min(hashes)
+        known = self._extreme
+        if known is None or (extreme > known if self._side == HOLDOUT else extreme < known):
+            self._extreme = extreme
+            self._waiting = bytearray(len(self._waiting))
+        self._waiting += bytes([value == self._extreme for value in hashes])
+
+
+def sides_of(sides: bytes, wanted: int, first: int = 0) -> Iterator[int]:
+    """Row numbers of one side."""
+    return (number for number, side in enumerate(sides, first) if side == wanted)

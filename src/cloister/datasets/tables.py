@@ -1,0 +1,219 @@
+"""CSV into rows, columns mapped by name: quoted newlines, any line ending, comma, semicolon or tab.
+
+The standard library's parser does the splitting, fed line by line, so that line numbers, bad bytes and
+overlong records are known exactly and memory stays bounded by one record.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cloister.api import ColumnMap
+from cloister.datasets.blocks import Blocks, Overlong
+from cloister.datasets.problems import Fault, ProblemLog
+from cloister.datasets.rows import Row
+from cloister.datasets.shapes import build_row
+from cloister.datasets.validate import is_bad_text, text_fault
+from cloister.errors import InvalidInput
+
+DELIMITERS = (",", ";", "\t")
+ROWS_A_BATCH = 2048
+
+
+class _TooLongError(Exception):
+    """The record being read has grown over its limit."""
+
+
+class _Feed:
+    """Lines as text for `csv.reader`, with what is wrong with the bytes of the current record."""
+
+    def __init__(self, blocks: Blocks, max_row_bytes: int) -> None:
+        self._lines = self._decoded(blocks)
+        self._limit = max_row_bytes
+        self._used = 0
+        self._next_line = 1
+        self.begins = 1
+        self.faults: list[Fault] = []
+
+    def begin(self) -> None:
+        """The next line starts a record."""
+        self.begins = self._next_line
+        self._used = 0
+        self.faults = []
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        number, text = next(self._lines)
+        self._next_line = number + 1
+        if text is None:
+            raise _TooLongError
+        if self._used:
+            self._used += len(text.encode(errors="surrogateescape"))
+            if self._used > self._limit:
+                raise _TooLongError
+        else:
+            self.begins = number
+            self._used = len(text)
+        return text
+
+    def _decoded(self, blocks: Blocks) -> Iterator[tuple[int, str | None]]:
+        for block in blocks:
+            number = block.line
+            if isinstance(block, Overlong):
+                yield number, None
+                continue
+            try:
+                text = block.data.decode()
+            except UnicodeDecodeError:
+                text = "\0"
+            if "\0" not in text:
+                yield from enumerate(io.StringIO(text, newline="\n"), number)
+                continue
+            for line in io.BytesIO(block.data):
+                yield number, self._checked(number, line)
+                number += 1
+
+    def _checked(self, number: int, line: bytes) -> str:
+        """A line's text; where its bytes are bad the record is marked, and the text keeps its commas."""
+        where = f"of line {number}"
+        pending: list[Fault] = []
+        if (place := line.find(0)) >= 0:
+            pending.append(Fault("", f"NUL byte at byte {place + 1} {where}"))
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            pending.append(Fault("", f"invalid UTF-8 at byte {error.start + 1} {where}"))
+        self.faults += pending
+        return line.decode(errors="replace").replace("\0", "?")
+
+
+@contextmanager
+def _field_limit(size: int) -> Iterator[None]:
+    """The `csv` module keeps one limit for the whole process: put it back after."""
+    before = csv.field_size_limit(size)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def read_csv(
+    blocks: Blocks,
+    columns: ColumnMap | None,
+    *,
+    system: str | None,
+    max_row_bytes: int,
+    problems: ProblemLog,
+    source_name: str,
+) -> Iterator[list[Row]]:
+    """Yield good rows in batches, in order; report the others.
+
+    Without `columns` the header must name `prompt` and `completion`.
+
+    Raises:
+        InvalidInput: the header lacks a mapped column or has it twice.
+    """
+    columns = columns or ColumnMap(input="prompt", output="completion")
+    answer = columns.label or columns.output or ""
+    wanted = [name for name in (columns.input, answer, columns.system) if name]
+    feed = _Feed(blocks, max_row_bytes)
+    with _field_limit(max_row_bytes + 1):
+        header, delimiter = _header(feed, wanted, problems, source_name)
+        places = [header.index(name) for name in wanted]
+        batch: list[Row] = []
+        for cells in _records(feed, delimiter, len(header), max_row_bytes, problems):
+            question, text = cells[places[0]], cells[places[1]]
+            own = cells[places[2]] if columns.system else ""
+            if columns.label:
+                text = text.strip()
+            if is_bad_text(question) or is_bad_text(text) or own.isspace():
+                told = zip(wanted, (question, text, own or "none"), strict=False)
+                faults = [Fault(name, rule) for name, cell in told if (rule := text_fault(cell))]
+                problems.add(feed.begins, faults)
+                continue
+            batch.append(build_row(own or system, question, text, text if columns.label else None))
+            if len(batch) >= ROWS_A_BATCH:
+                yield batch
+                batch = []
+        yield batch
+
+
+def _header(feed: _Feed, wanted: list[str], problems: ProblemLog, source_name: str) -> tuple[list[str], str]:
+    """The header's names and the delimiter that finds the wanted ones among them."""
+    where = f"{source_name}:1"
+    try:
+        while not (line := next(feed)).strip():
+            feed.begin()
+    except StopIteration:
+        raise InvalidInput("the file has no header line", where=where) from None
+    except _TooLongError:
+        raise InvalidInput("the header line is too long", where=where, remedy="Is this a CSV file?") from None
+    where = f"{source_name}:{feed.begins}"
+    if feed.faults:
+        problems.add(feed.begins, feed.faults)
+        raise InvalidInput(
+            f"the header line has a {feed.faults[0].rule}", where=where, remedy="Save the file as UTF-8 text."
+        )
+    if "\r" in line.rstrip("\r\n"):
+        raise InvalidInput(
+            "lines end in bare carriage returns", where=where, remedy="Save the file with Unix line endings."
+        )
+    header: list[str] = []
+    best = ","
+    for delimiter in DELIMITERS:
+        try:
+            names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True))]
+        except (csv.Error, StopIteration):
+            continue
+        if not header or len(set(names) & set(wanted)) > len(set(header) & set(wanted)):
+            header, best = names, delimiter
+    faults = [Fault(name, "no such column in the header") for name in wanted if name not in header]
+    faults += [Fault(name, "comes twice in the header") for name in wanted if header.count(name) > 1]
+    if faults:
+        problems.add(feed.begins, faults)
+        raise InvalidInput(
+            "; ".join(f"column `{fault.field}` {_told(fault.rule)}" for fault in faults),
+            where=where,
+            remedy=f"The header has {len(header)} columns; map them with --input and --output or --label.",
+        )
+    return header, best
+
+
+def _told(rule: str) -> str:
+    return rule if rule.startswith("comes") else "is not in the header"
+
+
+def _records(
+    feed: _Feed, delimiter: str, width: int, max_row_bytes: int, problems: ProblemLog
+) -> Iterator[list[str]]:
+    """Records of the header's width; everything else is reported."""
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+    while True:
+        feed.begin()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except _TooLongError:
+            rule = f"longer than {max_row_bytes} bytes (is a quote never closed?)"
+            problems.add(feed.begins, [*feed.faults, Fault("", rule)])
+            continue
+        except csv.Error as error:
+            ended = "end of data" in str(error)
+            rule = "a quote is opened and never closed" if ended else "broken quoting or a stray line ending"
+            problems.add(feed.begins, [*feed.faults, Fault("", rule)])
+            continue
+        faults = feed.faults
+        if not cells and not faults:
+            continue
+        if len(cells) != width:
+            faults = [*faults, Fault("", f"has {len(cells)} fields where the header has {width}")]
+        if faults:
+            problems.add(feed.begins, faults)
+        else:
+            yield cells

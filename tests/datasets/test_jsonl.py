@@ -1,0 +1,285 @@
+"""JSON lines: what is taken, what is refused and how it is told, and that both ways of reading agree."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cloister.api import ColumnMap
+from cloister.datasets import Message, Row
+from cloister.datasets.jsonl import _quick, parse_line
+from cloister.datasets.shapes import ChatShape, FieldsShape
+from cloister.errors import InvalidInput
+
+SECRET = "Zanzibar-4711"
+GOOD = '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}'
+
+
+def chat(*turns: tuple[str, object], **more: object) -> str:
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns], **more})
+
+
+def test_chat_rows_come_back_as_they_were(bring_in):
+    turns = (
+        ("system", "Be short."),
+        ("user", "Wie geht’s?\n"),
+        ("assistant", "Gut 🙂"),
+        ("user", "x"),
+        ("assistant", "y"),
+    )
+    got = bring_in((chat(*turns) + "\n" + GOOD).encode())
+    assert got.reader[0] == Row(tuple(Message(r, c) for r, c in turns))
+    assert got.summary.rows == 2
+    assert got.summary.task == "chat"
+    assert got.summary.source_format == "chat"
+
+
+def test_prompt_and_completion(bring_in):
+    got = bring_in(b'{"prompt":"p","completion":"c"}\n{"completion":"d","prompt":"q"}\n', system_prompt="S")
+    turns = (Message("system", "S"), Message("user", "q"), Message("assistant", "d"))
+    assert got.reader[1] == Row(turns)
+
+
+def test_mapped_columns_with_label_look_at_nothing_else(bring_in):
+    rows = b'{"text":"t","cat":" c ","id":{"deep":[1]}}\n{"id":1e999,"text":"u","cat":"d"}\n'
+    got = bring_in(rows, columns=ColumnMap(input="text", label="cat"))
+    assert got.reader[0] == Row((Message("user", "t"), Message("assistant", "c")), "c")
+    assert got.summary.task == "classification"
+    assert got.reader.labels() == {"c": 1, "d": 1}
+
+
+def test_labels_of_chat_rows_make_a_classification(bring_in):
+    got = bring_in((chat(("user", "a"), ("assistant", "x"), label="x") + "\n").encode())
+    assert (got.summary.task, got.summary.labels) == ("classification", 1)
+    with pytest.raises(InvalidInput):
+        bring_in((chat(("user", "a"), ("assistant", "x"), label="y") + "\n").encode())
+    assert bring_in.lines() == ["rows.txt:1: label: must be the same as the assistant's last answer"]
+
+
+def test_a_system_prompt_is_put_only_where_none_is(bring_in):
+    rows = GOOD + "\n" + chat(("system", "own"), ("user", "a"), ("assistant", "b"))
+    got = bring_in(rows.encode(), system_prompt="all")
+    assert [row.messages[0].content for row in got.reader.rows()] == ["all", "own"]
+
+
+def test_byte_order_mark_crlf_blank_lines_and_no_last_newline(bring_in):
+    got = bring_in(b"\xef\xbb\xbf" + f"\r\n{GOOD}\r\n\r\n  \n{GOOD}".encode())
+    assert got.summary.rows == 2
+
+
+BAD = {
+    "[1, 2": "row: not valid JSON (at byte 6 of the line)",
+    "[]": "row: must be an object",
+    "null": "row: must be an object",
+    "{}": "messages: is missing",
+    '{"messages": []}': "messages: is empty",
+    '{"messages": {}}': "messages: must be an array of turns",
+    json.dumps({"messages": SECRET}): "messages: must be an array of turns",
+    json.dumps({"messages": [SECRET, None]}): "messages[0]: must be an object|messages[1]: must be an object",
+    '{"messages": [{"role": "user"}]}': "messages[0].content: is missing",
+    json.dumps({"messages": [{"content": SECRET}]}): "messages[0].role: is missing",
+    chat(("robot", SECRET), ("assistant", "x")): "messages[0].role: must be one of system, user, assistant",
+    chat((["user"], "x"), ("assistant", "x")): "messages[0].role: must be one of system, user, assistant",
+    chat(
+        ("user", 5), ("assistant", None)
+    ): "messages[0].content: must be a string|messages[1].content: must be a string",
+    chat(
+        ("user", [{"type": "text", "text": SECRET}]), ("assistant", "x")
+    ): "messages[0].content: must be a string",
+    chat(("user", " \n"), ("assistant", "")): "messages[0].content: is empty|messages[1].content: is empty",
+    chat(("user", "a"), ("assistant", "b\0c")): "messages[1].content: contains a NUL character",
+    chat(("assistant", "a")): "messages[0].role: the first turn after the system's must be the user's",
+    chat(("user", "a"), ("user", "b"), ("assistant", "c")): "messages[1].role: two user turns in a row",
+    chat(
+        ("user", "a"), ("assistant", "b"), ("assistant", "c")
+    ): "messages[2].role: two assistant turns in a row",
+    chat(
+        ("user", "a"), ("system", "b"), ("assistant", "c")
+    ): "messages[1].role: a system turn may only come first",
+    chat(("user", "a")): "messages[0].role: the last turn must be the assistant's",
+    chat(("user", "a"), ("assistant", "b"), id=3): "id: unknown field; only messages may be there",
+    chat(
+        ("user", "a"), ("assistant", "b"), **{"Müller " + SECRET: 3}
+    ): "field 2: unknown field; only messages may be there",
+    '{"messages":[{"role":"user","content":"a","name":"x"},{"role":"assistant","content":"b"}]}': (
+        "messages[0].name: unknown field; only role, content may be there"
+    ),
+    '{"messages":[{"role":"user","content":"a","content":"z"},{"role":"assistant","content":"b"}]}': (
+        "messages[0].content: comes twice in one object"
+    ),
+    '{"messages":[{"role":"user","content":"a","cont\\u0065nt":"z"},{"role":"assistant","content":"b"}]}': (
+        "messages[0].content: comes twice in one object"
+    ),
+    '{"messages":[],' + GOOD[1:]: "messages: comes twice in one object",
+    GOOD.replace('"a"', '"\\ud800"'): "messages[0].content: contains half of a surrogate pair",
+    GOOD.replace('"a"', "NaN"): "row: not valid JSON",
+    GOOD.replace('"a"', "1" * 50_000): "messages[0].content: must be a string",
+    GOOD.replace('"a"', "1e999999999"): "messages[0].content: must be a string",
+    GOOD.replace('"a"', "[" * 50_000): "row: nested too deeply",
+    GOOD.replace('"a"', '{"a":' * 50_000): "row: nested too deeply",
+    '{"x":' + "[" * 50_000: "row: nested too deeply",
+    GOOD + GOOD: f"row: not valid JSON (at byte {len(GOOD) + 1} of the line)",
+    GOOD.replace('"a"', '"a\tb"'): "row: not valid JSON (at byte 41 of the line)",
+}
+
+
+@pytest.mark.parametrize("line", BAD, ids=range(len(BAD)))
+def test_a_bad_row_is_told_by_line_field_and_rule(bring_in, line):
+    with pytest.raises(InvalidInput) as refused:
+        bring_in(f"{GOOD}\n{line}\n{GOOD}\n".encode())
+    assert bring_in.lines() == [f"rows.txt:2: {told}" for told in BAD[line].split("|")]
+    assert refused.value.values == {"rows": 2, "bad_rows": 1, "problems": len(bring_in.problems)}
+    assert SECRET not in str(refused.value) + "".join(bring_in.lines())
+
+
+def test_the_shape_is_told_by_the_first_row_that_has_one_however_long(bring_in):
+    long = json.dumps({"prompt": "x" * 200_000, "completion": "y"})
+    assert bring_in(f"{long}\n".encode()).summary.source_format == "prompt-completion"
+    got = bring_in(b'{}\nnull\n{"prompt":"a","completion":"b"}\n', max_dropped=2)
+    assert got.summary.source_format == "prompt-completion"
+
+
+def test_bad_bytes_are_told_with_their_place(bring_in):
+    with pytest.raises(InvalidInput):
+        bring_in(GOOD.encode() + b'\n{"mess\xffages":[]}\n{"messages":\0[]}\n')
+    assert bring_in.lines() == [
+        "rows.txt:2: row: invalid UTF-8 at byte 7 of the line",
+        "rows.txt:3: row: NUL byte at byte 13 of the line",
+    ]
+
+
+def test_every_bad_row_is_reported_at_once(bring_in):
+    lines = [GOOD if n % 3 else "{}" for n in range(9000)]
+    with pytest.raises(InvalidInput, match="3000 of 9000 rows are bad; nothing was imported"):
+        bring_in("\n".join(lines).encode())
+    assert [problem.line for problem in bring_in.problems] == list(range(1, 9001, 3))
+
+
+def test_bad_rows_are_dropped_only_up_to_the_number_allowed(bring_in):
+    rows = f"{GOOD}\n{{}}\n{GOOD}\nnull\n".encode()
+    assert bring_in(rows, max_dropped=2).summary.dropped == 2
+    with pytest.raises(InvalidInput, match="more than the 1 that may be dropped"):
+        bring_in(rows, max_dropped=1)
+    with pytest.raises(InvalidInput, match="no rows"):
+        bring_in(b'{"messages":[]}\n', max_dropped=5)
+
+
+def test_prompt_completion_faults(bring_in):
+    rows = '{"prompt":"a","completion":"b"}\n{"prompt":[1],"completion":""}\n{"prompt":"a","x":1}\n'
+    with pytest.raises(InvalidInput):
+        bring_in(rows.encode())
+    assert bring_in.lines() == [
+        "rows.txt:2: prompt: must be a string",
+        "rows.txt:2: completion: is empty",
+        "rows.txt:3: completion: is missing",
+        "rows.txt:3: x: unknown field; only prompt, completion may be there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (b"", "is empty"),
+        (b" \n\r\n", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        (b"\x1f\x8b\x08\0", "gzip"),
+        (b"PAR1....", "Parquet"),
+        (b"\x80\x04\x95", "pickle"),
+        (b"PK\x03\x04", "zip"),
+        ("x".encode("utf-16"), "UTF-16"),
+        (b'[{"messages":[]}]', "JSON array"),
+        (b'{"conversations":[]}\n', "ShareGPT"),
+        (b'{"instruction":"x"}\n', "Alpaca"),
+        (b'{"foo":"x"}\n', "neither"),
+    ],
+)
+def test_what_is_no_rows_is_named(bring_in, start, told):
+    with pytest.raises(InvalidInput, match=told) as refused:
+        bring_in(start)
+    assert refused.value.where.startswith("rows.txt")
+
+
+def test_mapping_both_output_and_label_is_refused(bring_in):
+    with pytest.raises(InvalidInput, match="exactly one"):
+        bring_in(b"a,b\n", columns=ColumnMap(input="a", output="b", label="b"))
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20).filter(
+    str.strip
+)
+
+
+@st.composite
+def rows(draw) -> Row:
+    turns = [Message("system", draw(texts))] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 3))):
+        turns += [Message("user", draw(texts)), Message("assistant", draw(texts))]
+    return Row(tuple(turns))
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(rows(), min_size=1, max_size=12), st.booleans(), st.sampled_from(["\n", "\r\n"]))
+def test_any_rows_survive_the_round_trip(importer_in, some, ascii_only, ending):
+    lines = [
+        json.dumps(
+            {"messages": [{"role": m.role, "content": m.content} for m in row.messages]},
+            ensure_ascii=ascii_only,
+        )
+        for row in some
+    ]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        got = importer_in(Path(folder), stack)((ending.join(lines) + ending).encode(), holdout=0.3)
+        assert list(got.reader.rows()) == some
+        assert [got.reader[i] for i in range(len(got.reader))] == some
+        sides = [*got.reader.indices("train"), *got.reader.indices("holdout")]
+        assert sorted(sides) == list(range(len(some)))
+
+
+json_keys = st.sampled_from(["messages", "role", "content", "label", "x", "prompt", "completion"])
+json_text = st.sampled_from(["user", "assistant", "system", "role", '"role"', "a", "", " ", "\\", "é", "\0"])
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | json_text,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(json_keys, children, max_size=3),
+    max_leaves=12,
+)
+turn = st.fixed_dictionaries({"role": json_text, "content": json_text}, optional={"x": json_values})
+objects = (
+    st.fixed_dictionaries(
+        {}, optional={"messages": st.lists(turn, max_size=4), "label": json_text, "x": json_values}
+    )
+    | st.fixed_dictionaries({}, optional={"prompt": json_text, "completion": json_text, "label": json_text})
+    | json_values
+)
+shapes = st.sampled_from(
+    [
+        ChatShape(labelled=False, system=None),
+        ChatShape(labelled=True, system="S"),
+        FieldsShape(ColumnMap(input="prompt", output="completion"), closed=True, system=None),
+        FieldsShape(ColumnMap(input="prompt", output="completion"), closed=True, system=None, labelled=True),
+        FieldsShape(ColumnMap(input="prompt", label="completion", system="x"), closed=False, system="S"),
+    ]
+)
+
+
+@settings(max_examples=600, derandomize=True, deadline=None)
+@given(objects, shapes, st.data())
+def test_the_quick_way_takes_nothing_that_the_exact_way_refuses(value, shape, data):
+    line = json.dumps(value).encode()
+    if data.draw(st.booleans()) and line.count(b'"') > 2:
+        # Repeat a member, perhaps spelling its key with an escape.
+        key = data.draw(
+            st.sampled_from([b'"role"', b'"content"', b'"messages"', b'"prompt"', b'"r\\u006fle"'])
+        )
+        line = line.replace(b"{", b"{" + key + b':"a",', 1)
+    row, faults = parse_line(line, shape)
+    quick = _quick(line, [line], shape)
+    assert (row is None) == bool(faults)
+    if quick is not None:
+        assert not faults
+        assert quick == [row]
