@@ -1,0 +1,1 @@
+"""Starts and watches sandboxes at the authority's request. Holds no stored key; decides nothing."""

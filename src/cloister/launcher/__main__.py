@@ -1,0 +1,7 @@
+"""`python -m cloister.launcher`."""
+
+import sys
+
+from cloister.launcher.main import main
+
+sys.exit(main())

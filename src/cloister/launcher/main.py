@@ -1,0 +1,99 @@
+"""`cloister-launcher --home HOME`: the launcher as a process, with a keeper beside it.
+
+Ends its sandboxes when it ends, whichever way that comes. What it does is in `server`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cloister.errors import CloisterError
+from cloister.launcher.keeper import KEEPER_DIED, keep
+from cloister.launcher.server import Launcher, LauncherConfig
+from cloister.sandbox import harden_process
+
+_GRACE_S = 5.0
+"""How long running work may take to keep a checkpoint when the launcher is asked to end."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM or SIGINT; exit status as in `cloister.errors`."""
+    arguments = _arguments(argv)
+    home = arguments.home.absolute()
+    config = LauncherConfig(
+        home=home,
+        socket=arguments.socket or home / "run" / "launcher.sock",
+        accounts=frozenset(arguments.allow_uid),
+        sandboxed=arguments.sandbox == "bwrap",
+        program=tuple(arguments.program) or None,
+    )
+    harden_process()
+    return keep(lambda: _launch(config))
+
+
+def _launch(config: LauncherConfig) -> int:
+    os.umask(0o077)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        asyncio.run(_run(Launcher(config)))
+    except CloisterError as error:
+        print(f"cloister-launcher: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+async def _run(launcher: Launcher) -> None:
+    loop = asyncio.get_running_loop()
+    ending = asyncio.Event()
+    grace_s = _GRACE_S
+
+    def end_at_once() -> None:
+        nonlocal grace_s
+        grace_s = 0.0
+        ending.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    loop.add_signal_handler(KEEPER_DIED, end_at_once)
+    serving = asyncio.ensure_future(launcher.serve())
+    waiting = asyncio.ensure_future(ending.wait())
+    try:
+        await asyncio.wait((serving, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+    finally:
+        for task in (serving, waiting):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, CloisterError):
+                await task
+        await launcher.close(grace_s)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="cloister-launcher", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True, help="the appliance's home; mounts lie in it")
+    parser.add_argument("--socket", type=Path, help="default: HOME/run/launcher.sock")
+    parser.add_argument(
+        "--allow-uid", type=int, action="append", default=[], help="an account that may call, beside its own"
+    )
+    parser.add_argument(
+        "--sandbox",
+        choices=("bwrap", "none"),
+        default="bwrap",
+        help="none runs programs without a sandbox: only where the appliance's settings say so",
+    )
+    parser.add_argument("--program", nargs=argparse.REMAINDER, default=[], help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

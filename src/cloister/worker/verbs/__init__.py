@@ -1,0 +1,1 @@
+"""One module a verb, each with `run(job, emit) -> values`. Imported only when its job comes."""
