@@ -1,0 +1,146 @@
+"""Unlock slots: ways to open the root key, several at a time, each a kind and a JSON document.
+
+A slot's document is stored with a digest, so that a damaged one is told from a wrong passphrase; and
+its cost is bounded when read, so that a hostile one cannot ask for a terabyte. Knows no database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import ClassVar, Protocol
+
+import msgspec
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from cloister.errors import InvalidInput, Tampered, Unauthenticated
+from cloister.vault.canonical import canonical_json
+from cloister.vault.wrapping import UnwrapError, unwrap_labelled, wrap_labelled
+
+MAX_DOCUMENT = 16_384
+MAX_PASSPHRASE = 1024
+
+_MEMORY_KIB = (8 * 1024, 4 * 1024 * 1024)
+_ITERATIONS = (1, 64)
+_LANES = (1, 16)
+_MAX_WORK_KIB = 16 * 1024 * 1024
+
+
+class ArgonParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Argon2id's cost (RFC 9106): memory in KiB, passes over it, lanes. The default takes about a second."""
+
+    memory_kib: int = 256 * 1024
+    iterations: int = 3
+    lanes: int = 4
+
+    def within_bounds(self) -> bool:
+        """Whether this is neither too weak to keep nor too costly to try."""
+        return (
+            _MEMORY_KIB[0] <= self.memory_kib <= _MEMORY_KIB[1]
+            and _ITERATIONS[0] <= self.iterations <= _ITERATIONS[1]
+            and _LANES[0] <= self.lanes <= _LANES[1]
+            and self.memory_kib * self.iterations <= _MAX_WORK_KIB
+        )
+
+
+class StoredSlot(msgspec.Struct, frozen=True):
+    """A slot as kept: its number, kind and document, and a digest of these and the vault's id."""
+
+    slot_id: int
+    kind: str
+    document: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, slot_id: int, kind: str, document: bytes, vault_id: str) -> StoredSlot:
+        return cls(slot_id, kind, document, _digest(slot_id, kind, document, vault_id))
+
+    def checked(self, vault_id: str, where: str) -> bytes:
+        """The document, undamaged. Raises Tampered, naming `where` and the slot."""
+        if not self.intact(vault_id):
+            raise damaged_slot(where, self.slot_id)
+        return self.document
+
+    def intact(self, vault_id: str) -> bool:
+        """Whether its digest fits."""
+        right = _digest(self.slot_id, self.kind, self.document, vault_id)
+        return len(self.document) <= MAX_DOCUMENT and hmac.compare_digest(right, self.digest)
+
+
+class UnlockSlot(Protocol):
+    """One kind of slot, with the secret that opens it at hand."""
+
+    kind: ClassVar[str]
+
+    def seal(self, root_key: bytes, vault_id: str) -> bytes:
+        """A document that gives `root_key` back to who has the secret."""
+
+    def open(self, document: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        """The root key. Raises Unauthenticated (wrong secret) or Tampered (no document of this kind)."""
+
+
+class _PassphraseDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    salt: str
+    argon: ArgonParams
+    wrapped: str
+
+
+class PassphraseSlot:
+    """Argon2id of a passphrase wraps the root key."""
+
+    kind: ClassVar[str] = "passphrase"
+
+    def __init__(self, passphrase: bytes, argon: ArgonParams | None = None) -> None:
+        if not 1 <= len(passphrase) <= MAX_PASSPHRASE:
+            raise InvalidInput(f"a passphrase has 1 to {MAX_PASSPHRASE} bytes")
+        self._passphrase = passphrase
+        self._argon = argon if argon is not None else ArgonParams()
+
+    def seal(self, root_key: bytes, vault_id: str) -> bytes:
+        if not self._argon.within_bounds():
+            raise InvalidInput("these Argon2id parameters are out of bounds")
+        salt = secrets.token_bytes(16)
+        wrapped = wrap_labelled(self._derive(salt, self._argon, vault_id), root_key, f"root:{vault_id}")
+        document = _PassphraseDocument(salt.hex(), self._argon, wrapped.hex())
+        return canonical_json(msgspec.to_builtins(document))
+
+    def open(self, document: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        try:
+            parsed = msgspec.json.decode(document, type=_PassphraseDocument)
+            salt, wrapped = bytes.fromhex(parsed.salt), bytes.fromhex(parsed.wrapped)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            raise damaged_slot(where, slot_id) from None
+        if len(salt) != 16 or not parsed.argon.within_bounds():
+            raise Tampered(
+                f"unlock slot {slot_id} asks for a key derivation out of bounds",
+                where=where,
+                remedy="Restore the key store from a backup.",
+            )
+        try:
+            return unwrap_labelled(self._derive(salt, parsed.argon, vault_id), wrapped, f"root:{vault_id}")
+        except UnwrapError:
+            raise Unauthenticated("the passphrase is wrong", remedy="Try again.") from None
+
+    def _derive(self, salt: bytes, argon: ArgonParams, vault_id: str) -> bytes:
+        return Argon2id(
+            salt=salt,
+            length=32,
+            iterations=argon.iterations,
+            lanes=argon.lanes,
+            memory_cost=argon.memory_kib,
+            ad=b"cloister/passphrase@v1\x00" + vault_id.encode(),
+        ).derive(self._passphrase)
+
+
+def damaged_slot(where: str, slot_id: int) -> Tampered:
+    """The error that says so."""
+    return Tampered(
+        f"unlock slot {slot_id} is damaged", where=where, remedy="Restore the key store from a backup."
+    )
+
+
+def _digest(slot_id: int, kind: str, document: bytes, vault_id: str) -> bytes:
+    fields = (str(slot_id), kind, vault_id)
+    head = b"".join(len(field.encode()).to_bytes(4, "big") + field.encode() for field in fields)
+    return hashlib.sha256(b"cloister/slot@v1\x00" + head + document).digest()
