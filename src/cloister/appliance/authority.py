@@ -1,0 +1,440 @@
+"""The authority as one thing: its parts put together, and what clients may ask of it.
+
+HTTP is not known here (see `http`), and neither is how a part does its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from cloister import __version__
+from cloister.api import (
+    BaseImport,
+    DatasetImport,
+    GatewayView,
+    Job,
+    JobTicket,
+    LedgerStatus,
+    LockRequest,
+    MergeRequest,
+    ObjectKind,
+    ProcessStatus,
+    Run,
+    RunRequest,
+    SandboxState,
+    Status,
+    StoredObject,
+    WhoAmI,
+)
+from cloister.appliance import records
+from cloister.appliance.ballast import Ballast
+from cloister.appliance.catalogue import Catalogue, find, listed, refuse_taken_name
+from cloister.appliance.clients import Clients
+from cloister.appliance.ids import new_id
+from cloister.appliance.peer import ROLES, Peer
+from cloister.appliance.queue import Queue
+from cloister.appliance.recorder import Recorder
+from cloister.appliance.seal import Seal, appliance_id
+from cloister.appliance.serving import Serving
+from cloister.appliance.side import SideSocket
+from cloister.appliance.state import JobRow, ObjectRow, RunRow, open_state
+from cloister.appliance.store import Change, StateStore
+from cloister.errors import CloisterError, Conflict, LedgerUnavailable, NotFound, SandboxUnavailable
+from cloister.home import Home
+from cloister.launcher.client import LauncherClient
+from cloister.ledger import Ledger
+from cloister.policy import Settings
+from cloister.sandbox import available, swap_status
+
+log = structlog.get_logger()
+
+
+class Authority:
+    """Everything that cloisterd decides. One to a home."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self.home = home
+        self.settings = settings
+        self.origin = f"cloister/{appliance_id(home.identity_file)}/control"
+        self.ledger = Ledger.open(home.control_ledger, origin=self.origin, signer=None)
+        self._engine, sessions = open_state(home.state)
+        self.state = StateStore(sessions)
+        self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"))
+        self.seal = Seal(home.keys, self.recorder)
+        self.launcher = LauncherClient(home.launcher_socket)
+        self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
+        self.queue = Queue(
+            home,
+            settings,
+            self.state,
+            self.seal,
+            self.recorder,
+            self.catalogue,
+            self.launcher,
+            refuse_work=self.refuse_work,
+            on_done=self._job_done,
+        )
+        self.serving = Serving(
+            home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher
+        )
+        self.clients = Clients(self.state, self.seal, self.recorder)
+        self.side = SideSocket(home.side_socket, self.queue.deliver)
+        self._no_sandbox = available(swap=False) if settings.sandbox == "required" else None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- its life ------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Adopt what still runs, then take in requests."""
+        await self.recorder.record(
+            None,
+            "authority.start",
+            mode="embedded",
+            roles="one account holds all roles",
+            sandbox=self.sandbox,
+            version=__version__,
+        )
+        sandboxes = await self._sandboxes()
+        await self.queue.recover(sandboxes)
+        await self.serving.recover(sandboxes)
+        self.side.start()
+        self._tasks = [asyncio.create_task(self.queue.run())]
+        with self.state.change() as change:
+            change.event("authority.started", version=__version__)
+
+    async def stop(self) -> None:
+        """Let go of sandboxes, close everything. Work goes on; the next authority adopts it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.side.stop()
+        await self.queue.stop()
+        await self.serving.let_go()
+        with contextlib.suppress(LedgerUnavailable):
+            await self.recorder.record(None, "authority.stop")
+        self.seal.close()
+        self.ledger.close()
+        self._engine.dispose()
+
+    async def _sandboxes(self) -> dict[str, SandboxState]:
+        """What the launcher runs now, its own start awaited for a moment."""
+        for _ in range(50):
+            try:
+                found = await self.launcher.list()
+            except CloisterError:
+                await asyncio.sleep(0.1)
+                continue
+            return {sandbox.sandbox_id: sandbox for sandbox in found}
+        return {}
+
+    def refuse_work(self) -> None:
+        """Errors: Locked, LedgerUnavailable or SandboxUnavailable where nothing new may start."""
+        _ = self.seal.vault
+        if self.ledger.failure is not None:
+            raise LedgerUnavailable(
+                f"the ledger cannot be written: {self.ledger.failure}",
+                remedy="Nothing new starts until it can.",
+            )
+        if self._no_sandbox is not None:
+            raise SandboxUnavailable(self._no_sandbox, remedy="See `cloister doctor`.")
+        swap = self._swap()
+        if swap is not None and self.settings.unencrypted_swap == "refuse":
+            raise SandboxUnavailable(swap, remedy="Turn it off with `swapoff -a`, or encrypt it.")
+
+    @property
+    def sandbox(self) -> str:
+        """In a word, how work is isolated, or why it cannot be."""
+        return "none" if self.settings.sandbox == "none" else (self._no_sandbox or "bubblewrap")
+
+    @staticmethod
+    def _swap() -> str | None:
+        areas = swap_status().unencrypted
+        if not areas:
+            return None
+        return f"swap without encryption is on: {', '.join(area.path for area in areas)}"
+
+    async def lock(self, peer: Peer, request: LockRequest) -> None:
+        """Close the vault. Errors: Conflict where work runs and `refuse` was asked for."""
+        busy = [*self.queue.running, *self.serving.live]
+        if busy and request.mode == "refuse":
+            raise Conflict(
+                f"{len(busy)} jobs or deployments run",
+                remedy="Wait for them, or use `--drain` or `--cut` (runs can be resumed).",
+            )
+        try:
+            if request.mode == "cut":
+                await self.queue.cut(peer)
+            else:
+                await self.queue.drain()
+            await self.serving.stop_all(peer)
+            await self.seal.lock(peer)
+        finally:
+            self.queue.paused = False
+        with self.state.change() as change:
+            change.event("vault.locked")
+
+    # --- asking ----------------------------------------------------------------------------
+
+    def whoami(self, peer: Peer) -> WhoAmI:
+        return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
+
+    def ledger_status(self) -> LedgerStatus:
+        head = self.ledger.head()
+        return LedgerStatus(
+            origin=self.origin,
+            entries=self.ledger.size,
+            signed=self.ledger.signed_size,
+            root=head.root.hex() if head.root else None,
+            failure=self.ledger.failure,
+        )
+
+    async def status(self) -> Status:
+        warnings = []
+        if self.settings.sandbox == "none":
+            warnings.append("SANDBOX OFF: work runs without isolation, as the settings say")
+        swap = self._swap()
+        if swap is not None:
+            warnings.append(swap)
+        ledger = self.ledger_status()
+        if ledger.failure:
+            warnings.append(f"the ledger refuses entries: {ledger.failure}")
+        if not ledger.witnessed:
+            warnings.append("UNWITNESSED: no tree head of the ledger has left this machine yet")
+        if self.recorder.owed:
+            warnings.append(f"{self.recorder.owed} entries about things taken away wait for the ledger")
+        gateway, url = self._gateway()
+        return Status(
+            version=__version__,
+            home=str(self.home.root),
+            initialised=self.seal.initialised,
+            locked=self.seal.locked,
+            sandbox=self.sandbox,
+            ledger=ledger,
+            processes=[
+                ProcessStatus(name="authority", state="running"),
+                await self._launcher_status(),
+                gateway,
+            ],
+            jobs=self.queue.counts(),
+            deployments=self.serving.listed(only_live=True),
+            last_seq=self.state.last_seq(),
+            gateway_url=url,
+            warnings=warnings,
+        )
+
+    async def _launcher_status(self) -> ProcessStatus:
+        try:
+            await asyncio.wait_for(self.launcher.ping(), 2)
+        except (CloisterError, TimeoutError):
+            return ProcessStatus(name="launcher", state="stopped", detail="run `cloister up`")
+        return ProcessStatus(name="launcher", state="running")
+
+    def _gateway(self) -> tuple[ProcessStatus, str | None]:
+        try:
+            known = json.loads(self.home.gateway_file.read_text())
+            alive = _alive(int(known["pid"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            alive, known = False, {}
+        if not alive:
+            return ProcessStatus(name="gateway", state="stopped", detail="run `cloister up`"), None
+        return ProcessStatus(name="gateway", state="running", pid=known["pid"]), str(known.get("url"))
+
+    def gateway_view(self) -> GatewayView:
+        seq = self.state.last_seq()
+        return GatewayView(
+            seq=seq,
+            clients=self.clients.listed(with_hash=True),
+            deployments=self.serving.listed(only_live=True),
+        )
+
+    def objects(self, kind: ObjectKind) -> list[StoredObject]:
+        with self.state.read() as session:
+            return [records.stored_object(row) for row in listed(session, kind)]
+
+    def object(self, kind: ObjectKind, reference: str) -> StoredObject:
+        with self.state.read() as session:
+            return records.stored_object(find(session, kind, reference))
+
+    def jobs(self) -> list[Job]:
+        with self.state.read() as session:
+            return [records.job(row) for row in session.scalars(select(JobRow).order_by(JobRow.created_at))]
+
+    def job(self, job_id: str) -> Job:
+        with self.state.read() as session:
+            row = session.get(JobRow, job_id)
+            if row is None:
+                raise NotFound(
+                    "there is no job of that id", where=job_id[:64], remedy="See `cloister status`."
+                )
+            return records.job(row)
+
+    def runs(self) -> list[Run]:
+        with self.state.read() as session:
+            return [
+                records.run(session, row)
+                for row in session.scalars(select(RunRow).order_by(RunRow.created_at))
+            ]
+
+    def run(self, reference: str) -> Run:
+        with self.state.read() as session:
+            return records.run(session, self._run_row(session, reference))
+
+    # --- starting --------------------------------------------------------------------------
+
+    async def import_dataset(self, peer: Peer, request: DatasetImport) -> JobTicket:
+        return await self._import(
+            peer, "import", ObjectKind.DATASET, request.name, request.config.model_dump()
+        )
+
+    async def import_base(self, peer: Peer, request: BaseImport) -> JobTicket:
+        return await self._import(
+            peer, "base", ObjectKind.BASE, request.name, request.config.model_dump(mode="json")
+        )
+
+    async def _import(
+        self, peer: Peer, verb: str, kind: ObjectKind, name: str, config: dict[str, Any]
+    ) -> JobTicket:
+        self.refuse_work()
+        with self.state.read() as session:
+            refuse_taken_name(session, kind, name)
+        await self.recorder.record(peer, f"{kind}.import", name=name)
+        with self.state.change() as change:
+            refuse_taken_name(change.session, kind, name)
+            row = self.queue.add(change, peer.account, verb, name, config, {}, waits_for_source=True)
+            job = records.job(row)
+        return JobTicket(
+            job=job, token=self.side.issue(job.job_id, peer), side_socket=str(self.home.side_socket)
+        )
+
+    async def start_run(self, peer: Peer, request: RunRequest) -> Run:
+        """Queue a fine-tuning, frozen as asked for. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
+        self.refuse_work()
+        with self.state.read() as session:
+            inputs = {
+                "dataset": find(session, ObjectKind.DATASET, request.dataset),
+                "base": find(session, ObjectKind.BASE, request.base),
+            }
+            if request.holdout is not None:
+                inputs["holdout"] = find(session, ObjectKind.DATASET, request.holdout)
+            taken = session.scalars(select(RunRow).where(RunRow.name == request.name)).first()
+        if taken is not None:
+            raise Conflict("a run of that name exists", where=request.name, remedy="Choose another name.")
+        run_id = new_id("run")
+        config = request.train.model_dump()
+        await self.recorder.record(
+            peer,
+            "run.start",
+            run_id,
+            *(row.object_id for row in inputs.values()),
+            digests={"config": self.seal.config_digest(config)},
+            name=request.name,
+        )
+        with self.state.change() as change:
+            job = self.queue.add(change, peer.account, "train", request.name, config, inputs)
+            change.session.add(
+                RunRow(
+                    run_id=run_id,
+                    name=request.name,
+                    dataset=inputs["dataset"].object_id,
+                    base=inputs["base"].object_id,
+                    holdout=inputs["holdout"].object_id if "holdout" in inputs else None,
+                    train=config,
+                    evaluate=request.evaluate.model_dump() if request.evaluate else None,
+                    created_at=change.now,
+                    created_by=peer.account,
+                    train_job=job.job_id,
+                )
+            )
+            change.event("run.started", run_id, name=request.name)
+        return self.run(run_id)
+
+    async def resume_run(self, peer: Peer, reference: str) -> Run:
+        """Resume whichever job of the run was cut off. Errors: NotFound, Conflict."""
+        run = self.run(reference)
+        cut = run.evaluate_job or run.train_job
+        await self.queue.resume(peer, cut.job_id)
+        return self.run(run.run_id)
+
+    async def cancel_run(self, peer: Peer, reference: str) -> Run:
+        run = self.run(reference)
+        await self.queue.cancel(peer, (run.evaluate_job or run.train_job).job_id)
+        return self.run(run.run_id)
+
+    async def merge(self, peer: Peer, request: MergeRequest) -> Job:
+        """Queue the merge of a run's adapter. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
+        self.refuse_work()
+        with self.state.read() as session:
+            refuse_taken_name(session, ObjectKind.MODEL, request.name)
+            run = self._run_row(session, request.run)
+            if run.adapter is None:
+                raise Conflict(
+                    "the run has no adapter yet", where=run.name, remedy="Wait for it, or resume it."
+                )
+            inputs = {
+                "dataset": find(session, ObjectKind.DATASET, run.dataset),
+                "base": find(session, ObjectKind.BASE, run.base),
+                "adapter": find(session, ObjectKind.ADAPTER, run.adapter),
+            }
+            if run.holdout is not None:
+                inputs["holdout"] = find(session, ObjectKind.DATASET, run.holdout)
+        await self.recorder.record(
+            peer, "model.merge", run.run_id, inputs["adapter"].object_id, name=request.name
+        )
+        with self.state.change() as change:
+            refuse_taken_name(change.session, ObjectKind.MODEL, request.name)
+            row = self.queue.add(
+                change, peer.account, "merge", request.name, request.config.model_dump(), inputs
+            )
+            return records.job(row)
+
+    def _job_done(self, change: Change, job: JobRow, stored: ObjectRow) -> None:
+        """What follows from a job, in the same commit: a run's adapter, then its evaluation."""
+        column = RunRow.train_job if job.verb == "train" else RunRow.evaluate_job
+        run = change.session.scalars(select(RunRow).where(column == job.job_id)).first()
+        if run is None:
+            return
+        if job.verb == "train":
+            run.adapter = stored.object_id
+            if run.evaluate is not None:
+                inputs = {
+                    role: change.session.get_one(ObjectRow, (reference["object_id"], reference["version"]))
+                    for role, reference in job.inputs.items()
+                }
+                inputs["adapter"] = stored
+                row = self.queue.add(change, job.requested_by, "evaluate", run.name, run.evaluate, inputs)
+                run.evaluate_job = row.job_id
+        else:
+            run.evaluation = job.result
+        change.event("run.updated", run.run_id, name=run.name)
+
+    @staticmethod
+    def _run_row(session: Any, reference: str) -> RunRow:
+        row: RunRow | None = session.scalars(
+            select(RunRow).where((RunRow.run_id == reference) | (RunRow.name == reference))
+        ).first()
+        if row is None:
+            row = session.scalars(
+                select(RunRow).where((RunRow.train_job == reference) | (RunRow.evaluate_job == reference))
+            ).first()
+        if row is None:
+            raise NotFound(
+                "there is no run of that name or id", where=reference[:64], remedy="See `cloister run list`."
+            )
+        return row
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,300 @@
+"""The authority's socket: HTTP with JSON, problem details for errors, events as server-sent events.
+
+Every route asks the authority and formats its answer; nothing is decided here. Who asks is the
+connection's account (see `peer`), never anything that the request says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from cloister import __version__
+from cloister.api import (
+    ApiClient,
+    BaseImport,
+    ClientRequest,
+    DatasetImport,
+    Deployment,
+    GatewayHello,
+    GatewaySecrets,
+    GatewayView,
+    IssuedClient,
+    Job,
+    JobTicket,
+    LedgerEntry,
+    LedgerStatus,
+    LockRequest,
+    MergeRequest,
+    ObjectKind,
+    Passphrase,
+    Problem,
+    Run,
+    RunRequest,
+    ServeRequest,
+    Status,
+    StoredObject,
+    WhoAmI,
+)
+from cloister.appliance import records
+from cloister.appliance.authority import Authority
+from cloister.appliance.peer import SCOPE_KEY, Peer
+from cloister.errors import CloisterError, InvalidInput, NotFound, Unauthenticated
+from cloister.logs import place
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES = 1 << 20
+MAX_ENTRIES = 1_000
+
+
+def _peer(request: Request) -> Peer:
+    peer = request.scope.get("extensions", {}).get(SCOPE_KEY)
+    if not isinstance(peer, Peer):
+        raise Unauthenticated("this connection has no account")
+    return peer
+
+
+Caller = Annotated[Peer, Depends(_peer)]
+
+
+def _problem(error: CloisterError) -> JSONResponse:
+    problem = records.problem(error)
+    return JSONResponse(problem.model_dump(), problem.status, media_type="application/problem+json")
+
+
+def _validation_problem(error: RequestValidationError) -> JSONResponse:
+    fields = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
+    return _problem(InvalidInput(fields or "not a valid request"))
+
+
+async def _bounded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    length = request.headers.get("content-length", "0")
+    if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        return _problem(InvalidInput(f"a request body has a length of at most {MAX_BODY_BYTES} bytes"))
+    return await call_next(request)
+
+
+def create_app(authority: Authority) -> FastAPI:
+    """The application over one authority."""
+    app = FastAPI(title="Cloister", version=__version__, docs_url=None, redoc_url=None)
+    app.middleware("http")(_bounded)
+
+    @app.exception_handler(CloisterError)
+    async def _cloister_error(_: Request, error: CloisterError) -> JSONResponse:
+        return _problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return _validation_problem(error)
+
+    @app.exception_handler(HTTPException)
+    async def _http_error(_: Request, error: HTTPException) -> JSONResponse:
+        code = NotFound.code if error.status_code == 404 else InvalidInput.code
+        problem = Problem(title="Error", status=error.status_code, code=code, detail=str(error.detail))
+        return JSONResponse(problem.model_dump(), error.status_code, media_type="application/problem+json")
+
+    @app.exception_handler(Exception)
+    async def _unexpected(_: Request, error: Exception) -> JSONResponse:
+        log.error("http.error", cause=place(error))
+        return _problem(
+            CloisterError("the authority failed", remedy="See its log in the home's `logs` folder.")
+        )
+
+    app.include_router(_vault_and_status(authority))
+    app.include_router(_serving_and_clients(authority))
+    app.include_router(_events_and_audit(authority))
+    app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
+    return app
+
+
+def _vault_and_status(authority: Authority) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/status")
+    async def status() -> Status:
+        return await authority.status()
+
+    @router.get("/whoami")
+    async def whoami(peer: Caller) -> WhoAmI:
+        return authority.whoami(peer)
+
+    @router.post("/init", status_code=204)
+    async def initialise(peer: Caller, body: Passphrase) -> None:
+        await authority.seal.initialise(peer, body.passphrase)
+        _tell(authority, "vault.unlocked")
+
+    @router.post("/unlock", status_code=204)
+    async def unlock(peer: Caller, body: Passphrase) -> None:
+        await authority.seal.unlock(peer, body.passphrase)
+        _tell(authority, "vault.unlocked")
+
+    @router.post("/lock", status_code=204)
+    async def lock(peer: Caller, body: LockRequest) -> None:
+        await authority.lock(peer, body)
+
+    return router
+
+
+def _tell(authority: Authority, kind: str) -> None:
+    with authority.state.change() as change:
+        change.event(kind)
+
+
+def _objects_and_jobs(authority: Authority) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+    collections = {"datasets": ObjectKind.DATASET, "bases": ObjectKind.BASE, "models": ObjectKind.MODEL}
+
+    def kind_of(collection: str) -> ObjectKind:
+        if collection not in collections:
+            raise NotFound("there is no such collection", where=collection[:64])
+        return collections[collection]
+
+    @router.post("/datasets", status_code=202)
+    async def import_dataset(peer: Caller, body: DatasetImport) -> JobTicket:
+        return await authority.import_dataset(peer, body)
+
+    @router.post("/bases", status_code=202)
+    async def import_base(peer: Caller, body: BaseImport) -> JobTicket:
+        return await authority.import_base(peer, body)
+
+    @router.post("/models", status_code=202)
+    async def merge(peer: Caller, body: MergeRequest) -> Job:
+        return await authority.merge(peer, body)
+
+    @router.post("/runs", status_code=202)
+    async def start_run(peer: Caller, body: RunRequest) -> Run:
+        return await authority.start_run(peer, body)
+
+    @router.get("/runs")
+    async def runs() -> list[Run]:
+        return authority.runs()
+
+    @router.get("/runs/{reference}")
+    async def run(reference: str) -> Run:
+        return authority.run(reference)
+
+    @router.post("/runs/{reference}/resume", status_code=202)
+    async def resume_run(peer: Caller, reference: str) -> Run:
+        return await authority.resume_run(peer, reference)
+
+    @router.post("/runs/{reference}/cancel", status_code=202)
+    async def cancel_run(peer: Caller, reference: str) -> Run:
+        return await authority.cancel_run(peer, reference)
+
+    @router.get("/jobs")
+    async def jobs() -> list[Job]:
+        return authority.jobs()
+
+    @router.get("/jobs/{job_id}")
+    async def job(job_id: str) -> Job:
+        return authority.job(job_id)
+
+    @router.post("/jobs/{job_id}/cancel", status_code=202)
+    async def cancel_job(peer: Caller, job_id: str) -> Job:
+        await authority.queue.cancel(peer, job_id)
+        return authority.job(job_id)
+
+    @router.post("/jobs/{job_id}/resume", status_code=202)
+    async def resume_job(peer: Caller, job_id: str) -> Job:
+        await authority.queue.resume(peer, job_id)
+        return authority.job(job_id)
+
+    @router.get("/{collection}")
+    async def objects(collection: str) -> list[StoredObject]:
+        return authority.objects(kind_of(collection))
+
+    @router.get("/{collection}/{reference}")
+    async def stored_object(collection: str, reference: str) -> StoredObject:
+        return authority.object(kind_of(collection), reference)
+
+    return router
+
+
+def _serving_and_clients(authority: Authority) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.post("/deployments", status_code=202)
+    async def serve(peer: Caller, body: ServeRequest) -> Deployment:
+        authority.refuse_work()
+        return await authority.serving.start(peer, body)
+
+    @router.get("/deployments")
+    async def deployments() -> list[Deployment]:
+        return authority.serving.listed()
+
+    @router.post("/deployments/{reference}/stop")
+    async def stop(peer: Caller, reference: str) -> Deployment:
+        return await authority.serving.stop(peer, reference)
+
+    @router.post("/clients", status_code=201)
+    async def issue(peer: Caller, body: ClientRequest) -> IssuedClient:
+        return await authority.clients.issue(peer, body)
+
+    @router.get("/clients")
+    async def clients() -> list[ApiClient]:
+        return authority.clients.listed()
+
+    @router.post("/clients/{reference}/revoke")
+    async def revoke(peer: Caller, reference: str) -> ApiClient:
+        return await authority.clients.revoke(peer, reference)
+
+    @router.get("/gateway/secrets")
+    async def gateway_secrets(peer: Caller) -> GatewaySecrets:
+        keys = authority.seal.gateway_secrets()
+        await authority.recorder.record(peer, "gateway.keys")
+        return keys
+
+    @router.post("/gateway/hello", status_code=204)
+    async def gateway_hello(peer: Caller, body: GatewayHello) -> None:
+        await authority.recorder.record(peer, "gateway.hello", url=body.url)
+
+    @router.get("/gateway/view")
+    async def gateway_view() -> GatewayView:
+        return authority.gateway_view()
+
+    return router
+
+
+def _events_and_audit(authority: Authority) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/events")
+    async def events(after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
+        async def lines() -> AsyncIterator[str]:
+            async for event in authority.state.follow(after):
+                if event is None:
+                    yield ": keep-alive\n\n"
+                else:
+                    yield f"id: {event.seq}\ndata: {event.model_dump_json()}\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    @router.get("/audit/head")
+    async def head() -> LedgerStatus:
+        return authority.ledger_status()
+
+    @router.get("/audit/key")
+    async def key() -> dict[str, str]:
+        return {"vkey": authority.ledger.vkey}
+
+    @router.get("/audit/entries")
+    async def entries(
+        start: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100
+    ) -> list[LedgerEntry]:
+        stop = min(start + limit, authority.ledger.size)
+        found = enumerate(authority.ledger.entries(start, stop), start)
+        return [LedgerEntry(index=index, **json.loads(json.dumps(entry))) for index, entry in found]
+
+    @router.post("/audit/flush", status_code=204)
+    async def flush() -> None:
+        authority.ledger.flush()
+
+    return router

@@ -1,0 +1,97 @@
+"""`cloisterd`: start the authority over a home and serve its socket until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from cloister.appliance.authority import Authority
+from cloister.appliance.http import create_app
+from cloister.appliance.peer import PeerProtocol
+from cloister.errors import CloisterError, Conflict
+from cloister.home import Home
+from cloister.logs import configure_logs
+from cloister.policy import load_settings
+from cloister.sandbox import harden_process
+
+GRACEFUL_S = 2
+
+
+def take_home(home: Home) -> int:
+    """Hold the home for this process. Errors: Conflict where another authority has it."""
+    lock = os.open(home.run / "authority.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Conflict("an authority runs over this home already", where=str(home.root)) from None
+    return lock
+
+
+def listen(path: Path) -> socket.socket:
+    """Bind the socket ourselves, 0600: uvicorn would open it to everybody."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(128)
+    return listener
+
+
+async def serve(home: Home) -> None:
+    authority = Authority(home, load_settings(home.settings_file))
+    listener = listen(home.authority_socket)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(authority),
+            http=PeerProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACEFUL_S,
+        )
+    )
+    await authority.start()
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await authority.stop()
+        home.authority_socket.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="cloisterd", description="The authority of a Cloister appliance.")
+    parser.add_argument("--home", type=Path, help="the appliance's home (default: $CLOISTER_HOME)")
+    arguments = parser.parse_args()
+    os.umask(0o077)
+    harden_process()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    configure_logs()
+    home = Home(arguments.home.absolute()) if arguments.home else Home.default()
+    try:
+        home.make()
+        lock = take_home(home)
+        try:
+            asyncio.run(serve(home))
+        finally:
+            os.close(lock)
+    except CloisterError as error:
+        print(f"cloisterd: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"cloisterd: {error.strerror}: {error.filename}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

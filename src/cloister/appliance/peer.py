@@ -1,0 +1,63 @@
+"""Who is at the other end of a Unix socket: SO_PEERCRED of each connection, never what a client says."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+SCOPE_KEY = "cloister.peer"
+ROLES = ("admin", "steward", "trainer", "approver", "operator", "auditor")
+_UCRED = struct.Struct("iII")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The account of a connection, as the kernel tells it."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    @property
+    def account(self) -> str:
+        """The account's name, or `uid:<n>` where the system has none for it."""
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return f"uid:{self.uid}"
+
+    @property
+    def groups(self) -> list[str]:
+        """The account's groups in the system's database at this moment."""
+        return sorted(entry.gr_name for entry in grp.getgrall() if self.account in entry.gr_mem)
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """The peer of a connected Unix socket."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return Peer(*_UCRED.unpack(raw))
+
+
+class PeerProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which also puts the connection's peer into each request's scope."""
+
+    peer: Peer | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        connection = transport.get_extra_info("socket")
+        if connection is None or connection.family != socket.AF_UNIX:
+            transport.abort()
+            return
+        self.peer = peer_of(connection)
+        super().connection_made(transport)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope.setdefault("extensions", {})[SCOPE_KEY] = self.peer

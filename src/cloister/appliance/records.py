@@ -1,0 +1,118 @@
+"""From rows of the state database to the documents that clients read. Nothing is decided here."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from cloister.api import (
+    ApiClient,
+    Deployment,
+    DeploymentState,
+    EvaluateConfig,
+    Job,
+    JobState,
+    ObjectKind,
+    Problem,
+    Progress,
+    Run,
+    ServeConfig,
+    StoredObject,
+    TrainConfig,
+)
+from cloister.appliance.state import ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow
+from cloister.errors import CloisterError
+
+
+def problem(error: CloisterError) -> Problem:
+    """RFC 9457 form of an error. Extra values of the error ride along where it has some."""
+    return Problem(
+        title=error.code.replace("-", " ").capitalize(),
+        status=error.status,
+        code=error.code,
+        detail=error.message,
+        where=error.where,
+        remedy=error.remedy,
+        values=error.values,
+    )
+
+
+def job(row: JobRow) -> Job:
+    return Job(
+        job_id=row.job_id,
+        verb=row.verb,
+        state=JobState(row.state),
+        subject=row.subject,
+        requested_by=row.requested_by,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        attempts=row.attempts,
+        progress=Progress.model_validate(row.progress) if row.progress else None,
+        metrics=row.metrics,
+        result=row.result,
+        error=Problem.model_validate(row.error) if row.error else None,
+    )
+
+
+def stored_object(row: ObjectRow) -> StoredObject:
+    return StoredObject(
+        object_id=row.object_id,
+        kind=ObjectKind(row.kind),
+        version=row.version,
+        name=row.name,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        sealed_bytes=row.sealed_bytes,
+        manifest_sha256=row.manifest_sha256,
+        inputs=row.inputs,
+        counts=row.counts,
+        details=row.details,
+    )
+
+
+def run(session: Session, row: RunRow) -> Run:
+    train_job = session.get_one(JobRow, row.train_job)
+    evaluate_job = session.get_one(JobRow, row.evaluate_job) if row.evaluate_job else None
+    return Run(
+        run_id=row.run_id,
+        name=row.name,
+        dataset=row.dataset,
+        base=row.base,
+        holdout=row.holdout,
+        train=TrainConfig.model_validate(row.train),
+        evaluate=EvaluateConfig.model_validate(row.evaluate) if row.evaluate else None,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        train_job=job(train_job),
+        evaluate_job=job(evaluate_job) if evaluate_job else None,
+        adapter=row.adapter,
+        evaluation=row.evaluation,
+    )
+
+
+def deployment(row: DeploymentRow, socket: str | None) -> Deployment:
+    return Deployment(
+        deployment_id=row.deployment_id,
+        name=row.name,
+        model=row.model,
+        state=DeploymentState(row.state),
+        config=ServeConfig.model_validate(row.config),
+        socket=socket,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        restarts=row.restarts,
+        error=Problem.model_validate(row.error) if row.error else None,
+    )
+
+
+def api_client(row: ClientRow, *, with_hash: bool = False) -> ApiClient:
+    return ApiClient(
+        client_id=row.client_id,
+        name=row.name,
+        deployments=row.deployments,
+        created_at=row.created_at,
+        created_by=row.created_by,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        key_hash=row.key_hash if with_hash else None,
+    )

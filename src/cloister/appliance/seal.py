@@ -1,0 +1,138 @@
+"""The vault's life in the authority: initialise, unlock, lock, and what waits for it to be open."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from cloister.api import GatewaySecrets
+from cloister.appliance.peer import Peer
+from cloister.appliance.recorder import Recorder
+from cloister.errors import Conflict, Locked, Unauthenticated
+from cloister.vault import Vault
+
+LEDGER_KEY = "ledger-control"
+MANIFEST_KEY = "manifest"
+
+
+def appliance_id(path: Path) -> str:
+    """This home's identity, made at its first start; part of its ledgers' origin lines."""
+    try:
+        return str(json.loads(path.read_text())["id"])
+    except FileNotFoundError:
+        identity = secrets.token_hex(8)
+        path.write_text(json.dumps({"id": identity}) + "\n")
+        path.chmod(0o600)
+        return identity
+
+
+class Seal:
+    """One vault, locked or open. `opened` is set while it is open."""
+
+    def __init__(self, keys: Path, recorder: Recorder) -> None:
+        self._keys = keys
+        self._recorder = recorder
+        self._vault: Vault | None = Vault.open(keys) if (keys / "keystore.db").exists() else None
+        self._changing = asyncio.Lock()
+        self.opened = asyncio.Event()
+
+    @property
+    def initialised(self) -> bool:
+        return self._vault is not None
+
+    @property
+    def locked(self) -> bool:
+        return not self.opened.is_set()
+
+    @property
+    def vault(self) -> Vault:
+        """The open vault. Errors: Conflict before `init`, Locked while it is locked."""
+        if self._vault is None:
+            raise Conflict("this appliance is not initialised", remedy="Run `cloister init`.")
+        if self.locked:
+            raise Locked("the vault is locked", remedy="Run `cloister unlock`.")
+        return self._vault
+
+    async def initialise(self, peer: Peer, passphrase: str) -> None:
+        """Make the vault with its first slot, and open it."""
+        async with self._changing:
+            if self._vault is not None:
+                raise Conflict("this appliance is initialised already", remedy="Run `cloister unlock`.")
+            await self._recorder.record(peer, "vault.init")
+            vault = await asyncio.to_thread(Vault.create, self._keys, passphrase.encode())
+            if vault.locked:
+                await asyncio.to_thread(vault.unlock, passphrase.encode())
+            self._vault = vault
+            self._open()
+
+    async def unlock(self, peer: Peer, passphrase: str) -> None:
+        """Open the vault. Each attempt is an entry. Errors: Unauthenticated, Conflict, Tampered."""
+        async with self._changing:
+            if self._vault is None:
+                raise Conflict("this appliance is not initialised", remedy="Run `cloister init`.")
+            if not self.locked:
+                return
+            await self._recorder.record(peer, "vault.unlock", decision="attempt")
+            try:
+                await asyncio.to_thread(self._vault.unlock, passphrase.encode())
+            except Unauthenticated:
+                await self._recorder.record(
+                    peer, "vault.unlock", decision="refused", reason="wrong passphrase"
+                )
+                raise
+            self._open()
+            await self._recorder.record(peer, "vault.unlock", decision="opened")
+
+    async def lock(self, peer: Peer) -> None:
+        """Wipe the keys. Work must have ended."""
+        async with self._changing:
+            if self._vault is None or self.locked:
+                return
+            await self._recorder.record_taking_away(peer, "vault.lock")
+            self.close()
+
+    def close(self) -> None:
+        """Sign what is there, forget the ledger key, wipe the vault's keys."""
+        if self._vault is None or self.locked:
+            return
+        self.opened.clear()
+        if self._recorder.ledger.failure is None:
+            self._recorder.ledger.flush()
+        self._recorder.ledger.detach_signer()
+        self._vault.lock()
+
+    def _open(self) -> None:
+        assert self._vault is not None
+        self._recorder.ledger.attach_signer(self._vault.signing_key(LEDGER_KEY))
+        self.opened.set()
+
+    def manifest_key(self) -> Ed25519PrivateKey:
+        return self.vault.signing_key(MANIFEST_KEY)
+
+    def config_digest(self, config: dict[str, Any]) -> str:
+        """A keyed digest of a frozen configuration, in hex: it says 'the same', and confirms no guess."""
+        return hmac.new(self.vault.secret("config-digest"), rfc8785.dumps(config), hashlib.sha256).hexdigest()
+
+    def hash_api_key(self, api_key: str) -> str:
+        return hmac.new(self.vault.secret("gateway-pepper"), api_key.encode(), hashlib.sha256).hexdigest()
+
+    def gateway_secrets(self) -> GatewaySecrets:
+        """The gateway's own keys. Errors: Locked."""
+
+        def secret(name: str) -> str:
+            return b64encode(self.vault.secret(name)).decode()
+
+        return GatewaySecrets(
+            ledger_seed=secret("gateway-ledger"),
+            pepper=secret("gateway-pepper"),
+            cache_key=secret("gateway-cache"),
+        )

@@ -1,0 +1,362 @@
+"""Deployments: each an engine in a sandbox, probed, restarted with back-off, stopped at any time.
+
+An engine outlives the authority; the next one adopts it. It never sees a prompt: the gateway talks to
+the engine's socket itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import shutil
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloister.api import (
+    Deployment,
+    DeploymentState,
+    Failure,
+    Grant,
+    JobDocument,
+    Mount,
+    ObjectKind,
+    Problem,
+    Progress,
+    SandboxSpec,
+    SandboxState,
+    ServeRequest,
+)
+from cloister.appliance import records
+from cloister.appliance.catalogue import Catalogue, find
+from cloister.appliance.ids import new_id
+from cloister.appliance.peer import Peer
+from cloister.appliance.queue import in_memory, parse_event
+from cloister.appliance.recorder import Recorder
+from cloister.appliance.seal import Seal
+from cloister.appliance.state import DeploymentRow, ObjectRow
+from cloister.appliance.store import StateStore
+from cloister.errors import CloisterError, Conflict, NotFound, Unavailable
+from cloister.home import Home
+from cloister.launcher.client import LauncherClient
+from cloister.logs import place
+from cloister.policy import Settings
+
+log = structlog.get_logger()
+
+LIVE = (DeploymentState.STARTING, DeploymentState.READY, DeploymentState.RESTARTING)
+PROBE_EVERY_S = 5.0
+PROBE_TIMEOUT_S = 5.0
+PROBES_FAILED = 3
+BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+GRACE_S = 10.0
+
+
+class Serving:
+    """Every deployment of this appliance, each with one task that keeps it as it should be."""
+
+    def __init__(
+        self,
+        home: Home,
+        settings: Settings,
+        state: StateStore,
+        seal: Seal,
+        recorder: Recorder,
+        catalogue: Catalogue,
+        launcher: LauncherClient,
+    ) -> None:
+        self._home = home
+        self._settings = settings
+        self._state = state
+        self._seal = seal
+        self._recorder = recorder
+        self._catalogue = catalogue
+        self._launcher = launcher
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stopping: set[str] = set()
+
+    async def start(self, peer: Peer, request: ServeRequest) -> Deployment:
+        """Serve a merged model under a name. Errors: NotFound, Conflict, LedgerUnavailable."""
+        with self._state.read() as session:
+            model = find(session, ObjectKind.MODEL, request.model)
+            self._refuse_taken(session, request.name)
+        deployment_id = new_id("deployment")
+        await self._recorder.record(
+            peer, "deployment.start", deployment_id, model.object_id, name=request.name
+        )
+        with self._state.change() as change:
+            self._refuse_taken(change.session, request.name)
+            row = DeploymentRow(
+                deployment_id=deployment_id,
+                name=request.name,
+                model=model.object_id,
+                state=DeploymentState.STARTING,
+                config=request.config.model_dump(),
+                created_at=change.now,
+                created_by=peer.account,
+                restarts=0,
+                last_event=0,
+            )
+            change.session.add(row)
+            change.event("deployment.state", deployment_id, state=row.state, name=row.name)
+            shown = self.document(row)
+        self._keep(deployment_id, adopted=False)
+        return shown
+
+    async def stop(self, peer: Peer | None, reference: str) -> Deployment:
+        """Stop serving. Succeeds with a failed ledger. Errors: NotFound."""
+        with self._state.read() as session:
+            row = self._find(session, reference)
+        await self._recorder.record_taking_away(peer, "deployment.stop", row.deployment_id, row.model)
+        self._stopping.add(row.deployment_id)
+        self._set(row.deployment_id, DeploymentState.STOPPING)
+        with contextlib.suppress(CloisterError):
+            await self._launcher.stop(row.deployment_id, GRACE_S)
+        task = self._tasks.get(row.deployment_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._set(row.deployment_id, DeploymentState.STOPPED)
+        shutil.rmtree(self._home.engine_folder(row.deployment_id), ignore_errors=True)
+        with contextlib.suppress(CloisterError):
+            await self._launcher.forget(row.deployment_id)
+        self._stopping.discard(row.deployment_id)
+        with self._state.read() as session:
+            return self.document(session.get_one(DeploymentRow, row.deployment_id))
+
+    async def stop_all(self, peer: Peer) -> None:
+        for deployment_id in list(self._tasks):
+            await self.stop(peer, deployment_id)
+
+    @property
+    def live(self) -> list[str]:
+        return sorted(self._tasks)
+
+    def listed(self, *, only_live: bool = False) -> list[Deployment]:
+        with self._state.read() as session:
+            query = select(DeploymentRow).order_by(DeploymentRow.created_at)
+            if only_live:
+                query = query.where(DeploymentRow.state.in_((*LIVE, DeploymentState.STOPPING)))
+            return [self.document(row) for row in session.scalars(query)]
+
+    def document(self, row: DeploymentRow) -> Deployment:
+        socket = self._home.engine_folder(row.deployment_id) / "engine.sock" if row.state in LIVE else None
+        return records.deployment(row, str(socket) if socket else None)
+
+    async def recover(self, sandboxes: dict[str, SandboxState]) -> None:
+        """After a start: adopt engines that still run, bring back those that do not."""
+        with self._state.read() as session:
+            rows = session.scalars(select(DeploymentRow)).all()
+        for row in rows:
+            if row.state in LIVE:
+                adopted = row.deployment_id in sandboxes
+                if not adopted:
+                    self._set(row.deployment_id, DeploymentState.RESTARTING)
+                self._keep(row.deployment_id, adopted=adopted)
+            elif row.state == DeploymentState.STOPPING:
+                if row.deployment_id in sandboxes:
+                    await self._launcher.stop(row.deployment_id, GRACE_S)
+                self._set(row.deployment_id, DeploymentState.STOPPED)
+
+    async def let_go(self) -> None:
+        """End the tasks and leave the engines running, for the next authority to adopt."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _keep(self, deployment_id: str, *, adopted: bool) -> None:
+        task = asyncio.create_task(self._keep_running(deployment_id, adopted=adopted))
+        self._tasks[deployment_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(deployment_id, None))
+
+    async def _keep_running(self, deployment_id: str, *, adopted: bool) -> None:
+        attempt = 0
+        while True:
+            started = asyncio.get_running_loop().time()
+            try:
+                if not adopted:
+                    await self._seal.opened.wait()
+                    await self._launch(deployment_id)
+                adopted = False
+                problem = await self._watch(deployment_id)
+            except CloisterError as error:
+                problem = records.problem(error)
+            except Exception as error:
+                log.error("deployment.error", deployment=deployment_id, cause=place(error))
+                problem = Problem(
+                    title="Error",
+                    status=500,
+                    code="error",
+                    detail=f"the authority failed: {type(error).__name__}",
+                )
+            if deployment_id in self._stopping:
+                return
+            if asyncio.get_running_loop().time() - started > 300:
+                attempt = 0
+            pause = BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
+            attempt += 1
+            log.warning("deployment.down", deployment=deployment_id, code=problem.code, restart_in_s=pause)
+            with contextlib.suppress(CloisterError):
+                await self._recorder.record(None, "deployment.down", deployment_id, reason=problem.code)
+            self._set(deployment_id, DeploymentState.RESTARTING, problem)
+            await asyncio.sleep(pause)
+
+    async def _launch(self, deployment_id: str) -> None:
+        with self._state.read() as session:
+            row = session.get_one(DeploymentRow, deployment_id)
+            model = session.scalars(select(ObjectRow).where(ObjectRow.object_id == row.model)).one()
+        folder = self._home.engine_folder(deployment_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+        isolated = self._settings.sandbox == "required"
+        grant = Grant(
+            object_id=model.object_id,
+            kind=ObjectKind.MODEL,
+            version=model.version,
+            path="/in/model" if isolated else str(self._catalogue.folder(model)),
+            key=base64.b64encode(self._seal.vault.data_key(model.object_id, model.version)).decode(),
+            manifest_sha256=model.manifest_sha256,
+        )
+        document = JobDocument(
+            job_id=deployment_id,
+            verb="serve",
+            config=row.config,
+            inputs={"model": grant},
+            socket_dir="/run/engine" if isolated else str(folder),
+            threads=self._settings.queue.threads,
+        )
+        spec = SandboxSpec(
+            sandbox_id=deployment_id,
+            program="engine",
+            mounts=(
+                Mount(source=str(self._catalogue.folder(model)), inside="/in/model"),
+                Mount(source=str(folder), inside="/run/engine", writable=True),
+            ),
+            tmp_mib=self._settings.sandboxes.tmp_mib,
+            shm_mib=self._settings.sandboxes.shm_mib,
+            threads=self._settings.queue.threads,
+        )
+        await self._recorder.record(None, "engine.start", deployment_id, model.object_id)
+        with self._state.change() as change:
+            live = change.session.get_one(DeploymentRow, deployment_id)
+            live.last_event = 0
+            live.restarts += live.state == DeploymentState.RESTARTING
+        memory = in_memory(document)
+        try:
+            with contextlib.suppress(CloisterError):
+                await self._launcher.stop(deployment_id, 0)
+                await self._launcher.forget(deployment_id)
+            await self._launcher.start(spec, [memory])
+        finally:
+            os.close(memory)
+
+    async def _watch(self, deployment_id: str) -> Problem:
+        """Until the engine ends or stops answering; says why."""
+        prober = asyncio.create_task(self._probe(deployment_id))
+        listener = asyncio.create_task(self._listen(deployment_id))
+        try:
+            done, _ = await asyncio.wait((prober, listener), return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for task in (prober, listener):
+                task.cancel()
+            await asyncio.gather(prober, listener, return_exceptions=True)
+
+    async def _listen(self, deployment_id: str) -> Problem:
+        with self._state.read() as session:
+            after = session.get_one(DeploymentRow, deployment_id).last_event
+        failure: Failure | None = None
+        async for event in self._launcher.follow(deployment_id, after):
+            if event.exit_code is not None:
+                if failure is not None:
+                    return Problem(
+                        title=failure.code,
+                        status=503,
+                        code=failure.code,
+                        detail=failure.message,
+                        remedy=failure.remedy,
+                    )
+                return Problem(
+                    title="Unavailable",
+                    status=503,
+                    code="unavailable",
+                    detail=f"the engine ended (exit {event.exit_code})",
+                )
+            said = parse_event(event.line or "")
+            if isinstance(said, Failure):
+                failure = said
+            if isinstance(said, Progress):
+                with self._state.change() as change:
+                    change.session.get_one(DeploymentRow, deployment_id).last_event = event.number
+                    change.event("deployment.progress", deployment_id, **said.model_dump(exclude={"event"}))
+        raise Unavailable("the launcher stopped, and the engine with it")
+
+    async def _probe(self, deployment_id: str) -> Problem:
+        """Ask the engine's health, set `ready` when it answers, end when it no longer does."""
+        path = str(self._home.engine_folder(deployment_id) / "engine.sock")
+        failed, was_ready = 0, False
+        while failed < PROBES_FAILED:
+            if await _healthy(path):
+                failed = 0
+                if not was_ready:
+                    was_ready = True
+                    self._set(deployment_id, DeploymentState.READY)
+            elif was_ready:
+                failed += 1
+            await asyncio.sleep(PROBE_EVERY_S if was_ready else 0.3)
+        with contextlib.suppress(CloisterError):
+            await self._launcher.stop(deployment_id, 0)
+        return Problem(
+            title="Unavailable",
+            status=503,
+            code="unavailable",
+            detail="the engine no longer answers its probe",
+        )
+
+    def _set(self, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
+        with self._state.change() as change:
+            row = change.session.get_one(DeploymentRow, deployment_id)
+            row.state, row.error = state, problem.model_dump() if problem else None
+            change.event("deployment.state", deployment_id, state=state, name=row.name)
+
+    def _refuse_taken(self, session: Session, name: str) -> None:
+        taken = select(DeploymentRow).where(DeploymentRow.name == name, DeploymentRow.state.in_(LIVE))
+        if session.scalars(taken).first():
+            raise Conflict(
+                "a deployment of that name is served", where=name, remedy="Stop it, or choose another name."
+            )
+
+    @staticmethod
+    def _find(session: Session, reference: str) -> DeploymentRow:
+        rows = session.scalars(
+            select(DeploymentRow)
+            .where((DeploymentRow.deployment_id == reference) | (DeploymentRow.name == reference))
+            .order_by(DeploymentRow.created_at.desc())
+        ).all()
+        if not rows:
+            raise NotFound(
+                "there is no deployment of that name or id",
+                where=reference[:64],
+                remedy="See `cloister serve list`.",
+            )
+        return next((row for row in rows if row.state in LIVE), rows[0])
+
+
+async def _healthy(path: str) -> bool:
+    """GET /health over a Unix socket."""
+    writer: Any = None
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"GET /health HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
+            line = await reader.readline()
+            return line.startswith(b"HTTP/1.1 200")
+    except (OSError, TimeoutError, ValueError):
+        return False
+    finally:
+        if writer is not None:
+            writer.close()

@@ -1,0 +1,164 @@
+"""The side socket: descriptors come in here, bound to a job by its token.
+
+One message a connection: a JSON line `{"token": …, "roles": […]}` with one descriptor a role. The
+authority keeps the descriptors for the worker; it never reads from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from cloister.appliance.peer import Peer, peer_of
+from cloister.errors import CloisterError, Denied, InvalidInput
+
+log = structlog.get_logger()
+
+MAX_MESSAGE = 64 * 1024
+MAX_DESCRIPTORS = 250
+RECEIVE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Descriptors by role, for one job. Whoever takes it closes them."""
+
+    job_id: str
+    descriptors: dict[str, int]
+
+    def close(self) -> None:
+        for descriptor in self.descriptors.values():
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+class SideSocket:
+    """Receives deliveries and hands each to `deliver`, which may refuse by raising."""
+
+    def __init__(self, path: Path, deliver: Callable[[Delivery], None]) -> None:
+        self._path = path
+        self._deliver = deliver
+        self._tokens: dict[bytes, tuple[str, int]] = {}
+        self._socket: socket.socket | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    def issue(self, job_id: str, peer: Peer) -> str:
+        """A token that lets this account, once, deliver descriptors for this job."""
+        token = secrets.token_urlsafe(32)
+        self._tokens[hashlib.sha256(token.encode()).digest()] = (job_id, peer.uid)
+        return token
+
+    def withdraw(self, job_id: str) -> None:
+        """Forget the tokens of a job that will not start."""
+        self._tokens = {digest: entry for digest, entry in self._tokens.items() if entry[0] != job_id}
+
+    def start(self) -> None:
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        listener.bind(str(self._path))
+        self._path.chmod(0o600)
+        listener.listen(16)
+        self._socket = listener
+        self._task = asyncio.create_task(self._accept(listener))
+
+    async def stop(self) -> None:
+        for task in (self._task, *self._connections):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self._socket is not None:
+            self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            task = asyncio.create_task(self._serve(connection))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection:
+            connection.setblocking(False)
+            try:
+                async with asyncio.timeout(RECEIVE_TIMEOUT_S):
+                    message, descriptors = await self._receive(connection)
+                reply: dict[str, object] = self._take(peer_of(connection), message, descriptors)
+            except CloisterError as error:
+                reply = {"ok": False, "code": error.code, "detail": error.message, "remedy": error.remedy}
+            except (TimeoutError, OSError):
+                return
+            with contextlib.suppress(OSError):
+                await loop.sock_sendall(connection, json.dumps(reply).encode() + b"\n")
+
+    async def _receive(self, connection: socket.socket) -> tuple[bytes, list[int]]:
+        """Read up to the newline, with every descriptor that came along."""
+        data, descriptors = b"", list[int]()
+        try:
+            while not data.endswith(b"\n"):
+                await _readable(connection)
+                part, more, flags, _ = socket.recv_fds(
+                    connection, MAX_MESSAGE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+                )
+                descriptors.extend(more)
+                data += part
+                if flags & socket.MSG_CTRUNC or len(descriptors) > MAX_DESCRIPTORS:
+                    raise InvalidInput(f"more than {MAX_DESCRIPTORS} descriptors")
+                if not part or len(data) > MAX_MESSAGE:
+                    raise InvalidInput("not a message of the side socket")
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        return data, descriptors
+
+    def _take(self, peer: Peer, message: bytes, descriptors: list[int]) -> dict[str, object]:
+        delivery = Delivery("", {str(i): descriptor for i, descriptor in enumerate(descriptors)})
+        try:
+            try:
+                document = json.loads(message)
+                token, roles = str(document["token"]), [str(role) for role in document["roles"]]
+            except (ValueError, KeyError, TypeError):
+                raise InvalidInput("not a message of the side socket") from None
+            digest = hashlib.sha256(token.encode()).digest()
+            job_id, uid = self._tokens.get(digest, ("", -1))
+            if not job_id or uid != peer.uid:
+                raise Denied("this token is not known, or was used already")
+            if len(roles) != len(descriptors) or len(set(roles)) != len(roles):
+                raise InvalidInput("one descriptor a role is expected")
+            delivery = Delivery(job_id, dict(zip(roles, descriptors, strict=True)))
+            self._deliver(delivery)
+            del self._tokens[digest]
+        except BaseException:
+            delivery.close()
+            raise
+        return {"ok": True}
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(connection, readable)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)

@@ -1,0 +1,163 @@
+"""The state database: what exists, what was asked for, how far it is. No key, no row, no answer.
+
+Tables only; what the rows mean to a client is in `records`. Changed by Alembic migrations alone.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import JSON, DateTime, Engine, Integer, String, TypeDecorator, create_engine, event
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+Sessions = sessionmaker[Session]
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite keeps no zone, so it is put back on reading."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC).replace(tzinfo=None) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value else None
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        datetime: UtcTime,
+    }
+
+
+class ObjectRow(Base):
+    __tablename__ = "objects"
+
+    object_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True, default=1)
+    kind: Mapped[str] = mapped_column(String(16), index=True)
+    name: Mapped[str] = mapped_column(String(63), index=True)
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    sealed_bytes: Mapped[int]
+    manifest_sha256: Mapped[str] = mapped_column(String(64))
+    inputs: Mapped[list[str]] = mapped_column(default=list)
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class JobRow(Base):
+    """`last_event` is the number of the last sandbox line that was taken in, for following on."""
+
+    __tablename__ = "jobs"
+
+    job_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    verb: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    subject: Mapped[str | None] = mapped_column(String(15))
+    name: Mapped[str] = mapped_column(String(63))
+    config: Mapped[dict[str, Any]]
+    inputs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    requested_by: Mapped[str]
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    resume: Mapped[bool] = mapped_column(default=False)
+    last_event: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any] | None]
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[dict[str, Any] | None]
+
+
+class RunRow(Base):
+    __tablename__ = "runs"
+
+    run_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    dataset: Mapped[str] = mapped_column(String(15))
+    base: Mapped[str] = mapped_column(String(15))
+    holdout: Mapped[str | None] = mapped_column(String(15))
+    train: Mapped[dict[str, Any]]
+    evaluate: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    train_job: Mapped[str] = mapped_column(String(15))
+    evaluate_job: Mapped[str | None] = mapped_column(String(15))
+    adapter: Mapped[str | None] = mapped_column(String(15))
+    evaluation: Mapped[dict[str, Any] | None]
+
+
+class DeploymentRow(Base):
+    __tablename__ = "deployments"
+
+    deployment_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), index=True)
+    model: Mapped[str] = mapped_column(String(15))
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    config: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    restarts: Mapped[int] = mapped_column(default=0)
+    last_event: Mapped[int] = mapped_column(default=0)
+    error: Mapped[dict[str, Any] | None]
+
+
+class ClientRow(Base):
+    __tablename__ = "clients"
+
+    client_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), index=True)
+    deployments: Mapped[list[str]] = mapped_column(default=list)
+    key_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    created_by: Mapped[str]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class EventRow(Base):
+    """`sqlite_autoincrement`: a number is never used twice, even after old events are pruned."""
+
+    __tablename__ = "events"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own form
+
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    time: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str | None] = mapped_column(String(15))
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+def open_state(path: Path) -> tuple[Engine, Sessions]:
+    """Open the database, bring it to the newest migration, and make every commit durable."""
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    migrate(engine)
+    return engine, sessionmaker(engine, expire_on_commit=False)
+
+
+def migrate(engine: Engine) -> None:
+    """Apply the migrations that this database lacks."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,112 @@
+"""One change to the state at a time: rows and the events that tell of them commit together.
+
+Also the ordered event stream that clients follow. It knows rows and numbers, not what they mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from cloister.api import Event
+from cloister.appliance.state import EventRow, Sessions
+from cloister.errors import OutOfSpace
+
+KEPT_EVENTS = 50_000
+BATCH = 500
+PRUNE_EVERY = 1_000
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Change:
+    """An open transaction. `session` is SQLAlchemy's; `event` adds to the stream with the same commit."""
+
+    def __init__(self, session: Session, now: datetime) -> None:
+        self.session = session
+        self.now = now
+
+    def event(self, kind: str, subject: str | None = None, **data: Any) -> None:
+        self.session.add(EventRow(time=self.now, kind=kind, subject=subject, data=data))
+
+
+class StateStore:
+    """The state database, as transactions and as a stream of events."""
+
+    def __init__(self, sessions: Sessions, clock: Clock = utc_now) -> None:
+        self._sessions = sessions
+        self._clock = clock
+        self._news = asyncio.Event()
+        self._changes = 0
+
+    def now(self) -> datetime:
+        return self._clock()
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """A transaction that commits at the end of the block, or leaves nothing behind.
+
+        Errors: OutOfSpace where it cannot be written.
+        """
+        try:
+            with self._sessions.begin() as session:
+                yield Change(session, self._clock())
+                self._changes += 1
+                if self._changes % PRUNE_EVERY == 0:
+                    newest = session.scalar(select(func.max(EventRow.seq))) or 0
+                    session.execute(delete(EventRow).where(EventRow.seq <= newest - KEPT_EVENTS))
+        except OperationalError as error:
+            raise OutOfSpace(
+                "the state could not be written", remedy="Make room on the disk of the appliance's home."
+            ) from error
+        self._news.set()
+        self._news = asyncio.Event()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with self._sessions() as session:
+            yield session
+
+    def last_seq(self) -> int:
+        with self.read() as session:
+            return session.scalar(select(func.max(EventRow.seq))) or 0
+
+    def events_after(self, after: int, limit: int = BATCH) -> list[Event]:
+        """At most `limit` events with numbers above `after`, oldest first."""
+        with self.read() as session:
+            rows = session.scalars(
+                select(EventRow).where(EventRow.seq > after).order_by(EventRow.seq).limit(limit)
+            )
+            return [
+                Event(seq=row.seq, time=row.time, kind=row.kind, subject=row.subject, data=row.data)
+                for row in rows
+            ]
+
+    async def follow(self, after: int, keep_alive_s: float = 5.0) -> AsyncIterator[Event | None]:
+        """Every event after that number, for ever; None each `keep_alive_s` seconds without one.
+
+        A reader takes its own time: nothing is held for it, it reads the database where it left off.
+        """
+        while True:
+            news = self._news
+            events = self.events_after(after)
+            for event in events:
+                after = event.seq
+                yield event
+            if events:
+                continue
+            try:
+                await asyncio.wait_for(news.wait(), keep_alive_s)
+            except TimeoutError:
+                yield None

@@ -1,0 +1,157 @@
+"""Commands on the appliance itself: init, up, down, status, doctor, unlock, lock, whoami, demo."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
+from cloister.cli.session import connect, read_passphrase
+
+PassphraseFd = Annotated[
+    int | None,
+    typer.Option(
+        "--passphrase-fd", metavar="N", help="Read the passphrase from this descriptor (0: standard input)."
+    ),
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Hang the commands of this module into the root."""
+    for command in (init, up, down, status, doctor, unlock, lock, whoami, demo):
+        app.command()(command)
+
+
+def init(passphrase_fd: PassphraseFd = None, json: JsonFlag = False) -> None:
+    """Make the vault of this home with a first passphrase, and open it."""
+    with connect() as client:
+        client.initialise(read_passphrase(passphrase_fd, new=True))
+        key = client.ledger_key()
+    if json:
+        print_json({"ok": True, "ledger_key": key})
+    else:
+        say("The vault is made and open. Keep the passphrase: without it nothing sealed here can be read.")
+        say(f"The ledger's verifier key, to be kept by whoever audits: {key}")
+
+
+def up(json: JsonFlag = False) -> None:
+    """Start launcher, authority and gateway where they do not run."""
+    from cloister import embedded
+    from cloister.home import Home
+
+    started = embedded.start(Home.default())
+    if json:
+        print_json({"ok": True, "started": started})
+    else:
+        say(f"Started: {', '.join(started)}." if started else "Everything runs already.")
+        with connect() as client:
+            state = client.status()
+        if not state.initialised:
+            say("Next: `cloister init`.")
+        elif state.locked:
+            say("The vault is locked. Next: `cloister unlock`.")
+
+
+def down(json: JsonFlag = False) -> None:
+    """Stop gateway, authority and launcher, and with them what runs (runs can be resumed)."""
+    from cloister import embedded
+    from cloister.home import Home
+
+    stopped = embedded.stop(Home.default())
+    if json:
+        print_json({"ok": True, "stopped": stopped})
+    else:
+        say(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing ran.")
+
+
+def status(json: JsonFlag = False) -> None:
+    """Say what runs, what is locked, what waits, and what is wrong."""
+    with connect() as client:
+        state = client.status()
+    if json:
+        print_json(state)
+        return
+    seal = "not initialised" if not state.initialised else ("LOCKED" if state.locked else "open")
+    head = f"{state.ledger.entries} entries, {state.ledger.signed} signed"
+    rows: list[tuple[object, ...]] = [
+        ("home", state.home),
+        ("vault", seal),
+        ("ledger", f"{head}{', REFUSING' if state.ledger.failure else ''}"),
+        ("sandbox", state.sandbox),
+        *((process.name, _process(process.state, process.detail)) for process in state.processes),
+        ("gateway at", state.gateway_url or "-"),
+        ("jobs", ", ".join(f"{count} {name}" for name, count in state.jobs.items()) or "none"),
+        ("deployments", ", ".join(f"{d.name} {d.state}" for d in state.deployments) or "none"),
+    ]
+    print_table(("", ""), rows, empty="")
+    for warning in state.warnings:
+        say(f"! {visible(warning)}")
+
+
+def _process(state: str, detail: str | None) -> str:
+    return f"{state} ({detail})" if detail else state
+
+
+def doctor(json: JsonFlag = False) -> None:
+    """Check this machine: sandbox, swap, core dumps, folders, disk, device."""
+    from cloister.cli.checkup import examine
+    from cloister.home import Home
+
+    findings = examine(Home.default())
+    if json:
+        print_json({"ok": all(f.state != "bad" for f in findings), "findings": [vars(f) for f in findings]})
+    else:
+        marks = {"good": "ok  ✓", "warn": "warn !", "bad": "BAD  ✗"}
+        print_table(
+            ("", "check", "finding", "what to do"),
+            [(marks[f.state], f.check, f.finding, f.remedy or "") for f in findings],
+            empty="",
+        )
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def unlock(passphrase_fd: PassphraseFd = None, json: JsonFlag = False) -> None:
+    """Open the vault."""
+    with connect() as client:
+        client.unlock(read_passphrase(passphrase_fd))
+    print_json({"ok": True}) if json else say("The vault is open.")
+
+
+def lock(
+    drain: Annotated[
+        bool, typer.Option("--drain", help="Wait for running jobs, then stop serving and lock.")
+    ] = False,
+    cut: Annotated[bool, typer.Option("--cut", help="Stop what runs now; runs can be resumed.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Close the vault and wipe its keys. Refuses while work runs unless told what to do with it."""
+    from cloister.api import LockRequest
+    from cloister.errors import InvalidInput
+
+    if drain and cut:
+        raise InvalidInput("--drain and --cut exclude each other")
+    with connect() as client:
+        client.lock(LockRequest(mode="drain" if drain else "cut" if cut else "refuse"))
+    print_json({"ok": True}) if json else say("The vault is locked.")
+
+
+def whoami(json: JsonFlag = False) -> None:
+    """Say who the authority takes you for, and in which roles."""
+    with connect() as client:
+        answer = client.whoami()
+    print_json(answer) if json else print(f"{answer.account} (uid {answer.uid}): {', '.join(answer.roles)}")
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the demo's home to look around in.")] = False,
+    rows: Annotated[
+        int, typer.Option(min=200, max=20_000, help="How many customer messages to make up.")
+    ] = 1_500,
+    json: JsonFlag = False,
+) -> None:
+    """Walk the whole path on made-up data: sealed, fine-tuned, measured, merged, served, audited."""
+    from cloister.demo.story import tell
+
+    raise typer.Exit(tell(keep=keep, rows=rows, as_json=json))

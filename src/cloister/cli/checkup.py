@@ -1,0 +1,123 @@
+"""What `cloister doctor` looks at on this machine, each finding with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cloister.home import Home
+
+LOW_DISK_BYTES = 10 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `bad` keeps confidential work from starting, or breaks a promise."""
+
+    check: str
+    state: Literal["good", "warn", "bad"]
+    finding: str
+    remedy: str | None = None
+
+
+def examine(home: Home) -> list[Finding]:
+    """Every finding, in the order in which they matter."""
+    return [
+        _sandbox(),
+        _swap(),
+        _cores(),
+        *_folders(home),
+        _disk(home),
+        _memory(),
+        _device(),
+        *_processes(home),
+    ]
+
+
+def _sandbox() -> Finding:
+    from cloister.sandbox import available
+
+    reason = available(swap=False)
+    if reason is None:
+        return Finding("sandbox", "good", "bubblewrap builds one, with an empty network")
+    return Finding("sandbox", "bad", reason, "Nothing confidential starts until this is mended.")
+
+
+def _swap() -> Finding:
+    from cloister.sandbox import swap_status
+
+    status = swap_status()
+    if not status.areas:
+        return Finding("swap", "good", "none")
+    if not status.unencrypted:
+        return Finding("swap", "good", "all of it is encrypted or compressed memory")
+    paths = ", ".join(area.path for area in status.unencrypted)
+    return Finding("swap", "bad", f"not encrypted: {paths}", "swapoff -a, or put it on dm-crypt")
+
+
+def _cores() -> Finding:
+    try:
+        pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    except OSError:
+        return Finding("core dumps", "warn", "the kernel's core pattern cannot be read")
+    if pattern.startswith("|"):
+        return Finding(
+            "core dumps",
+            "warn",
+            "a program collects cores; limits do not bind it",
+            "Our processes are not dumpable; sysctl kernel.core_pattern=core makes sure.",
+        )
+    return Finding("core dumps", "good", "no program collects them")
+
+
+def _folders(home: Home) -> Iterator[Finding]:
+    if not home.root.exists():
+        yield Finding("home", "warn", f"{home.root} does not exist yet", "cloister up")
+        return
+    loose = [
+        path
+        for path in (home.root, home.keys, home.objects, home.work, home.state.parent, home.run)
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    if loose:
+        names = ", ".join(str(path) for path in loose)
+        yield Finding("folders", "bad", f"open to other accounts: {names}", f"chmod 700 {names}")
+    else:
+        yield Finding("folders", "good", "private to this account")
+
+
+def _disk(home: Home) -> Finding:
+    place = home.root if home.root.exists() else Path("/")
+    free = shutil.disk_usage(place).free
+    if free < LOW_DISK_BYTES:
+        return Finding("disk", "warn", f"{free / 2**30:.1f} GiB free", "Make room before a large run.")
+    return Finding("disk", "good", f"{free / 2**30:.0f} GiB free")
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Finding("memory", "good", f"{total / 2**30:.0f} GiB, {os.cpu_count()} cores")
+
+
+def _device() -> Finding:
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    if cards:
+        return Finding("device", "good", f"{len(cards)} NVIDIA GPU(s)")
+    return Finding(
+        "device", "warn", "no NVIDIA GPU: everything runs on the CPU, which is slow for large models"
+    )
+
+
+def _processes(home: Home) -> Iterator[Finding]:
+    from cloister.embedded import running
+
+    for name, pid in running(home).items():
+        if pid is None:
+            yield Finding(name, "warn", "does not run", "cloister up")
+        else:
+            yield Finding(name, "good", f"runs (pid {pid})")

@@ -1,0 +1,237 @@
+"""Commands on fine-tuning runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cloister.cli.output import JsonFlag, describe, duration, moment, print_json, print_table, say, visible
+from cloister.cli.session import connect, watch
+
+if TYPE_CHECKING:
+    from cloister.api import Run, TrainConfig
+    from cloister.client import Client
+
+app = typer.Typer(no_args_is_help=True)
+
+Method = Literal["qlora", "lora"]
+Reference = Annotated[str, typer.Argument(metavar="RUN", help="The run's name or id, or its job's id.")]
+
+
+@app.command()
+def start(
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="The dataset to learn from.")],
+    base: Annotated[str, typer.Option("--base", "-b", help="The base model.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="What to call the run.")],
+    holdout: Annotated[
+        str | None, typer.Option(help="Measure on this dataset instead of the hold-out.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A YAML file of training settings.")
+    ] = None,
+    method: Annotated[Method | None, typer.Option(help="NF4 base (qlora) or 16-bit base (lora).")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the adapter.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Scale of the adapter; alpha / rank multiplies it.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the rows.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows an optimizer step.")] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows through the model at once.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(min=8, help="Longest row, in tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the order of rows and of the adapter's start.")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer when measuring, in tokens.")
+    ] = 96,
+    evaluate: Annotated[bool, typer.Option(help="Measure base against tuned when trained.")] = True,
+    watch_: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show progress; ctrl-c leaves it running.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Fine-tune a base model on a dataset, then measure it against the base on the hold-out."""
+    from cloister.api import EvaluateConfig, RunRequest
+    from cloister.cli.validation import validated
+
+    options = {
+        "method": method,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
+        "max_length": max_length,
+        "seed": seed,
+    }
+    train = _train_config(config, options, rank, alpha)
+    measure = validated(EvaluateConfig, max_new_tokens=max_new_tokens) if evaluate else None
+    request = validated(
+        RunRequest, name=name, dataset=dataset, base=base, holdout=holdout, train=train, evaluate=measure
+    )
+    with connect() as client:
+        run = client.start_run(request)
+        if watch_:
+            run = _watch(client, run.run_id, quiet=json)
+    if json:
+        print_json(run)
+    elif watch_:
+        _print_evaluation(run)
+    else:
+        say(f"{visible(run.name)} ({run.run_id}) is queued. Watch it with `cloister run watch {run.name}`.")
+
+
+def _train_config(
+    path: Path | None, options: dict[str, Any], rank: int | None, alpha: float | None
+) -> TrainConfig:
+    from cloister.api import TrainConfig
+    from cloister.cli.validation import validated
+    from cloister.errors import InvalidInput
+
+    values: dict[str, Any] = {}
+    if path is not None:
+        import yaml
+
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError):
+            raise InvalidInput("cannot be read", where=str(path)) from None
+        except yaml.YAMLError:
+            raise InvalidInput("is not valid YAML", where=str(path)) from None
+        if not isinstance(values, dict):
+            raise InvalidInput("is not a mapping of settings", where=str(path))
+    values |= {key: value for key, value in options.items() if value is not None}
+    if values.get("batch_size") and not values.get("micro_batch_size"):
+        values["micro_batch_size"] = min(values["batch_size"], TrainConfig().micro_batch_size)
+    lora = dict(values.get("lora") or {})
+    lora |= {key: value for key, value in (("rank", rank), ("alpha", alpha)) if value is not None}
+    if lora:
+        values["lora"] = lora
+    return validated(TrainConfig, **values)
+
+
+def _watch(client: Client, reference: str, *, quiet: bool) -> Run:
+    """Follow training, then the evaluation that comes after it."""
+    run = client.run(reference)
+    watch(client, run.train_job.job_id, quiet=quiet)
+    run = client.run(run.run_id)
+    if run.evaluate_job is not None:
+        watch(client, run.evaluate_job.job_id, quiet=quiet)
+    return client.run(run.run_id)
+
+
+def _print_evaluation(run: Run) -> None:
+    result = run.train_job.result
+    if result:
+        say(
+            f"Trained {result.get('steps', '?')} steps in {duration(result.get('seconds'))}: hold-out loss "
+            f"{_number(result.get('holdout_loss'))}, {_number(result.get('tokens_per_s'))} tokens/s."
+        )
+    if run.evaluation is None:
+        return
+    base, tuned = run.evaluation.get("base", {}), run.evaluation.get("tuned", {})
+    names = {"loss": "loss", "exact_match": "exact match", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+    print_table(
+        (f"on {run.evaluation.get('rows', '?')} held-out rows", "base", "tuned"),
+        [
+            (shown, _number(base.get(key)), _number(tuned.get(key)))
+            for key, shown in names.items()
+            if key in tuned
+        ],
+        empty="Not measured.",
+    )
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+
+
+@app.command("watch")
+def watch_run(reference: Reference, json: JsonFlag = False) -> None:
+    """Pick up a run's progress where it is. Ctrl-C leaves it running."""
+    with connect() as client:
+        run = _watch(client, reference, quiet=json)
+    print_json(run) if json else _print_evaluation(run)
+
+
+@app.command("list")
+def list_(json: JsonFlag = False) -> None:
+    """List the runs."""
+    with connect() as client:
+        found = client.runs()
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ("name", "id", "loss", "exact", "started", "state"),
+        [
+            (
+                r.name,
+                r.run_id,
+                _number(r.train_job.result.get("holdout_loss")),
+                _number((r.evaluation or {}).get("tuned", {}).get("exact_match")),
+                moment(r.created_at),
+                describe(r.evaluate_job or r.train_job),
+            )
+            for r in found
+        ],
+        empty="No run yet. Start one with `cloister run start --dataset D --base B --name N --watch`.",
+    )
+
+
+@app.command()
+def show(reference: Reference, json: JsonFlag = False) -> None:
+    """Show a run: its settings, its jobs, and base against tuned."""
+    with connect() as client:
+        run = client.run(reference)
+    if json:
+        print_json(run)
+        return
+    settings = run.train.model_dump()
+    print_table(
+        ("", ""),
+        [
+            ("run", f"{run.name} ({run.run_id})"),
+            ("dataset", run.dataset),
+            ("base", run.base),
+            ("adapter", run.adapter or "-"),
+            ("training", describe(run.train_job)),
+            ("evaluation", describe(run.evaluate_job) if run.evaluate_job else "-"),
+            *((key, value) for key, value in settings.items() if key != "lora"),
+            *((f"lora {key}", value) for key, value in settings["lora"].items()),
+        ],
+        empty="",
+    )
+    for job in (run.train_job, run.evaluate_job):
+        if job is not None and job.error is not None:
+            say(f"! {visible(job.error.detail)} {visible(job.error.remedy or '')}")
+    _print_evaluation(run)
+
+
+@app.command()
+def resume(
+    reference: Reference,
+    watch_: Annotated[bool, typer.Option("--watch", "-w", help="Show progress.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Go on from the last checkpoint of a run that was cut off."""
+    with connect() as client:
+        run = client.resume_run(reference)
+        if watch_:
+            run = _watch(client, run.run_id, quiet=json)
+    if json:
+        print_json(run)
+    elif watch_:
+        _print_evaluation(run)
+    else:
+        say(f"{visible(run.name)} is queued again.")
+
+
+@app.command()
+def cancel(reference: Reference, json: JsonFlag = False) -> None:
+    """Stop a run; it writes a checkpoint first and can be resumed."""
+    with connect() as client:
+        run = client.cancel_run(reference)
+    print_json(run) if json else say(f"{visible(run.name)} is being stopped.")

@@ -1,0 +1,76 @@
+"""What a command needs: the home, a client on its authority (started when it does not run), a passphrase."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from cloister.errors import InvalidInput
+from cloister.home import Home
+
+if TYPE_CHECKING:
+    from cloister.api import Job
+    from cloister.client import Client
+
+MAX_PASSPHRASE = 1024
+
+
+def connect() -> Client:
+    """A client on the home's authority. Embedded, an appliance that does not run is started first."""
+    from cloister import embedded
+    from cloister.client import Client
+
+    home = Home.default()
+    if embedded.listener_pid(home.authority_socket) is None:
+        embedded.start(home)
+    return Client(home.authority_socket)
+
+
+def read_passphrase(descriptor: int | None, *, new: bool = False) -> str:
+    """From a descriptor, else asked for at the terminal, never from argv or the environment."""
+    if descriptor is not None:
+        try:
+            raw = os.read(descriptor, MAX_PASSPHRASE + 1)
+        except OSError:
+            raise InvalidInput("nothing can be read from that descriptor", where="--passphrase-fd") from None
+        text = raw.decode(errors="replace").removesuffix("\n")
+    else:
+        if not sys.stdin.isatty():
+            raise InvalidInput(
+                "there is no terminal to ask for the passphrase",
+                remedy="Use `--passphrase-fd 0` and give it on standard input.",
+            )
+        import getpass
+
+        text = getpass.getpass("Passphrase: ")
+        if new and getpass.getpass("Once more: ") != text:
+            raise InvalidInput("the two passphrases differ")
+    if not text or len(text) > MAX_PASSPHRASE:
+        raise InvalidInput(f"a passphrase has 1 to {MAX_PASSPHRASE} characters")
+    return text
+
+
+def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
+    """Follow a job to its end with a live line. Ctrl-C leaves it running. Errors: what it failed with."""
+    from cloister.cli.output import Live, say
+    from cloister.client import error_of
+    from cloister.errors import JobFailed
+
+    live = Live()
+    job = None
+    try:
+        for job in client.watch_job(job_id):
+            if not quiet:
+                live.show(job)
+    except KeyboardInterrupt:
+        live.end()
+        say(f"left; the job goes on. Pick it up again with `cloister run watch {job_id}`.")
+        raise SystemExit(0) from None
+    live.end()
+    assert job is not None
+    if job.error is not None:
+        raise error_of(job.error)
+    if job.state != "done":
+        raise JobFailed(f"the job was {job.state}", where=job_id)
+    return job

@@ -1,0 +1,315 @@
+"""The typed client of the authority's socket: what the CLI, the console and programs use.
+
+It knows the words (`cloister.api`) and the socket, and nothing of the rooms behind them. It holds no
+state and no secret. Files are opened here, with the caller's own rights, and passed as descriptors.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter
+
+from cloister.api import (
+    FINAL_STATES,
+    ApiClient,
+    BaseImport,
+    ClientRequest,
+    DatasetImport,
+    Deployment,
+    DeploymentState,
+    Event,
+    IssuedClient,
+    Job,
+    JobTicket,
+    LedgerEntry,
+    LedgerStatus,
+    LockRequest,
+    MergeRequest,
+    Passphrase,
+    Problem,
+    Run,
+    RunRequest,
+    ServeRequest,
+    Status,
+    StoredObject,
+    WhoAmI,
+)
+from cloister.errors import CloisterError, JobFailed, Unavailable, by_code
+
+Answer = TypeVar("Answer")
+
+REQUEST_TIMEOUT_S = 60.0
+STREAM_SILENCE_S = 30.0
+DESCRIPTORS_PER_MESSAGE = 250
+
+
+class Client:
+    """A connection to one authority. Errors: those of `cloister.errors`, as the authority raised them."""
+
+    def __init__(self, authority_socket: Path) -> None:
+        self._socket = authority_socket
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(authority_socket)),
+            base_url="http://authority",
+            timeout=REQUEST_TIMEOUT_S,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # --- vault and status ------------------------------------------------------------------
+
+    def status(self) -> Status:
+        return self._get("/v1/status", Status)
+
+    def whoami(self) -> WhoAmI:
+        return self._get("/v1/whoami", WhoAmI)
+
+    def initialise(self, passphrase: str) -> None:
+        self._send("/v1/init", Passphrase(passphrase=passphrase))
+
+    def unlock(self, passphrase: str) -> None:
+        self._send("/v1/unlock", Passphrase(passphrase=passphrase))
+
+    def lock(self, request: LockRequest) -> None:
+        self._send("/v1/lock", request, timeout=None)
+
+    # --- objects ---------------------------------------------------------------------------
+
+    def datasets(self) -> list[StoredObject]:
+        return self._get("/v1/datasets", list[StoredObject])
+
+    def dataset(self, reference: str) -> StoredObject:
+        return self._get(f"/v1/datasets/{_quoted(reference)}", StoredObject)
+
+    def bases(self) -> list[StoredObject]:
+        return self._get("/v1/bases", list[StoredObject])
+
+    def base(self, reference: str) -> StoredObject:
+        return self._get(f"/v1/bases/{_quoted(reference)}", StoredObject)
+
+    def models(self) -> list[StoredObject]:
+        return self._get("/v1/models", list[StoredObject])
+
+    def model(self, reference: str) -> StoredObject:
+        return self._get(f"/v1/models/{_quoted(reference)}", StoredObject)
+
+    def import_dataset(self, request: DatasetImport, descriptors: Mapping[str, int]) -> Job:
+        """Queue an import; `source` is the file, `report` (optional) is where problems are written."""
+        return self._deliver(self._post("/v1/datasets", request, JobTicket), descriptors)
+
+    def import_base(self, request: BaseImport, descriptors: Mapping[str, int]) -> Job:
+        """Queue an import of model files; descriptor `file:<i>` is `request.config.files[i]`."""
+        return self._deliver(self._post("/v1/bases", request, JobTicket), descriptors)
+
+    def merge(self, request: MergeRequest) -> Job:
+        return self._post("/v1/models", request, Job)
+
+    # --- runs and jobs -----------------------------------------------------------------------
+
+    def start_run(self, request: RunRequest) -> Run:
+        return self._post("/v1/runs", request, Run)
+
+    def runs(self) -> list[Run]:
+        return self._get("/v1/runs", list[Run])
+
+    def run(self, reference: str) -> Run:
+        return self._get(f"/v1/runs/{_quoted(reference)}", Run)
+
+    def resume_run(self, reference: str) -> Run:
+        return self._post(f"/v1/runs/{_quoted(reference)}/resume", None, Run)
+
+    def cancel_run(self, reference: str) -> Run:
+        return self._post(f"/v1/runs/{_quoted(reference)}/cancel", None, Run)
+
+    def jobs(self) -> list[Job]:
+        return self._get("/v1/jobs", list[Job])
+
+    def job(self, job_id: str) -> Job:
+        return self._get(f"/v1/jobs/{_quoted(job_id)}", Job)
+
+    def cancel_job(self, job_id: str) -> Job:
+        return self._post(f"/v1/jobs/{_quoted(job_id)}/cancel", None, Job)
+
+    def resume_job(self, job_id: str) -> Job:
+        return self._post(f"/v1/jobs/{_quoted(job_id)}/resume", None, Job)
+
+    def watch_job(self, job_id: str) -> Iterator[Job]:
+        """The job each time that it changes, the last time in a final state.
+
+        Outlives a restart of the authority: it waits for it and picks up where it left off.
+        """
+        job = self.job(job_id)
+        yield job
+        after = 0
+        while job.state not in FINAL_STATES:
+            try:
+                if after == 0:
+                    after = self.status().last_seq
+                    job = self.job(job_id)
+                    yield job
+                    if job.state in FINAL_STATES:
+                        return
+                for event in self.events(after):
+                    after = event.seq
+                    if event.subject == job_id and event.kind.startswith("job."):
+                        job = self.job(job_id)
+                        yield job
+                        if job.state in FINAL_STATES:
+                            return
+            except Unavailable:
+                time.sleep(0.5)
+
+    def finished_job(self, job_id: str) -> Job:
+        """Wait for a job. Errors: what it failed with, or JobFailed when it was cancelled or cut off."""
+        *_, job = self.watch_job(job_id)
+        if job.error is not None:
+            raise error_of(job.error)
+        if job.state != "done":
+            raise JobFailed(f"the job was {job.state}", where=job_id)
+        return job
+
+    # --- serving -----------------------------------------------------------------------------
+
+    def serve(self, request: ServeRequest) -> Deployment:
+        return self._post("/v1/deployments", request, Deployment)
+
+    def deployments(self) -> list[Deployment]:
+        return self._get("/v1/deployments", list[Deployment])
+
+    def stop_deployment(self, reference: str) -> Deployment:
+        return self._post(f"/v1/deployments/{_quoted(reference)}/stop", None, Deployment)
+
+    def ready_deployment(self, deployment_id: str, timeout_s: float = 600.0) -> Deployment:
+        """Wait until a deployment answers. Errors: Unavailable with its last problem after the time."""
+        end = time.monotonic() + timeout_s
+        while True:
+            found = next(d for d in self.deployments() if d.deployment_id == deployment_id)
+            if found.state == DeploymentState.READY:
+                return found
+            if found.state in (DeploymentState.STOPPED, DeploymentState.FAILED) or time.monotonic() > end:
+                why = found.error.detail if found.error else f"it is {found.state}"
+                raise Unavailable(f"the deployment is not ready: {why}", where=found.name)
+            time.sleep(0.2)
+
+    def issue_client(self, request: ClientRequest) -> IssuedClient:
+        return self._post("/v1/clients", request, IssuedClient)
+
+    def clients(self) -> list[ApiClient]:
+        return self._get("/v1/clients", list[ApiClient])
+
+    def revoke_client(self, reference: str) -> ApiClient:
+        return self._post(f"/v1/clients/{_quoted(reference)}/revoke", None, ApiClient)
+
+    # --- events and audit ----------------------------------------------------------------------
+
+    def events(self, after: int = 0) -> Iterator[Event]:
+        """The ordered stream from after that number on. Errors: Unavailable when it breaks off."""
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
+        try:
+            with self._http.stream("GET", "/v1/events", params={"after": after}, timeout=timeout) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        yield Event.model_validate_json(line[6:])
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from None
+        raise Unavailable("the event stream ended", where=str(self._socket))
+
+    def ledger(self) -> LedgerStatus:
+        return self._get("/v1/audit/head", LedgerStatus)
+
+    def ledger_key(self) -> str:
+        """The verifier key (`vkey`) of the control ledger."""
+        return self._get("/v1/audit/key", dict[str, str])["vkey"]
+
+    def entries(self, start: int = 0, limit: int = 100) -> list[LedgerEntry]:
+        return self._get("/v1/audit/entries", list[LedgerEntry], start=start, limit=limit)
+
+    def flush_ledger(self) -> None:
+        self._send("/v1/audit/flush", None)
+
+    # --- the wire --------------------------------------------------------------------------------
+
+    def _get(self, path: str, kind: type[Answer], **query: Any) -> Answer:
+        return TypeAdapter(kind).validate_json(self._request("GET", path, None, params=query))
+
+    def _post(self, path: str, body: BaseModel | None, kind: type[Answer]) -> Answer:
+        return TypeAdapter(kind).validate_json(self._request("POST", path, body))
+
+    def _send(self, path: str, body: BaseModel | None, **options: Any) -> None:
+        self._request("POST", path, body, **options)
+
+    def _request(self, method: str, path: str, body: BaseModel | None, **options: Any) -> bytes:
+        content = body.model_dump_json() if body is not None else None
+        headers = {"content-type": "application/json"} if body is not None else None
+        try:
+            response = self._http.request(method, path, content=content, headers=headers, **options)
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from None
+        if response.status_code >= 400:
+            raise _error(response)
+        return response.content
+
+    def _unavailable(self, error: httpx.TransportError) -> Unavailable:
+        return Unavailable(
+            f"the authority does not answer ({type(error).__name__})",
+            where=str(self._socket),
+            remedy="Start it with `cloister up`.",
+        )
+
+    def _deliver(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> Job:
+        assert ticket.token is not None and ticket.side_socket is not None
+        roles: Sequence[str] = list(descriptors)
+        if len(roles) > DESCRIPTORS_PER_MESSAGE:
+            self.cancel_job(ticket.job.job_id)
+            raise CloisterError(f"more than {DESCRIPTORS_PER_MESSAGE} files cannot be passed at once")
+        message = json.dumps({"token": ticket.token, "roles": roles}).encode() + b"\n"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(REQUEST_TIMEOUT_S)
+                connection.connect(ticket.side_socket)
+                sent = socket.send_fds(connection, [message], [descriptors[role] for role in roles])
+                connection.sendall(message[sent:])
+                reply = json.loads(connection.makefile("rb").readline() or b"{}")
+        except (OSError, ValueError) as error:
+            raise Unavailable(
+                f"the source could not be handed over ({type(error).__name__})", where=ticket.side_socket
+            ) from None
+        if not reply.get("ok"):
+            raise by_code(str(reply.get("code")))(str(reply.get("detail", "the source was refused")))
+        return self.job(ticket.job.job_id)
+
+
+def error_of(problem: Problem) -> CloisterError:
+    """The exception that a problem document stands for."""
+    kind = by_code(problem.code)
+    return kind(problem.detail, where=problem.where, remedy=problem.remedy, values=problem.values)
+
+
+def _error(response: httpx.Response) -> CloisterError:
+    try:
+        return error_of(Problem.model_validate_json(response.content))
+    except ValueError:
+        return CloisterError(f"the authority answered {response.status_code}")
+
+
+def _quoted(reference: str) -> str:
+    return quote(reference, safe="")

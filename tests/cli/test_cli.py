@@ -1,0 +1,234 @@
+"""The command line as an operator types it: its output, its exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import BASE_FOLDER, PASSPHRASE
+
+from cloister import embedded
+from cloister.home import Home
+
+CLOISTER = str(Path(sys.executable).parent / "cloister")
+
+
+class Shell:
+    """Runs `cloister` over one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Home(home)
+
+    def __call__(self, *arguments: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "CLOISTER_HOME": str(self.home.root), "COLUMNS": "80"}
+        done = subprocess.run(
+            [CLOISTER, *arguments], input=stdin, capture_output=True, text=True, env=environment, timeout=300
+        )
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    def json(self, *arguments: str, stdin: str = "", code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", stdin=stdin, code=code).stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def cloister(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    shell = Shell(tmp_path_factory.mktemp("cli") / "home")
+    shell.home.root.mkdir()
+    shell.home.settings_file.write_text("gateway:\n  listen: 127.0.0.1:0\n")
+    assert shell.json("up")["started"] == ["launcher", "authority", "gateway"]
+    assert shell.json("up")["started"] == []
+    assert shell.json("init", "--passphrase-fd", "0", stdin=PASSPHRASE)["ok"]
+    yield shell
+    embedded.stop(shell.home)
+
+
+def test_help_names_every_command_and_exit_code() -> None:
+    shown = subprocess.run([CLOISTER, "--help"], capture_output=True, text=True, check=True).stdout
+    nouns = [
+        "init",
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "unlock",
+        "lock",
+        "dataset",
+        "base",
+        "run",
+        "model",
+        "serve",
+        "client",
+        "audit",
+        "demo",
+    ]
+    assert all(f" {noun} " in shown for noun in nouns)
+    assert "Exit codes" in shown
+    for noun in ("dataset", "base", "run", "model", "serve", "client", "audit"):
+        done = subprocess.run([CLOISTER, noun, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0 and "Usage" in done.stdout
+
+
+def test_completion_is_offered() -> None:
+    environment = {
+        **os.environ,
+        "_CLOISTER_COMPLETE": "complete_bash",
+        "COMP_WORDS": "cloister ru",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run([CLOISTER], capture_output=True, text=True, env=environment)
+    assert "run" in done.stdout.split()
+
+
+def test_status_says_what_runs(cloister: Shell) -> None:
+    status = cloister.json("status")
+    assert status["initialised"] and not status["locked"]
+    assert {process["name"]: process["state"] for process in status["processes"]} == {
+        "authority": "running",
+        "launcher": "running",
+        "gateway": "running",
+    }
+    assert "UNWITNESSED" in cloister("status").stderr
+
+
+def test_doctor_finds_this_machine_fit(cloister: Shell) -> None:
+    findings = {finding["check"]: finding["state"] for finding in cloister.json("doctor")["findings"]}
+    assert findings["sandbox"] == "good"
+    assert findings["folders"] == "good"
+
+
+def test_a_wrong_passphrase_and_a_missing_terminal(cloister: Shell) -> None:
+    cloister("lock")
+    wrong = cloister("unlock", "--passphrase-fd", "0", stdin="wrong", code=6)
+    assert "passphrase" in wrong.stderr and "wrong" not in wrong.stdout
+    assert "--passphrase-fd" in cloister("unlock", code=2).stderr
+    refused = cloister.json("client", "issue", "early", code=5)
+    assert refused == {"ok": False, "error": refused["error"]} and refused["error"]["code"] == "locked"
+    cloister("unlock", "--passphrase-fd", "0", stdin=PASSPHRASE)
+
+
+def test_unknown_names_bad_names_and_bad_options(cloister: Shell) -> None:
+    assert "cloister run list" in cloister("run", "show", "nothing", code=3).stderr
+    assert "name" in cloister("client", "issue", "../../etc/passwd", code=2).stderr
+    cloister("run", "start", "--dataset", "x", code=2)
+    cloister("no-such-command", code=2)
+    cloister("run", "start", "-d", "none", "-b", "none", "-n", "x", code=3)
+
+
+def import_(cloister: Shell, path: Path, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    return cloister("dataset", "import", str(path), "--name", path.stem, *options, code=code)
+
+
+def test_every_bad_row_is_named_and_none_is_shown(cloister: Shell, tmp_path: Path) -> None:
+    source = tmp_path / "bad-rows.jsonl"
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    secret = "do not echo me"
+    source.write_text(
+        "\n".join(
+            [
+                json.dumps(good),
+                json.dumps({"messages": [{"role": "user", "content": secret}]}),
+                '{"messages": ' + secret,
+                json.dumps({"messages": [{"role": "robot", "content": secret}, good["messages"][1]]}),
+                json.dumps(good),
+            ]
+        )
+    )
+    refused = import_(cloister, source, code=2)
+    for line in (2, 3, 4):
+        assert f"bad-rows.jsonl:{line}: " in refused.stderr
+    assert secret not in refused.stderr + refused.stdout
+    assert [d["name"] for d in cloister.json("dataset", "list")] == []
+    import_(cloister, source, "--max-dropped", "3", "--holdout", "0")
+    assert cloister.json("dataset", "show", "bad-rows")["counts"]["dropped"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("empty.jsonl", b"", ()),
+        ("utf8.jsonl", b'{"prompt": "\xff\xfe", "completion": "b"}\n', ()),
+        ("nul.csv", b"text,category\nhel\x00lo,a\n", ("--input", "text", "--label", "category")),
+        ("column.csv", b"text,kind\nhello,a\n", ("--input", "text", "--label", "category")),
+        ("long.jsonl", b'{"prompt": "' + b"x" * (3 << 20) + b'", "completion": "b"}\n', ()),
+        ("binary.jsonl", bytes(range(256)) * 64, ()),
+    ],
+)
+def test_hostile_sources_are_refused(
+    cloister: Shell, tmp_path: Path, name: str, content: bytes, options: tuple[str, ...]
+) -> None:
+    source = tmp_path / name
+    source.write_bytes(content)
+    refused = import_(cloister, source, *options, code=2)
+    assert refused.stderr.strip()
+    assert source.stem not in [d["name"] for d in cloister.json("dataset", "list")]
+
+
+def test_sources_that_are_no_file(cloister: Shell, tmp_path: Path) -> None:
+    assert "No such file" in import_(cloister, tmp_path / "missing.jsonl", code=2).stderr
+    import_(cloister, tmp_path, code=2)
+
+
+def test_base_models_are_let_in_by_allow_list(cloister: Shell, tmp_path: Path) -> None:
+    import pickle
+    import shutil
+
+    for trick in ("pickle", "symlink", "python", "missing"):
+        folder = tmp_path / trick
+        shutil.copytree(BASE_FOLDER, folder)
+        weights = folder / "model.safetensors"
+        if trick == "pickle":
+            weights.write_bytes(pickle.dumps({"a": 1}))
+        elif trick == "symlink":
+            weights.rename(tmp_path / "elsewhere.safetensors")
+            weights.symlink_to(tmp_path / "elsewhere.safetensors")
+        elif trick == "python":
+            (folder / "modeling_evil.py").write_text("print('hello')")
+        else:
+            weights.unlink()
+        refused = cloister("base", "import", str(folder), "--name", trick, code=2)
+        assert "error: " in refused.stderr and "try: " in refused.stderr
+    assert cloister.json("base", "list") == []
+    assert cloister.json("base", "import", str(BASE_FOLDER), "--name", "small")["kind"] == "base"
+
+
+def test_keys_are_issued_once_and_revoked(cloister: Shell) -> None:
+    key = cloister("client", "issue", "desk").stdout.strip()
+    assert key.startswith("clo-")
+    assert key not in cloister("client", "list").stdout
+    cloister("client", "issue", "desk", code=4)
+    cloister("client", "revoke", "desk")
+    cloister("client", "revoke", "desk")
+
+
+def test_the_ledger_is_shown_verified_and_exported(cloister: Shell, tmp_path: Path) -> None:
+    shown = cloister("audit", "show").stdout
+    assert "client.revoke" in shown
+    assert cloister.json("audit", "verify")["ok"]
+    copy = tmp_path / "copy"
+    cloister("audit", "export", str(copy))
+    key = cloister("audit", "key").stdout.strip()
+    assert cloister.json("audit", "verify", str(copy / "control"), "--key", key)["ok"]
+    cloister("audit", "export", str(copy), code=4)
+    victim = next(path for path in sorted((copy / "control" / "tile").rglob("*")) if path.is_file())
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    broken = cloister("audit", "verify", str(copy / "control"), "--key", key, code=7)
+    assert victim.name in broken.stdout
+
+
+def test_settings_that_do_not_fit_keep_everything_from_starting(tmp_path: Path) -> None:
+    shell = Shell(tmp_path / "home")
+    shell.home.root.mkdir()
+    shell.home.settings_file.write_text("sandbox: maybe\nsurprise: 1\n")
+    refused = shell("up", code=2)
+    assert "appliance.yaml" in refused.stderr
+    assert "sandbox: " in refused.stderr and "surprise: " in refused.stderr
+    assert not any(embedded.running(shell.home).values())

@@ -1,0 +1,112 @@
+"""What tests share: a whole appliance of real programs in a home of its own, and one trained model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cloister import embedded
+from cloister.api import (
+    BaseImport,
+    BaseImportConfig,
+    DatasetImport,
+    ImportConfig,
+    LoraConfig,
+    RunRequest,
+    TrainConfig,
+)
+from cloister.client import Client
+from cloister.home import Home
+from cloister.sources import open_base_folder
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+LOOPBACK = "127.0.0.1:0"
+PASSPHRASE = "correct horse battery staple"
+BASE_FOLDER = Path(__file__).parents[1] / "src" / "cloister" / "demo" / "base"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Vectors and data that lie beside the project; without them the test is skipped."""
+    folder = Path(os.environ.get("CLOISTER_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared vectors at {folder}; name their folder in CLOISTER_SHARED")
+    return folder
+
+
+@dataclass(frozen=True)
+class Appliance:
+    """A home whose programs run, initialised and open."""
+
+    home: Home
+    client: Client
+
+    def restart_authority(self) -> None:
+        """End the authority as a crash would, start another, and unlock it."""
+        pid = embedded.listener_pid(self.home.authority_socket)
+        assert pid is not None
+        os.kill(pid, 9)
+        embedded.await_end(pid)
+        embedded.start(self.home, listen=LOOPBACK)
+        self.client.unlock(PASSPHRASE)
+
+
+def start_appliance(root: Path, *, gateway: bool = True) -> Appliance:
+    home = Home(root)
+    embedded.start(home, gateway=gateway, listen=LOOPBACK)
+    client = Client(home.authority_socket)
+    client.initialise(PASSPHRASE)
+    return Appliance(home, client)
+
+
+@pytest.fixture(scope="module")
+def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    """Launcher and authority of a module's own."""
+    started = start_appliance(tmp_path_factory.mktemp("home"), gateway=False)
+    yield started
+    started.client.close()
+    embedded.stop(started.home)
+
+
+def import_rows(client: Client, name: str, rows: list[dict[str, object]], **config: object) -> None:
+    """Import chat rows through a pipe: no source file lies on a disk."""
+    source = os.memfd_create("rows")
+    with os.fdopen(source, "wb") as file:
+        for row in rows:
+            file.write(json.dumps(row).encode() + b"\n")
+        file.flush()
+        file.seek(0)
+        request = DatasetImport(name=name, config=ImportConfig(source_name="rows.jsonl", **config))
+        job = client.import_dataset(request, {"source": file.fileno()})
+    client.finished_job(job.job_id)
+
+
+def import_base(client: Client, name: str = "small", folder: Path = BASE_FOLDER) -> None:
+    files = open_base_folder(folder)
+    try:
+        request = BaseImport(name=name, config=BaseImportConfig(files=tuple(files)))
+        job = client.import_base(request, {f"file:{i}": fd for i, fd in enumerate(files.values())})
+        client.finished_job(job.job_id)
+    finally:
+        for descriptor in files.values():
+            os.close(descriptor)
+
+
+def short_run(name: str, dataset: str = "claims", base: str = "small", **train: object) -> RunRequest:
+    """A run of a few seconds on the CPU."""
+    values: dict[str, object] = {
+        "lora": LoraConfig(rank=8, alpha=16),
+        "epochs": 1,
+        "learning_rate": 1e-3,
+        "batch_size": 16,
+        "micro_batch_size": 16,
+        "max_length": 320,
+        "checkpoint_every": 2,
+    }
+    return RunRequest(name=name, dataset=dataset, base=base, train=TrainConfig(**(values | train)))
