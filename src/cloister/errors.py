@@ -17,8 +17,7 @@ class CloisterError(Exception):
         message: what is wrong, one sentence, without content.
         where: the file, `file:line`, object id or field it is about.
         remedy: what the reader can do next.
-        values: figures for a program, such as counts; no content.
-        values: numbers and short words about it, for `Failure.values` and `Problem.values`.
+        values: figures and short words for a program, such as counts; no content.
     """
 
     code: ClassVar[str] = "error"
@@ -37,7 +36,6 @@ class CloisterError(Exception):
         self.message = message
         self.where = where
         self.remedy = remedy
-        self.values = dict(values or {})
         self.values: dict[str, Any] = dict(values or {})
 
     def __str__(self) -> str:

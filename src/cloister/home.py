@@ -6,6 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloister.errors import InvalidInput
+
+SOCKET_PATH_BYTES = 107
+"""What Linux allows for the address of a Unix socket."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -84,8 +89,16 @@ class Home:
     def make(self) -> None:
         """Make every folder, 0700; a root that was made open to others is closed to them.
 
-        Errors: OSError, naming the folder that cannot be made.
+        Errors: InvalidInput where the path is too long for sockets below it; OSError, naming the folder
+        that cannot be made.
         """
+        longest = len(os.fsencode(self.engine_folder("dp-000000000000") / "engine.sock"))
+        if longest > SOCKET_PATH_BYTES:
+            raise InvalidInput(
+                f"this path is {longest - SOCKET_PATH_BYTES} bytes too long for the sockets below it",
+                where=str(self.root),
+                remedy="Choose a shorter CLOISTER_HOME.",
+            )
         for folder in (
             self.root,
             self.run,

@@ -251,7 +251,7 @@ class Authority:
         return GatewayView(
             seq=seq,
             clients=self.clients.listed(with_hash=True),
-            deployments=self.serving.listed(only_live=True),
+            deployments=self.serving.listed(),
         )
 
     def objects(self, kind: ObjectKind) -> list[StoredObject]:
