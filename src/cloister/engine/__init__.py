@@ -1,0 +1,1 @@
+"""How vLLM is started on a sealed model: its plugin, its weights, its processes."""

@@ -1,0 +1,1 @@
+"""Base models, adapters and merged weights: imported, loaded, measured and written."""

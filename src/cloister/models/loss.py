@@ -1,0 +1,100 @@
+"""Cross entropy at the supervised positions alone.
+
+The decoder runs over every token, the output head only over those hidden states whose next token is
+supervised, a chunk at a time: with a vocabulary of 128,000, logits of everything would be most of a
+step's memory. Knows nothing of rows, templates or batching.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 4096
+"""Positions that go through the output head at once."""
+
+PLAIN_HEADS = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "ministral"}
+)
+"""Model types whose logits are `lm_head(model(ids))`, soft-capped where the config says so. Others scale
+or normalise in between and take the long way."""
+
+
+@dataclass(frozen=True)
+class SupervisedLoss:
+    """`nats` is the summed loss, differentiable; `count` the supervised tokens that it sums over."""
+
+    nats: torch.Tensor
+    count: int
+
+
+def supervised_loss(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    supervised: torch.Tensor,
+    *,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.Tensor | None = None,
+    chunk: int = CHUNK,
+) -> SupervisedLoss:
+    """Summed cross entropy of the supervised tokens, in nats.
+
+    Padding is known by position: it is what neither `supervised` nor, where given, `attention_mask`
+    covers, and in right-padded rows nothing attends to it, so no mask is needed. Rows packed after one
+    another need `position_ids` that start anew at each row, and no `attention_mask`.
+
+    Args:
+        model: a causal language model of transformers, bare or inside a `PeftModel`.
+        input_ids: (rows, tokens).
+        supervised: (rows, tokens), true where the token itself is to be predicted from those before it.
+            The first column is never predicted.
+        attention_mask: (rows, tokens) of 0 and 1, only for left-padded rows.
+        position_ids: (rows, tokens).
+        chunk: positions that go through the output head at once.
+    """
+    causal = _causal_model(model)
+    inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+    if attention_mask is not None:
+        inputs["attention_mask"] = attention_mask
+    if position_ids is not None:
+        inputs["position_ids"] = position_ids
+
+    predicts = supervised[:, 1:].nonzero(as_tuple=True)
+    targets = input_ids[:, 1:][predicts]
+    if targets.numel() == 0:
+        return SupervisedLoss(torch.zeros((), dtype=torch.float32, device=input_ids.device), 0)
+
+    if causal.config.model_type not in PLAIN_HEADS:
+        logits = causal(**inputs).logits[:, :-1][predicts]
+        return SupervisedLoss(F.cross_entropy(logits.float(), targets, reduction="sum"), targets.numel())
+
+    hidden = causal.model(**inputs).last_hidden_state[:, :-1][predicts]
+    cap = getattr(causal.config, "final_logit_softcapping", None)
+    head = causal.get_output_embeddings()
+    nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    pieces = list(zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True))
+    for states, expected in pieces:
+        if len(pieces) > 1 and torch.is_grad_enabled():
+            nats = nats + checkpoint(_chunk_loss, head, states, expected, cap, use_reentrant=False)
+        else:
+            nats = nats + _chunk_loss(head, states, expected, cap)
+    return SupervisedLoss(nats, targets.numel())
+
+
+def _chunk_loss(
+    head: nn.Module, states: torch.Tensor, expected: torch.Tensor, cap: float | None
+) -> torch.Tensor:
+    logits = head(states)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return F.cross_entropy(logits.float(), expected, reduction="sum")
+
+
+def _causal_model(model: Any) -> Any:
+    """The transformers model inside a `PeftModel`, whose layers carry the adapter themselves."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,161 @@
+"""Starting the engine on what it must not serve, and its parts that need no vLLM."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloister.api import Grant, JobDocument
+from cloister.engine.__main__ import environment
+from cloister.engine.reports import Fault, FaultHandler, Loaded, ReportReader, Started, fault_of, send_report
+from cloister.engine.server import ServerOptions, arguments
+from cloister.engine.weights import SealedWeights
+from cloister.vault import ObjectWriter
+
+KEY = bytes(range(32))
+
+
+def model_object(folder: Path) -> None:
+    writer = ObjectWriter(folder, object_id="mm-000000000001", kind="model", key=KEY)
+    for name, content in (("config.json", b"{}"), ("model.safetensors", b"not weights")):
+        with writer.create(name) as file:
+            file.write(content)
+    writer.finish(created_at="2026-01-01T00:00:00Z")
+
+
+def run(tmp_path: Path, text: str) -> tuple[int, list[dict[str, object]], str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cloister.engine"],
+        input=text,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        timeout=120,
+    )
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def job(folder: Path, key: bytes = KEY, manifest: str | None = None, **changes: object) -> str:
+    grant = Grant(
+        object_id="mm-000000000001",
+        kind="model",
+        path=str(folder),
+        key=base64.b64encode(key).decode(),
+        manifest_sha256=manifest,
+    )
+    document = JobDocument(
+        job_id="dp-000000000001", verb="serve", config={}, inputs={"model": grant}, socket_dir="/nowhere"
+    )
+    return document.model_copy(update=changes).model_dump_json()
+
+
+def test_a_wrong_key_a_wrong_manifest_and_a_wrong_verb_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "object"
+    model_object(folder)
+    cases = {
+        job(folder, key=bytes(32)): "tampered",
+        job(folder, manifest="0" * 64): "tampered",
+        job(folder, verb="train"): "invalid-input",
+    }
+    for text, code in cases.items():
+        status, events, errors = run(tmp_path, text)
+        assert status != 0 and events[-1]["event"] == "failure" and events[-1]["code"] == code
+        assert errors == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["object"]
+
+
+def test_a_document_that_is_none_is_answered_without_its_content(tmp_path: Path) -> None:
+    status, events, errors = run(tmp_path, '{"secret": "7f3a9c"}')
+    assert status == 1 and events[-1]["code"] == "error"
+    assert "7f3a9c" not in json.dumps(events) + errors
+
+
+@pytest.mark.slow
+def test_a_model_that_vllm_cannot_take_is_a_failure_that_says_where(tmp_path: Path) -> None:
+    folder = tmp_path / "object"
+    model_object(folder)
+    status, events, _ = run(tmp_path, job(folder))
+    assert status != 0 and events[-1]["event"] == "failure" and events[-1]["code"] == "job-failed"
+    assert "before it was ready" in str(events[-1]["message"]) and " in " in str(events[-1]["message"])
+    assert not list(tmp_path.glob("engine-*"))
+
+
+def options(tmp_path: Path, **changes: object) -> ServerOptions:
+    values: dict[str, object] = {
+        "folder": str(tmp_path),
+        "socket": "/run/engine/engine.sock",
+        "reports": "/tmp/x/reports.sock",
+        "weights": SealedWeights(folder="/in/model", object_id="mm-000000000001", keys="/tmp/x/keys.sock"),
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "max_model_len": 512,
+        "max_num_seqs": 4,
+        "kv_cache_bytes": 1 << 28,
+        "gpu_memory_utilization": 0.9,
+        "threads": 2,
+    }
+    return ServerOptions(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_the_command_line_of_vllm(tmp_path: Path) -> None:
+    words = arguments(options(tmp_path))
+    assert "--enforce-eager" in words and "--trust-remote-code" not in words
+    assert words[words.index("--kv-cache-memory-bytes") + 1] == str(1 << 28)
+    assert "--override-generation-config" not in words
+    (tmp_path / "generation_config.json").write_text('{"do_sample": false}')
+    assert "--override-generation-config" in arguments(options(tmp_path))
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true}')
+    on_gpu = arguments(options(tmp_path, device="cuda", kv_cache_bytes=None))
+    assert "--enforce-eager" not in on_gpu and "--override-generation-config" not in on_gpu
+    assert on_gpu[on_gpu.index("--gpu-memory-utilization") + 1] == "0.9"
+
+
+def test_the_environment_is_made_not_inherited(tmp_path: Path) -> None:
+    outer = {
+        "PATH": "/usr/bin",
+        "SECRET": "s",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HF_TOKEN": "t",
+        "http_proxy": "p",
+    }
+    made = environment(outer, tmp_path, options(tmp_path))
+    assert made["PATH"] == "/usr/bin" and made["CUDA_VISIBLE_DEVICES"] == "0"
+    assert not {"SECRET", "HF_TOKEN", "http_proxy"} & made.keys()
+    assert made["VLLM_PLUGINS"] == "cloister" and made["HF_HUB_OFFLINE"] == made["VLLM_NO_USAGE_STATS"] == "1"
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"):
+        assert made[name].startswith(str(tmp_path))
+
+
+def test_reports_arrive_in_order_and_garbage_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "r.sock"
+    send_report(path, Started())  # nobody listens yet: lost, not an error
+    with ReportReader(path) as reader:
+        for report in (Started(), Loaded(1, 2), Fault("ValueError", "a.b:3")):
+            send_report(path, report)
+            assert reader.next(1.0) == report
+        assert reader.next(0.01) is None
+    assert not path.exists()
+
+
+def test_a_fault_names_kind_and_place_and_never_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "r.sock"
+    log = logging.getLogger("cloister-test-faults")
+    log.propagate = False
+    log.addHandler(FaultHandler(path))
+    with ReportReader(path) as reader:
+        log.error("a prompt in a log line: 7f3a9c")
+        log.info("another")
+        try:
+            raise ValueError("the prompt was 7f3a9c")
+        except ValueError as error:
+            log.exception("it failed")
+            assert reader.next(1.0) == fault_of(error)
+            assert "7f3a9c" not in str(fault_of(error)) and "test_starting:" in str(fault_of(error))
+        assert reader.next(0.01) is None
