@@ -1,0 +1,43 @@
+"""How long a run is and how fast it learns at each step: steps, warm-up, cosine decay.
+
+Pure arithmetic on numbers; knows no model, no optimizer and no rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from cloister.api import TrainConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to `peak`, then half a cosine down to zero after the last step.
+
+    Steps count from 0. Unlike the common form, the first step already learns (`peak / warmup_steps`)
+    and the last still does: no step of a short run is spent at a rate of zero.
+    """
+
+    peak: float
+    total_steps: int
+    warmup_steps: int
+
+    def rate(self, step: int) -> float:
+        """The learning rate that step number `step` is taken with."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+
+
+def plan_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
+    """The schedule of a run over `steps_per_epoch` optimizer steps an epoch.
+
+    A broken epoch is rounded up to whole steps; `max_steps` caps the total.
+    """
+    total = max(1, math.ceil(config.epochs * steps_per_epoch - 1e-9))
+    if config.max_steps is not None:
+        total = min(total, config.max_steps)
+    warmup = min(math.ceil(config.warmup_ratio * total), total - 1)
+    return Schedule(peak=config.learning_rate, total_steps=total, warmup_steps=warmup)

@@ -1,0 +1,83 @@
+"""Many prompts at once give what each gives alone, and what transformers' own greedy search gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from cloister.datasets.render import prompt_ids_all
+from cloister.errors import Interrupted
+from cloister.evaluation.generate import decode, greedy, stop_ids
+from cloister.training.fused import fuse
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Fine-tuned a little, so that rows end at different times."""
+    made = tiny.adapted()
+    tiny.fine_tune(tiny.config(epochs=25, learning_rate=2e-2), made=made)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    return prompt_ids_all(tiny.rows(40, seed=9), tiny.tokenizer())
+
+
+def test_batched_equals_one_by_one(model: Any, prompts: list[list[int]]) -> None:
+    tokenizer = tiny.tokenizer()
+    assert len({len(prompt) for prompt in prompts}) > 5
+    alone = [greedy(model, tokenizer, [prompt], 12, 1)[0] for prompt in prompts]
+    assert len({len(answer) for answer in alone}) > 1
+    for size in (3, 16, 64):
+        assert greedy(model, tokenizer, prompts, 12, size) == alone
+
+
+def test_equals_transformers_own_search(model: Any, prompts: list[list[int]]) -> None:
+    tokenizer = tiny.tokenizer()
+    mine = greedy(model, tokenizer, prompts[:8], 12, 8)
+    for prompt, answer in zip(prompts[:8], mine, strict=True):
+        theirs = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=5
+        )
+        assert theirs[0, len(prompt) :].tolist() == answer
+
+
+def test_an_answer_ends_with_its_stop_or_at_the_limit(model: Any, prompts: list[list[int]]) -> None:
+    tokenizer = tiny.tokenizer()
+    for answer in greedy(model, tokenizer, prompts, 6, 8):
+        assert answer.count(5) == (answer[-1] == 5)
+        assert answer[-1] == 5 or len(answer) == 6
+
+
+def test_the_mode_is_put_back_and_stopping_works(model: Any, prompts: list[list[int]]) -> None:
+    told: list[tuple[int, int]] = []
+    model.train()
+    greedy(model, tiny.tokenizer(), prompts[:5], 2, 2, on_progress=lambda *done: told.append(done))
+    assert model.training
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    model.eval()
+    with pytest.raises(Interrupted):
+        greedy(model, tiny.tokenizer(), prompts, 2, 2, should_stop=lambda: True)
+
+
+def test_every_known_end_of_turn_stops() -> None:
+    model = tiny.model()
+    model.generation_config.eos_token_id = [7, 9]
+    assert stop_ids(model, tiny.tokenizer()) == {5, 7, 9}
+
+
+def test_decoded_answers_hold_no_special_token() -> None:
+    tokenizer = tiny.tokenizer()
+    ids = [*tokenizer.encode("elm birch", add_special_tokens=False), 5]
+    assert decode(tokenizer, [ids]) == ["elm birch"]
+
+
+def test_fused_and_unfused_answers_are_the_same(prompts: list[list[int]]) -> None:
+    made = tiny.adapted()
+    before = greedy(made, tiny.tokenizer(), prompts[:10], 5, 4)
+    fuse(made)
+    assert greedy(made, tiny.tokenizer(), prompts[:10], 5, 4) == before

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from cloister.api import TrainConfig
+from cloister.errors import Tampered
+from cloister.training.optimizer import load_optimizer, make_optimizer, optimizer_state
+
+CPU = torch.device("cpu")
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(5))]
+
+
+def step(optimizer: torch.optim.Optimizer, own: list[torch.nn.Parameter], seed: int) -> None:
+    torch.manual_seed(seed)
+    for parameter in own:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+
+
+def test_state_goes_through_json_and_tensors_to_the_last_bit() -> None:
+    config = TrainConfig(learning_rate=0.01, weight_decay=0.1)
+    one, other = parameters(), parameters()
+    first = make_optimizer(one, config, CPU)
+    for seed in range(3):
+        step(first, one, seed)
+    tensors, document = optimizer_state(first)
+    copied = {name: tensor.clone() for name, tensor in tensors.items()}
+    second = make_optimizer(other, config, CPU)
+    load_optimizer(second, copied, json.loads(json.dumps(document)))
+    with torch.no_grad():
+        for a, b in zip(one, other, strict=True):
+            b.copy_(a)
+    step(first, one, 9)
+    step(second, other, 9)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    own = parameters()
+    optimizer = make_optimizer(own, TrainConfig(), CPU)
+    step(optimizer, own, 0)
+    tensors, document = optimizer_state(optimizer)
+    tensors.popitem()
+    with pytest.raises(Tampered):
+        load_optimizer(optimizer, tensors, document)

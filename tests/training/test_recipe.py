@@ -1,0 +1,131 @@
+"""The recipe on a real small model: what it reports, keeps, refuses and survives."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from cloister.datasets.rows import Message, Row
+from cloister.errors import Conflict, Interrupted, InvalidInput, JobFailed
+from cloister.models.adapter import adapter_state
+from cloister.training.checkpoint import CheckpointStore
+from cloister.training.rows import RowSource
+
+
+def store(folder: Path) -> CheckpointStore:
+    return CheckpointStore(folder, object_id="ad-0123456789ab", kind="adapter", key=bytes(32))
+
+
+def test_it_learns_and_says_how() -> None:
+    measured: list[tuple[int, dict[str, float]]] = []
+    stages: list[tuple[str, int, int]] = []
+    model = tiny.adapted()
+    outcome = tiny.fine_tune(
+        made=model,
+        on_metrics=lambda step, values: measured.append((step, values)),
+        on_progress=lambda stage, done, total: stages.append((stage, done, total)),
+    )
+    assert outcome.steps == 12
+    assert outcome.losses[-1] < outcome.losses[0] - 0.2
+    assert outcome.holdout_loss == min(loss for _, loss in outcome.holdout_losses)
+    assert outcome.train_loss == pytest.approx(sum(outcome.losses[-6:]) / 6)
+    assert [step for step, _ in outcome.holdout_losses] == [6, 12]
+    assert tiny.same_adapter(outcome.last, adapter_state(model))
+    names = {name for _, values in measured for name in values}
+    assert {"loss", "learning_rate", "holdout_loss", "tokens_per_s", "supervised_tokens_per_s"} <= names
+    assert [done for stage, done, _ in stages if stage == "train"] == list(range(13))
+    assert {stage for stage, _, _ in stages} == {"tokenise", "train", "evaluate"}
+
+
+def test_best_is_the_step_with_the_lowest_holdout_loss() -> None:
+    draw = random.Random(1)  # answers that cannot be guessed: learning them by heart makes the hold-out worse
+    data = [Row((row.messages[0], Message("assistant", draw.choice(tiny.WORDS)))) for row in tiny.rows(64)]
+    outcome = tiny.fine_tune(tiny.config(learning_rate=0.02, epochs=20, eval_every=10), data=data)
+    assert outcome.best_step == min(outcome.holdout_losses, key=lambda pair: pair[1])[0]
+    assert outcome.best_step < outcome.steps
+    assert not tiny.same_adapter(outcome.best, outcome.last)
+
+
+def test_without_a_holdout_the_last_is_the_best_and_someone_is_told() -> None:
+    said: list[tuple[str, str]] = []
+    outcome = tiny.fine_tune(holdout=0, on_notice=lambda *notice: said.append(notice))
+    assert outcome.holdout_loss is None
+    assert outcome.best_step == outcome.steps
+    assert tiny.same_adapter(outcome.best, outcome.last)
+    assert said[0][0] == "warning"
+
+
+@pytest.mark.parametrize("every", [0, 1, 4])
+def test_metrics_and_checkpoints_follow_their_intervals(tmp_path: Path, every: int) -> None:
+    kept = store(tmp_path / "c")
+    outcome = tiny.fine_tune(tiny.config(eval_every=every, checkpoint_every=every), checkpoints=kept)
+    steps = [6, 12] if every == 0 else list(range(every, 13, every))
+    assert [step for step, _ in outcome.holdout_losses] == steps
+    assert kept.steps() == steps[-2:]
+
+
+def test_a_loss_that_is_no_number_ends_the_run() -> None:
+    model = tiny.adapted()
+    with torch.no_grad():
+        model.get_base_model().model.norm.weight.fill_(math.inf)
+    with pytest.raises(JobFailed, match="step 1"):
+        tiny.fine_tune(made=model)
+
+
+def test_a_frozen_adapter_ends_the_run() -> None:
+    model = tiny.adapted()
+    for name, parameter in model.named_parameters():
+        if "layers.1.mlp.up_proj.lora_B" in name:
+            parameter.requires_grad_(False)
+    with pytest.raises(JobFailed) as caught:
+        tiny.fine_tune(made=model)
+    assert "layers.1.mlp.up_proj" in str(caught.value)
+
+
+def test_a_stop_in_the_middle_of_an_evaluation_is_made_up_for(tmp_path: Path) -> None:
+    whole = tiny.fine_tune(tiny.config(micro_batch_size=2))
+    stages: list[str] = []
+    settings = tiny.config(micro_batch_size=2)
+    with pytest.raises(Interrupted, match="step 6 of 12"):
+        tiny.fine_tune(
+            settings,
+            checkpoints=store(tmp_path / "c"),
+            on_progress=lambda stage, done, total: stages.append(stage),
+            should_stop=lambda: stages.count("evaluate") == 3,
+        )
+    outcome = tiny.fine_tune(settings, checkpoints=store(tmp_path / "c"), resume=True)
+    assert outcome.holdout_losses == whole.holdout_losses
+    assert tiny.same_adapter(outcome.last, whole.last)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    tiny.fine_tune(checkpoints=store(tmp_path / "c"))
+    with pytest.raises(Conflict):
+        tiny.fine_tune(tiny.config(learning_rate=1e-4), checkpoints=store(tmp_path / "c"), resume=True)
+    with pytest.raises(Conflict):
+        tiny.fine_tune(data=tiny.rows(64, seed=5), checkpoints=store(tmp_path / "c"), resume=True)
+
+
+def test_a_finished_run_resumed_does_nothing_more(tmp_path: Path) -> None:
+    first = tiny.fine_tune(checkpoints=store(tmp_path / "c"))
+    again = tiny.fine_tune(checkpoints=store(tmp_path / "c"), resume=True)
+    assert again.losses == first.losses
+    assert tiny.same_adapter(again.best, first.best)
+
+
+def test_no_rows_are_refused() -> None:
+    from cloister.training.recipe import train
+
+    with pytest.raises(InvalidInput):
+        train(tiny.adapted(), tiny.tokenizer(), RowSource([], []), tiny.config())
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    plain = tiny.fine_tune()
+    saving = tiny.fine_tune(tiny.config(gradient_checkpointing=True))
+    assert saving.losses == pytest.approx(plain.losses, rel=1e-5)

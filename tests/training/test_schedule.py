@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloister.api import TrainConfig
+from cloister.training.schedule import plan_schedule
+
+
+@settings(max_examples=60, derandomize=True)
+@given(
+    epochs=st.floats(0.01, 20),
+    per_epoch=st.integers(1, 500),
+    warmup=st.floats(0, 0.99),
+    most=st.none() | st.integers(1, 1000),
+)
+def test_rates_rise_to_the_peak_once_and_then_fall(
+    epochs: float, per_epoch: int, warmup: float, most: int | None
+) -> None:
+    config = TrainConfig(epochs=epochs, warmup_ratio=warmup, max_steps=most, learning_rate=1e-3)
+    schedule = plan_schedule(config, per_epoch)
+    rates = [schedule.rate(step) for step in range(schedule.total_steps)]
+    top = rates.index(max(rates))
+    assert all(0 < rate <= 1e-3 for rate in rates)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) == pytest.approx(1e-3)
+    assert most is None or len(rates) <= most
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(3.0, 30), (0.1, 1), (0.01, 1), (1.25, 13), (0.3, 3)])
+def test_a_broken_epoch_counts_whole_steps(epochs: float, steps: int) -> None:
+    assert plan_schedule(TrainConfig(epochs=epochs), 10).total_steps == steps

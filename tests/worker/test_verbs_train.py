@@ -1,0 +1,102 @@
+"""The verb `train`, with real objects: what it stores, what it says, how it is cut off and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import tiny
+import worker_jobs
+from cloister.api import TrainConfig
+from cloister.errors import Interrupted, InvalidInput, Tampered
+from cloister.vault import ObjectReader
+from cloister.worker.verbs import train
+from worker_jobs import Recorder
+
+SETTINGS: TrainConfig = tiny.config(learning_rate=1e-2)
+
+
+def job(stored: Any, out: Any, settings: TrainConfig = SETTINGS, **more: Any) -> Any:
+    inputs = {"dataset": stored.dataset, "base": stored.base, **more.pop("inputs", {})}
+    return worker_jobs.job("train", settings, out, inputs=inputs, **more)
+
+
+def files(out: Any) -> set[str]:
+    root = Path(out.path)
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_an_adapter_object(stored: Any, tmp_path: Path) -> None:
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    seen = Recorder()
+    values = train.run(job(stored, out), seen)
+    assert files(out) == {
+        "manifest.json",
+        "adapter_config.json",
+        "best/adapter.safetensors",
+        "last/adapter.safetensors",
+        "history.json",
+    }
+    with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+        reader.check(full=True)
+        manifest = reader.manifest
+        history = msgspec.json.decode(reader.read("history.json"))
+    assert manifest.sealed
+    assert manifest.details["method"] == "qlora"
+    assert {ref.object_id for ref in manifest.inputs} == {stored.dataset.object_id, stored.base.object_id}
+    assert len(history["losses"]) == values["steps"] == manifest.counts["steps"]
+    assert values["holdout_loss"] == min(loss for _, loss in history["holdout_losses"])
+    assert history["losses"][-1] < history["losses"][0]
+    assert set(values) == {
+        "steps",
+        "train_loss",
+        "holdout_loss",
+        "best_step",
+        "tokens",
+        "supervised_tokens",
+        "tokens_per_s",
+        "seconds",
+    }
+    assert ("train", values["steps"], values["steps"]) in seen.progressed
+
+
+def test_cut_off_and_resumed(stored: Any, tmp_path: Path) -> None:
+    whole = worker_jobs.output(tmp_path, "adapter", "ad")
+    wanted = train.run(job(stored, whole), Recorder())
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    asked = iter(range(7))
+    cut = Recorder(stop_when=lambda recorder: next(asked, None) is None)
+    with pytest.raises(Interrupted):
+        train.run(job(stored, out), cut)
+    assert not (Path(out.path) / "manifest.json").exists()
+    assert all(name.startswith("checkpoints/step-") for name in files(out))
+    values = train.run(job(stored, out, resume=True), Recorder())
+    assert {**values, "seconds": 0, "tokens_per_s": 0} == {**wanted, "seconds": 0, "tokens_per_s": 0}
+    assert not any(name.startswith("checkpoints") for name in files(out))
+
+
+def test_another_dataset_may_be_the_holdout(stored: Any, tmp_path: Path) -> None:
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    train.run(job(stored, out, inputs={"holdout": stored.labelled}), Recorder())
+    with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+        assert reader.manifest.counts["holdout_rows"] == 80
+
+
+def test_rows_that_do_not_fit_are_named(stored: Any, tmp_path: Path) -> None:
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    with pytest.raises(InvalidInput, match="longer than 20 tokens"):
+        train.run(job(stored, out, tiny.config(max_length=20)), Recorder())
+    assert files(out) == set()
+
+
+def test_a_changed_base_is_noticed_before_training(stored: Any, tmp_path: Path) -> None:
+    base = worker_jobs.import_base(tmp_path, stored.folder / "tiny")
+    weights = Path(base.path) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    with pytest.raises(Tampered, match=r"model\.safetensors"):
+        train.run(job(stored, out, inputs={"base": base}), Recorder())
