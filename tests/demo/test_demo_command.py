@@ -1,0 +1,62 @@
+"""The demo cleans up after itself, also when interrupted, and its search for leaks finds what is there."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloister.demo.search import BLOCK, find_leaks, needles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [str(Path(sys.executable).parent / "cloister"), "demo"]
+    demo = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if "fine-tuning" in line:
+            break
+    time.sleep(2)
+    demo.send_signal(number)
+    rest = demo.stdout.read()
+    assert demo.wait(60) == 1
+    assert "interrupted" in rest
+    assert list(tmp_path.iterdir()) == []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            assert str(tmp_path).encode() not in process.read_bytes()
+        except OSError:
+            continue
+
+
+@given(prefix=st.binary(max_size=40), where=st.integers(0, BLOCK + 100))
+@settings(max_examples=20, deadline=None)
+def test_the_search_finds_a_string_anywhere(
+    tmp_path_factory: pytest.TempPathFactory, prefix: bytes, where: int
+) -> None:
+    folder = tmp_path_factory.mktemp("search")
+    text = "canary-0123456789abcdef"
+    path = folder / "file"
+    path.write_bytes(b"\0" * where + prefix + text.encode() + prefix)
+    assert [(leak.path, leak.offset) for leak in find_leaks(text, [folder])] == [(path, where + len(prefix))]
+    path.write_bytes(base64.b64encode(prefix + text.encode() + prefix))
+    assert len(find_leaks(text, [folder])) == 1
+    path.write_bytes(b"\0" * where + prefix + text.encode()[:-1])
+    assert find_leaks(text, [folder]) == []
+
+
+def test_the_search_looks_for_several_forms() -> None:
+    assert len(set(needles("canary-0123456789abcdef"))) == 5
