@@ -6,6 +6,7 @@ state and no secret. Files are opened here, with the caller's own rights, and pa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -43,7 +44,7 @@ from cloister.api import (
     StoredObject,
     WhoAmI,
 )
-from cloister.errors import CloisterError, JobFailed, Unavailable, by_code
+from cloister.errors import CloisterError, InvalidInput, JobFailed, NotFound, Unavailable, by_code
 
 Answer = TypeVar("Answer")
 
@@ -135,7 +136,7 @@ class Client:
         return self._post(f"/v1/runs/{_quoted(reference)}/resume", None, Run)
 
     def cancel_run(self, reference: str) -> Run:
-        return self._post(f"/v1/runs/{_quoted(reference)}/cancel", None, Run)
+        return self._post(f"/v1/runs/{_quoted(reference)}/cancel", None, Run, timeout=None)
 
     def jobs(self) -> list[Job]:
         return self._get("/v1/jobs", list[Job])
@@ -144,7 +145,7 @@ class Client:
         return self._get(f"/v1/jobs/{_quoted(job_id)}", Job)
 
     def cancel_job(self, job_id: str) -> Job:
-        return self._post(f"/v1/jobs/{_quoted(job_id)}/cancel", None, Job)
+        return self._post(f"/v1/jobs/{_quoted(job_id)}/cancel", None, Job, timeout=None)
 
     def resume_job(self, job_id: str) -> Job:
         return self._post(f"/v1/jobs/{_quoted(job_id)}/resume", None, Job)
@@ -152,7 +153,7 @@ class Client:
     def watch_job(self, job_id: str) -> Iterator[Job]:
         """The job each time that it changes, the last time in a final state.
 
-        Outlives a restart of the authority: it waits for it and picks up where it left off.
+        Outlives a restart of the authority: it waits for it and takes up from the job as it is then.
         """
         job = self.job(job_id)
         yield job
@@ -173,6 +174,7 @@ class Client:
                         if job.state in FINAL_STATES:
                             return
             except Unavailable:
+                after = 0
                 time.sleep(0.5)
 
     def finished_job(self, job_id: str) -> Job:
@@ -193,7 +195,7 @@ class Client:
         return self._get("/v1/deployments", list[Deployment])
 
     def stop_deployment(self, reference: str) -> Deployment:
-        return self._post(f"/v1/deployments/{_quoted(reference)}/stop", None, Deployment)
+        return self._post(f"/v1/deployments/{_quoted(reference)}/stop", None, Deployment, timeout=None)
 
     def ready_deployment(self, deployment_id: str, timeout_s: float = 600.0) -> Deployment:
         """Wait until a deployment answers. Errors: Unavailable with its last problem after the time."""
@@ -251,8 +253,8 @@ class Client:
     def _get(self, path: str, kind: type[Answer], **query: Any) -> Answer:
         return TypeAdapter(kind).validate_json(self._request("GET", path, None, params=query))
 
-    def _post(self, path: str, body: BaseModel | None, kind: type[Answer]) -> Answer:
-        return TypeAdapter(kind).validate_json(self._request("POST", path, body))
+    def _post(self, path: str, body: BaseModel | None, kind: type[Answer], **options: Any) -> Answer:
+        return TypeAdapter(kind).validate_json(self._request("POST", path, body, **options))
 
     def _send(self, path: str, body: BaseModel | None, **options: Any) -> None:
         self._request("POST", path, body, **options)
@@ -276,11 +278,20 @@ class Client:
         )
 
     def _deliver(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> Job:
+        """Hand over what the job waits for; one that does not get it is taken out again."""
+        try:
+            self._hand_over(ticket, descriptors)
+        except BaseException:
+            with contextlib.suppress(CloisterError):
+                self.cancel_job(ticket.job.job_id)
+            raise
+        return self.job(ticket.job.job_id)
+
+    def _hand_over(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> None:
         assert ticket.token is not None and ticket.side_socket is not None
         roles: Sequence[str] = list(descriptors)
         if len(roles) > DESCRIPTORS_PER_MESSAGE:
-            self.cancel_job(ticket.job.job_id)
-            raise CloisterError(f"more than {DESCRIPTORS_PER_MESSAGE} files cannot be passed at once")
+            raise InvalidInput(f"more than {DESCRIPTORS_PER_MESSAGE} files cannot be passed at once")
         message = json.dumps({"token": ticket.token, "roles": roles}).encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -295,7 +306,6 @@ class Client:
             ) from None
         if not reply.get("ok"):
             raise by_code(str(reply.get("code")))(str(reply.get("detail", "the source was refused")))
-        return self.job(ticket.job.job_id)
 
 
 def error_of(problem: Problem) -> CloisterError:
@@ -312,4 +322,7 @@ def _error(response: httpx.Response) -> CloisterError:
 
 
 def _quoted(reference: str) -> str:
+    """A name or id as one segment of a path. Errors: NotFound for what would be none."""
+    if reference in ("", ".", ".."):
+        raise NotFound("nothing is called that", where=f"'{reference}'", remedy="Give a name or an id.")
     return quote(reference, safe="")

@@ -6,6 +6,7 @@ On a server systemd does this. Who listens on a socket is asked of the kernel, s
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,17 +40,19 @@ def listener_pid(path: Path) -> int | None:
         except OSError:
             return None
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return int(struct.unpack("iII", raw)[0])
+        return int(struct.unpack("iII", raw)[0]) or None  # 0: of another namespace, not ours to signal
 
 
 def gateway_pid(home: Home) -> int | None:
     """The gateway's process, or None where it does not run."""
     try:
         pid = int(json.loads(home.gateway_file.read_text())["pid"])
-        os.kill(pid, 0)
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return pid
+    # The file outlives a crash, and numbers of processes are used again.
+    ours = MODULES["gateway"].encode() in arguments and os.fsencode(home.root) in arguments
+    return pid if ours else None
 
 
 def running(home: Home) -> dict[str, int | None]:
@@ -67,9 +71,25 @@ def start(home: Home, *, gateway: bool = True, listen: str | None = None) -> lis
 
     `listen` is the gateway's address where the settings' is not wanted. Errors: Unavailable.
     """
+    home.make()
+    with _alone(home):
+        return _start(home, gateway=gateway, listen=listen)
+
+
+@contextlib.contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """One starts or stops at a time: a second one waits, and then finds it done."""
+    lock = os.open(home.run / "embedded.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _start(home: Home, *, gateway: bool, listen: str | None) -> list[str]:
     from cloister.policy import load_settings
 
-    home.make()
     started = []
     for name, module in MODULES.items():
         if (name == "gateway" and not gateway) or _pid(home, name):
@@ -106,6 +126,13 @@ def start(home: Home, *, gateway: bool = True, listen: str | None = None) -> lis
 
 def stop(home: Home) -> list[str]:
     """Stop the gateway, the authority and the launcher, in that order. Returns what was stopped."""
+    if not home.run.exists():
+        return []
+    with _alone(home):
+        return _stop(home)
+
+
+def _stop(home: Home) -> list[str]:
     pids = running(home)
     stopped = []
     for name in ("gateway", "authority", "launcher"):

@@ -15,9 +15,11 @@ from tests.conftest import PASSPHRASE, Appliance
 
 from cloister import embedded
 from cloister.api import ClientRequest, DatasetImport, ImportConfig, LockRequest, MergeRequest, RunRequest
+from cloister.appliance.seal import appliance_id
 from cloister.client import Client
-from cloister.errors import CloisterError, Conflict, Denied, Locked, NotFound, Unauthenticated
+from cloister.errors import CloisterError, Conflict, Denied, Locked, NotFound, Tampered, Unauthenticated
 from cloister.home import Home
+from cloister.ledger import Ledger
 from cloister.verifier import verify_log
 
 
@@ -203,3 +205,43 @@ def test_status_tells_what_stopped(tmp_path: Path) -> None:
             assert not client.status().initialised
     finally:
         embedded.stop(home)
+
+
+def test_an_authority_asked_to_end_enters_it_and_signs_all(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    embedded.start(home, gateway=False)
+    try:
+        with Client(home.authority_socket) as client:
+            client.initialise(PASSPHRASE)
+    finally:
+        embedded.stop(home)
+    folder = home.control_ledger
+    vkey = (folder / "vkey").read_text().strip()
+    report = verify_log(folder, vkey)
+    assert not report.problems
+    assert report.signed == report.entries
+    with Ledger.open(folder, origin=report.origin, signer=None) as ledger:
+        assert ledger.entry(report.entries - 1)["action"] == "authority.stop"
+
+
+def test_a_number_of_a_gateway_that_died_names_no_other_process(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.make()
+    home.gateway_file.write_text(json.dumps({"url": "http://127.0.0.1:1", "pid": os.getpid()}))
+    assert embedded.gateway_pid(home) is None
+    assert embedded.stop(home) == []
+
+
+def test_what_is_no_reference_is_not_found(appliance: Appliance) -> None:
+    for reference in ("", ".", ".."):
+        with pytest.raises(NotFound):
+            appliance.client.run(reference)
+
+
+def test_an_identity_that_was_damaged_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "appliance.json"
+    identity = appliance_id(path)
+    assert appliance_id(path) == identity
+    path.write_bytes(b"\xff" + path.read_bytes())
+    with pytest.raises(Tampered, match=r"appliance\.json"):
+        appliance_id(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,25 +15,27 @@ from tests.conftest import PASSPHRASE, Appliance, start_appliance
 from cloister import embedded
 from cloister.api import ClientRequest, LockRequest
 from cloister.errors import CloisterError, LedgerUnavailable, OutOfSpace
+from cloister.home import Home
 from cloister.verifier import verify_log
 
 
 @pytest.fixture
-def on_a_small_disk(tmp_path: Path) -> Iterator[Appliance]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
+def on_a_small_disk() -> Iterator[Appliance]:
+    disk = Path(tempfile.mkdtemp(prefix="disk"))  # short: sockets lie below it
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=320m", "tmpfs", str(disk)], capture_output=True, text=True
     )
     if mounted.returncode != 0:
+        disk.rmdir()
         pytest.skip(f"a file system of its own cannot be mounted here: {mounted.stderr.strip()}")
-    appliance = start_appliance(disk / "home", gateway=False)
     try:
+        appliance = start_appliance(disk / "home", gateway=False)
         yield appliance
-    finally:
         appliance.client.close()
-        embedded.stop(appliance.home)
+    finally:
+        embedded.stop(Home(disk / "home"))
         subprocess.run(["umount", "-l", str(disk)], check=True)
+        disk.rmdir()
 
 
 def fill(folder: Path) -> Path:

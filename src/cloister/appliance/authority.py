@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
+from pathlib import Path
 from typing import Any
 
 import structlog
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from cloister import __version__
 from cloister.api import (
     BaseImport,
     DatasetImport,
+    Deployment,
     GatewayView,
     Job,
     JobTicket,
@@ -29,6 +31,7 @@ from cloister.api import (
     Run,
     RunRequest,
     SandboxState,
+    ServeRequest,
     Status,
     StoredObject,
     WhoAmI,
@@ -46,7 +49,7 @@ from cloister.appliance.serving import Serving
 from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, ObjectRow, RunRow, open_state
 from cloister.appliance.store import Change, StateStore
-from cloister.errors import CloisterError, Conflict, LedgerUnavailable, NotFound, SandboxUnavailable
+from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, SandboxUnavailable, Unavailable
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient
 from cloister.ledger import Ledger
@@ -88,12 +91,13 @@ class Authority:
         self.side = SideSocket(home.side_socket, self.queue.deliver)
         self._no_sandbox = available(swap=False) if settings.sandbox == "required" else None
         self._tasks: list[asyncio.Task[None]] = []
+        self._locking = 0
 
     # --- its life ------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Adopt what still runs, then take in requests."""
-        await self.recorder.record(
+        await self.recorder.record_taking_away(  # an authority must start on a full disk, to revoke and stop
             None,
             "authority.start",
             mode="embedded",
@@ -104,9 +108,10 @@ class Authority:
         sandboxes = await self._sandboxes()
         await self.queue.recover(sandboxes)
         await self.serving.recover(sandboxes)
+        await self._end_unknown(sandboxes)
         self.side.start()
         self._tasks = [asyncio.create_task(self.queue.run())]
-        with self.state.change() as change:
+        with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)
 
     async def stop(self) -> None:
@@ -117,11 +122,20 @@ class Authority:
         await self.side.stop()
         await self.queue.stop()
         await self.serving.let_go()
-        with contextlib.suppress(LedgerUnavailable):
+        with contextlib.suppress(CloisterError):
             await self.recorder.record(None, "authority.stop")
         self.seal.close()
         self.ledger.close()
         self._engine.dispose()
+
+    async def _end_unknown(self, sandboxes: dict[str, SandboxState]) -> None:
+        """Stop the sandboxes that no job and no deployment asks for any more."""
+        for sandbox_id in sandboxes.keys() - {*self.queue.known, *self.serving.live}:
+            with contextlib.suppress(CloisterError):
+                if sandboxes[sandbox_id].exit_code is None:
+                    await self.recorder.record_taking_away(None, "sandbox.stop", sandbox_id)
+                    await self.launcher.stop(sandbox_id)
+                await self.launcher.forget(sandbox_id)
 
     async def _sandboxes(self) -> dict[str, SandboxState]:
         """What the launcher runs now, its own start awaited for a moment."""
@@ -137,16 +151,23 @@ class Authority:
     def refuse_work(self) -> None:
         """Errors: Locked, LedgerUnavailable or SandboxUnavailable where nothing new may start."""
         _ = self.seal.vault
-        if self.ledger.failure is not None:
-            raise LedgerUnavailable(
-                f"the ledger cannot be written: {self.ledger.failure}",
-                remedy="Nothing new starts until it can.",
-            )
+        self.recorder.require()
         if self._no_sandbox is not None:
             raise SandboxUnavailable(self._no_sandbox, remedy="See `cloister doctor`.")
         swap = self._swap()
         if swap is not None and self.settings.unencrypted_swap == "refuse":
             raise SandboxUnavailable(swap, remedy="Turn it off with `swapoff -a`, or encrypt it.")
+
+    async def _refuse_start(self) -> None:
+        """`refuse_work`, also without a launcher or while the vault is being locked: a request is told so."""
+        self.refuse_work()
+        if self._locking:
+            raise Conflict("the vault is being locked", remedy="Unlock it afterwards, and ask again.")
+        try:
+            async with asyncio.timeout(5):
+                await self.launcher.ping()
+        except TimeoutError:
+            raise Unavailable("the launcher does not answer", remedy="See `cloister status`.") from None
 
     @property
     def sandbox(self) -> str:
@@ -168,6 +189,7 @@ class Authority:
                 f"{len(busy)} jobs or deployments run",
                 remedy="Wait for them, or use `--drain` or `--cut` (runs can be resumed).",
             )
+        self._locking += 1
         try:
             if request.mode == "cut":
                 await self.queue.cut(peer)
@@ -176,7 +198,8 @@ class Authority:
             await self.serving.stop_all(peer)
             await self.seal.lock(peer)
         finally:
-            self.queue.paused = False
+            self._locking -= 1
+            self.queue.paused = self._locking > 0
         with self.state.change() as change:
             change.event("vault.locked")
 
@@ -231,7 +254,8 @@ class Authority:
 
     async def _launcher_status(self) -> ProcessStatus:
         try:
-            await asyncio.wait_for(self.launcher.ping(), 2)
+            async with asyncio.timeout(2):
+                await self.launcher.ping()
         except (CloisterError, TimeoutError):
             return ProcessStatus(name="launcher", state="stopped", detail="run `cloister up`")
         return ProcessStatus(name="launcher", state="running")
@@ -239,7 +263,7 @@ class Authority:
     def _gateway(self) -> tuple[ProcessStatus, str | None]:
         try:
             known = json.loads(self.home.gateway_file.read_text())
-            alive = _alive(int(known["pid"]))
+            alive = _is_gateway(int(known["pid"]))
         except (OSError, ValueError, KeyError, TypeError):
             alive, known = False, {}
         if not alive:
@@ -289,9 +313,12 @@ class Authority:
     # --- starting --------------------------------------------------------------------------
 
     async def import_dataset(self, peer: Peer, request: DatasetImport) -> JobTicket:
-        return await self._import(
-            peer, "import", ObjectKind.DATASET, request.name, request.config.model_dump()
-        )
+        config = request.config.model_dump()
+        unwritten: dict[str, Any] = {}
+        if request.config.system_prompt is not None:  # content: the state holds a keyed digest of it
+            unwritten["system_prompt"] = config["system_prompt"]
+            config["system_prompt"] = self.seal.config_digest({"system_prompt": config["system_prompt"]})
+        return await self._import(peer, "import", ObjectKind.DATASET, request.name, config, unwritten)
 
     async def import_base(self, peer: Peer, request: BaseImport) -> JobTicket:
         return await self._import(
@@ -299,15 +326,24 @@ class Authority:
         )
 
     async def _import(
-        self, peer: Peer, verb: str, kind: ObjectKind, name: str, config: dict[str, Any]
+        self,
+        peer: Peer,
+        verb: str,
+        kind: ObjectKind,
+        name: str,
+        config: dict[str, Any],
+        unwritten: dict[str, Any] | None = None,
     ) -> JobTicket:
-        self.refuse_work()
+        await self._refuse_start()
+        digests = {"config": self.seal.config_digest(config)}
         with self.state.read() as session:
             refuse_taken_name(session, kind, name)
-        await self.recorder.record(peer, f"{kind}.import", name=name)
+        await self.recorder.record(peer, f"{kind}.import", digests=digests, name=name)
         with self.state.change() as change:
             refuse_taken_name(change.session, kind, name)
-            row = self.queue.add(change, peer.account, verb, name, config, {}, waits_for_source=True)
+            row = self.queue.add(
+                change, peer.account, verb, name, config, {}, waits_for_source=True, unwritten=unwritten
+            )
             job = records.job(row)
         return JobTicket(
             job=job, token=self.side.issue(job.job_id, peer), side_socket=str(self.home.side_socket)
@@ -315,7 +351,7 @@ class Authority:
 
     async def start_run(self, peer: Peer, request: RunRequest) -> Run:
         """Queue a fine-tuning, frozen as asked for. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
-        self.refuse_work()
+        await self._refuse_start()
         with self.state.read() as session:
             inputs = {
                 "dataset": find(session, ObjectKind.DATASET, request.dataset),
@@ -323,20 +359,23 @@ class Authority:
             }
             if request.holdout is not None:
                 inputs["holdout"] = find(session, ObjectKind.DATASET, request.holdout)
-            taken = session.scalars(select(RunRow).where(RunRow.name == request.name)).first()
-        if taken is not None:
-            raise Conflict("a run of that name exists", where=request.name, remedy="Choose another name.")
+            _refuse_taken_run(session, request.name)
         run_id = new_id("run")
         config = request.train.model_dump()
+        evaluate = request.evaluate.model_dump() if request.evaluate else None
+        digests = {"config": self.seal.config_digest(config)}
+        if evaluate is not None:
+            digests["evaluate"] = self.seal.config_digest(evaluate)
         await self.recorder.record(
             peer,
             "run.start",
             run_id,
             *(row.object_id for row in inputs.values()),
-            digests={"config": self.seal.config_digest(config)},
+            digests=digests,
             name=request.name,
         )
         with self.state.change() as change:
+            _refuse_taken_run(change.session, request.name)
             job = self.queue.add(change, peer.account, "train", request.name, config, inputs)
             change.session.add(
                 RunRow(
@@ -346,7 +385,7 @@ class Authority:
                     base=inputs["base"].object_id,
                     holdout=inputs["holdout"].object_id if "holdout" in inputs else None,
                     train=config,
-                    evaluate=request.evaluate.model_dump() if request.evaluate else None,
+                    evaluate=evaluate,
                     created_at=change.now,
                     created_by=peer.account,
                     train_job=job.job_id,
@@ -369,7 +408,9 @@ class Authority:
 
     async def merge(self, peer: Peer, request: MergeRequest) -> Job:
         """Queue the merge of a run's adapter. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
-        self.refuse_work()
+        await self._refuse_start()
+        config = request.config.model_dump()
+        digests = {"config": self.seal.config_digest(config)}
         with self.state.read() as session:
             refuse_taken_name(session, ObjectKind.MODEL, request.name)
             run = self._run_row(session, request.run)
@@ -385,14 +426,22 @@ class Authority:
             if run.holdout is not None:
                 inputs["holdout"] = find(session, ObjectKind.DATASET, run.holdout)
         await self.recorder.record(
-            peer, "model.merge", run.run_id, inputs["adapter"].object_id, name=request.name
+            peer,
+            "model.merge",
+            run.run_id,
+            inputs["adapter"].object_id,
+            digests=digests,
+            name=request.name,
         )
         with self.state.change() as change:
             refuse_taken_name(change.session, ObjectKind.MODEL, request.name)
-            row = self.queue.add(
-                change, peer.account, "merge", request.name, request.config.model_dump(), inputs
-            )
+            row = self.queue.add(change, peer.account, "merge", request.name, config, inputs)
             return records.job(row)
+
+    async def serve(self, peer: Peer, request: ServeRequest) -> Deployment:
+        """Start a deployment. Errors: NotFound, Conflict, Locked, LedgerUnavailable, Unavailable."""
+        await self._refuse_start()
+        return await self.serving.start(peer, request)
 
     def _job_done(self, change: Change, job: JobRow, stored: ObjectRow) -> None:
         """What follows from a job, in the same commit: a run's adapter, then its evaluation."""
@@ -430,11 +479,12 @@ class Authority:
         return row
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _refuse_taken_run(session: Session, name: str) -> None:
+    if session.scalars(select(RunRow).where(RunRow.name == name)).first() is not None:
+        raise Conflict("a run of that name exists", where=name, remedy="Choose another name.")
+
+
+def _is_gateway(pid: int) -> bool:
+    """Whether that process is a gateway: numbers of processes are used again."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"cloister.gateway" in command or b"cloister-gateway" in command

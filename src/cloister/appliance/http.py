@@ -223,8 +223,7 @@ def _serving_and_clients(authority: Authority) -> APIRouter:
 
     @router.post("/deployments", status_code=202)
     async def serve(peer: Caller, body: ServeRequest) -> Deployment:
-        authority.refuse_work()
-        return await authority.serving.start(peer, body)
+        return await authority.serve(peer, body)
 
     @router.get("/deployments")
     async def deployments() -> list[Deployment]:

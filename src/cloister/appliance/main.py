@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import os
 import resource
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -18,7 +21,7 @@ from cloister.appliance.http import create_app
 from cloister.appliance.peer import PeerProtocol
 from cloister.errors import CloisterError, Conflict
 from cloister.home import Home
-from cloister.logs import configure_logs
+from cloister.logs import configure_logs, place
 from cloister.policy import load_settings
 from cloister.sandbox import harden_process
 
@@ -46,10 +49,17 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+class Server(uvicorn.Server):
+    """Ends on a signal and returns: uvicorn's own would raise the signal again, and nothing could be closed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def serve(home: Home) -> None:
     authority = Authority(home, load_settings(home.settings_file))
-    listener = listen(home.authority_socket)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             create_app(authority),
             http=PeerProtocol,
@@ -61,9 +71,11 @@ async def serve(home: Home) -> None:
             timeout_graceful_shutdown=GRACEFUL_S,
         )
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     await authority.start()
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[listen(home.authority_socket)])
     finally:
         await authority.stop()
         home.authority_socket.unlink(missing_ok=True)
@@ -76,6 +88,8 @@ def main() -> None:
     os.umask(0o077)
     harden_process()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # sources of queued imports lie open here
     configure_logs()
     home = Home(arguments.home.absolute()) if arguments.home else Home.default()
     try:
@@ -90,6 +104,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except OSError as error:
         print(f"cloisterd: {error.strerror}: {error.filename}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:  # its own words may quote what it failed on
+        print(f"cloisterd: {place(error)}", file=sys.stderr)
         sys.exit(1)
 
 

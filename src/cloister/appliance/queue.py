@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -44,7 +46,16 @@ from cloister.appliance.seal import Seal
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change, StateStore
-from cloister.errors import CloisterError, Conflict, JobFailed, NotFound, OutOfSpace, Unavailable
+from cloister.errors import (
+    CloisterError,
+    Conflict,
+    JobFailed,
+    LedgerUnavailable,
+    Locked,
+    NotFound,
+    OutOfSpace,
+    Unavailable,
+)
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient
 from cloister.logs import place
@@ -63,7 +74,14 @@ LIGHT = frozenset({"import", "base"})
 RESUMABLE = frozenset({"train", "evaluate", "merge"})
 CUT_OFF = frozenset({"interrupted", "job-failed"})
 """What the launcher says of a program that ended without a word of its own."""
+PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 SOURCE_LOST = "the descriptors of its source were lost with the authority"
+SOURCE_WAIT_S = 120.0
+"""How long a job waits for a client that has asked for it and not handed over its source."""
+RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+"""Pauses of a finished job whose result cannot be entered yet."""
+HELD_UP = (Locked, LedgerUnavailable, OutOfSpace)
+"""What passes: a job waits for its end."""
 _EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent)
 
 Finished = Callable[[Change, JobRow, ObjectRow], None]
@@ -97,6 +115,8 @@ class Queue:
         self._deliveries: dict[str, Delivery] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: dict[str, JobState] = {}
+        self._held: set[str] = set()
+        self._unwritten: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
         self.paused = False
 
@@ -112,8 +132,13 @@ class Queue:
         inputs: dict[str, ObjectRow],
         *,
         waits_for_source: bool = False,
+        unwritten: dict[str, Any] | None = None,
     ) -> JobRow:
-        """Put a job into the queue, frozen as it is now. The caller has recorded it already."""
+        """Put a job into the queue, frozen as it is now. The caller has recorded it already.
+
+        `unwritten` are settings that are content: they go to the worker in place of what `config` has
+        for them, and are kept in memory only.
+        """
         row = JobRow(
             job_id=new_id("job"),
             verb=verb,
@@ -139,6 +164,8 @@ class Queue:
         )
         change.session.add(row)
         change.session.flush()
+        if unwritten:
+            self._unwritten[row.job_id] = unwritten
         self._announce(change, row)
         self._wake.set()
         return row
@@ -149,6 +176,8 @@ class Queue:
             row = self._row(change, delivery.job_id)
             if row.state != JobState.WAITING_SOURCE:
                 raise Conflict(f"the job is {row.state} and takes no source", where=row.job_id)
+            if change.now - row.created_at > timedelta(seconds=SOURCE_WAIT_S):
+                raise Conflict("its source comes too late", where=row.job_id, remedy="Start it again.")
             row.state = JobState.QUEUED
             self._announce(change, row)
         self._deliveries[delivery.job_id] = delivery
@@ -160,15 +189,19 @@ class Queue:
             row = session.get(JobRow, job_id)
         if row is None:
             raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister status`.")
-        if row.state not in (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING):
+        if row.state not in PENDING:
             raise Conflict(f"the job is {row.state} already", where=job_id)
         await self._recorder.record_taking_away(peer, "job.cancel", job_id)
         if job_id in self._tasks:
             self._cancelled[job_id] = final
             with contextlib.suppress(CloisterError):
                 await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
-        else:
-            self._end(job_id, final)
+            return
+        with self._state.read() as session:  # it may have ended while the entry was made
+            state = session.get_one(JobRow, job_id).state
+        if state not in PENDING:
+            raise Conflict(f"the job is {state} already", where=job_id)
+        self._end(job_id, final)
 
     async def resume(self, peer: Peer, job_id: str) -> None:
         """Queue a job that was cut off again; a run goes on from its last checkpoint."""
@@ -176,10 +209,7 @@ class Queue:
             row = session.get(JobRow, job_id)
         if row is None:
             raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister run list`.")
-        if row.state not in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED):
-            raise Conflict(
-                f"the job is {row.state}; only one that ended without its result resumes", where=job_id
-            )
+        self._refuse_resume(row)
         if row.verb not in RESUMABLE:
             raise Conflict(
                 f"{row.verb} cannot resume", where=job_id, remedy="Start it again with its source."
@@ -188,9 +218,17 @@ class Queue:
         await self._recorder.record(peer, "job.resume", job_id)
         with self._state.change() as change:
             row = self._row(change, job_id)
+            self._refuse_resume(row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, True, None, None
             self._announce(change, row)
         self._wake.set()
+
+    @staticmethod
+    def _refuse_resume(row: JobRow) -> None:
+        if row.state not in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED):
+            raise Conflict(
+                f"the job is {row.state}; only one that ended without its result resumes", where=row.job_id
+            )
 
     def counts(self) -> dict[str, int]:
         with self._state.read() as session:
@@ -199,13 +237,19 @@ class Queue:
 
     @property
     def running(self) -> list[str]:
+        """What has a sandbox, or is being taken in; not what waits to be taken in."""
+        return sorted(self._tasks.keys() - self._held)
+
+    @property
+    def known(self) -> list[str]:
+        """Every job that this queue looks after now."""
         return sorted(self._tasks)
 
     async def drain(self) -> None:
         """Start nothing more and wait until nothing runs."""
         self.paused = True
-        while self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
+        while running := self.running:
+            await asyncio.wait([self._tasks[job_id] for job_id in running], timeout=0.5)
 
     async def cut(self, peer: Peer) -> None:
         """Stop what runs; runs keep their checkpoints and are `interrupted`."""
@@ -226,6 +270,8 @@ class Queue:
         for row in rows:
             if row.state == JobState.RUNNING and row.job_id in sandboxes:
                 self._spawn(row.job_id, self._follow(row.job_id))
+            elif row.state == JobState.RUNNING and row.result:
+                self._spawn(row.job_id, self._take_in(row.job_id, Result(values=row.result)))
             elif row.state == JobState.RUNNING:
                 await self._interrupt(row.job_id, "its sandbox ended while the authority was away")
             elif row.state == JobState.WAITING_SOURCE or row.verb in LIGHT:
@@ -235,10 +281,41 @@ class Queue:
         """Start queued jobs as slots come free, for ever."""
         while True:
             await self._seal.opened.wait()
-            self._start_what_fits()
+            try:
+                await self._expire()
+                if await self._can_start():
+                    self._start_what_fits()
+            except Exception as error:  # nothing would ever start again
+                log.error("queue.error", cause=place(error))
             self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), 1.0)
+            with contextlib.suppress(TimeoutError):  # not wait_for, which may swallow a cancellation
+                async with asyncio.timeout(1.0):
+                    await self._wake.wait()
+
+    async def _expire(self) -> None:
+        """End the jobs whose clients never handed over a source."""
+        since = self._state.now() - timedelta(seconds=SOURCE_WAIT_S)
+        with self._state.read() as session:
+            waiting = session.scalars(
+                select(JobRow.job_id).where(
+                    JobRow.state == JobState.WAITING_SOURCE, JobRow.created_at < since
+                )
+            ).all()
+        for job_id in waiting:
+            await self._interrupt(job_id, "its source was never handed over")
+
+    async def _can_start(self) -> bool:
+        """Whether something waits and nothing that it needs is away; until then it stays queued."""
+        with self._state.read() as session:
+            if session.scalars(select(JobRow.job_id).where(JobRow.state == JobState.QUEUED)).first() is None:
+                return False
+        try:
+            self._refuse_work()
+            async with asyncio.timeout(5):
+                await self._launcher.ping()
+        except (CloisterError, TimeoutError):
+            return False
+        return True
 
     async def stop(self) -> None:
         """Let go of what runs without touching it: the next authority adopts it."""
@@ -304,20 +381,25 @@ class Queue:
                 raise JobFailed(SOURCE_LOST, where=job_id, remedy="Start it again.")
             roles = list(delivery.descriptors) if delivery else []
             document, spec = self._prepare(row, roles)
-            await self._recorder.record(
-                None,
-                f"job.{row.verb}",
-                job_id,
-                row.subject or "",
-                *sorted(ref["object_id"] for ref in row.inputs.values()),
-            )
+            try:
+                await self._recorder.record(
+                    None,
+                    f"job.{row.verb}",
+                    job_id,
+                    row.subject or "",
+                    *sorted(ref["object_id"] for ref in row.inputs.values()),
+                )
+            except HELD_UP:
+                if delivery is not None or job_id in self._cancelled:
+                    raise
+                return  # it stays queued
             if job_id in self._cancelled:
-                self._end(job_id, self._cancelled[job_id])
+                await self._stopped(job_id)
                 return
             with self._state.change() as change:
                 row = self._row(change, job_id)
                 row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
-                row.attempts += 1
+                row.attempts, row.result = row.attempts + 1, {}
                 self._announce(change, row)
             memory = in_memory(document)
             try:
@@ -360,13 +442,15 @@ class Queue:
                 mounts.append(Mount(source=str(self._catalogue.folder(stored)), inside=f"/in/{role}"))
         key = None
         if kind != ObjectKind.BASE:
-            make = vault.data_key if row.resume else vault.new_data_key
-            key = _b64(make(subject, 1))
+            try:
+                key = _b64(vault.data_key(subject, 1))  # an attempt before this one has made it
+            except NotFound:
+                key = _b64(vault.new_data_key(subject, 1))
         document = JobDocument.model_validate(
             {
                 "job_id": row.job_id,
                 "verb": row.verb,
-                "config": row.config,
+                "config": {**row.config, **self._unwritten.pop(row.job_id, {})},
                 "inputs": inputs,
                 "output": Grant(
                     object_id=subject, kind=kind, path="/out" if isolated else str(output), key=key
@@ -407,14 +491,13 @@ class Queue:
                 elif said is not None:
                     with contextlib.suppress(OutOfSpace):  # progress that cannot be kept costs no work
                         self._take(job_id, event.number, said)
-        except Unavailable:
+        except (Unavailable, NotFound):
             await self._interrupt(job_id, "the launcher stopped, and the sandbox with it")
             return
-        await self._seal.opened.wait()
         if result is not None and exit_code == 0:
-            await self._complete(job_id, result)
+            await self._take_in(job_id, result)
         elif job_id in self._cancelled:
-            self._end(job_id, self._cancelled[job_id])
+            await self._stopped(job_id)
         elif exit_code is None or (_killed(exit_code) and (failure is None or failure.code in CUT_OFF)):
             await self._interrupt(job_id, "its process was killed")
         elif failure is not None and failure.code != "interrupted":
@@ -433,6 +516,42 @@ class Queue:
             elif isinstance(said, Metrics):
                 row.metrics = {**row.metrics, "step": float(said.step), **said.values}
             change.event(f"job.{said.event}", job_id, **said.model_dump(exclude={"event"}))
+
+    async def _take_in(self, job_id: str, result: Result) -> None:
+        """Complete a job; while the vault is locked or the ledger refuses, wait. Its result is kept."""
+        with contextlib.suppress(OutOfSpace), self._state.change() as change:
+            self._row(change, job_id).result = result.values
+        attempt = 0
+        while True:
+            await self._hold(job_id, self._seal.opened)
+            try:
+                if self._seal.locked:
+                    await self._stopped(job_id)
+                else:
+                    await self._complete(job_id, result)
+                return
+            except HELD_UP as error:
+                log.warning("job.held-up", job=job_id, code=error.code)
+                await self._hold(job_id, asyncio.Event(), RETRY_S[min(attempt, len(RETRY_S) - 1)])
+                attempt += 1
+                if job_id in self._cancelled:
+                    await self._stopped(job_id)
+                    return
+
+    async def _hold(self, job_id: str, until: asyncio.Event, at_most_s: float = math.inf) -> None:
+        """Wait for that event, for so long, or until the job is cancelled."""
+        end = asyncio.get_running_loop().time() + at_most_s
+        self._held.add(job_id)
+        try:
+            while not until.is_set() and job_id not in self._cancelled:
+                left = end - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, 0.5)):
+                        await until.wait()
+        finally:
+            self._held.discard(job_id)
 
     async def _complete(self, job_id: str, result: Result) -> None:
         with self._state.read() as session:
@@ -469,7 +588,7 @@ class Queue:
 
     async def _interrupt(self, job_id: str, why: str) -> None:
         if job_id in self._cancelled:
-            self._end(job_id, self._cancelled[job_id])
+            await self._stopped(job_id)
             return
         await self._recorder.record_taking_away(None, "job.interrupted", job_id, reason=why)
         with self._state.read() as session:
@@ -487,6 +606,14 @@ class Queue:
             ),
         )
 
+    async def _stopped(self, job_id: str) -> None:
+        """End a job as whoever stopped it wants it."""
+        final = self._cancelled.pop(job_id)
+        if final == JobState.INTERRUPTED:
+            await self._interrupt(job_id, "the vault was locked")
+        else:
+            self._end(job_id, final)
+
     def _end(self, job_id: str, final: JobState, problem: Problem | None = None) -> None:
         with self._state.change() as change:
             row = self._row(change, job_id)
@@ -494,6 +621,7 @@ class Queue:
             row.error = problem.model_dump() if problem else None
             verb = row.verb
             self._announce(change, row)
+        self._unwritten.pop(job_id, None)
         delivery = self._deliveries.pop(job_id, None)
         if delivery is not None:
             delivery.close()

@@ -32,6 +32,7 @@ class Recorder:
         self._clock = clock
         self._policy = policy
         self._owed: list[Entry] = []
+        self._paying = asyncio.Lock()
 
     @property
     def owed(self) -> int:
@@ -61,6 +62,15 @@ class Recorder:
             details=details,
         )
 
+    def require(self) -> None:
+        """Errors: LedgerUnavailable or OutOfSpace where `record` would refuse now."""
+        self._ballast.require()
+        if self.ledger.failure is not None:
+            raise LedgerUnavailable(
+                f"the ledger cannot be written: {self.ledger.failure}",
+                remedy="Nothing new starts until it can.",
+            )
+
     async def record(self, actor: Peer | None, action: str, *objects: str, **more: Any) -> int:
         """The entry's index, once it is durable. Errors: LedgerUnavailable or OutOfSpace, and then do not act."""
         self._ballast.require()
@@ -78,6 +88,7 @@ class Recorder:
             self._owed.append(entry)
 
     async def _pay(self) -> None:
-        while self._owed:
-            await asyncio.wrap_future(self.ledger.submit(self._owed[0]))
-            self._owed.pop(0)
+        async with self._paying:  # two at once would enter one twice and drop the next
+            while self._owed:
+                await asyncio.wrap_future(self.ledger.submit(self._owed[0]))
+                self._owed.pop(0)

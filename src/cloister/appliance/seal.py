@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import json
+import os
 import secrets
 from base64 import b64encode
 from pathlib import Path
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cloister.api import GatewaySecrets
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
-from cloister.errors import Conflict, Locked, Unauthenticated
+from cloister.errors import Conflict, InvalidInput, LedgerUnavailable, Locked, Tampered, Unauthenticated
 from cloister.vault import Vault
 
 LEDGER_KEY = "ledger-control"
@@ -30,9 +32,18 @@ def appliance_id(path: Path) -> str:
         return str(json.loads(path.read_text())["id"])
     except FileNotFoundError:
         identity = secrets.token_hex(8)
-        path.write_text(json.dumps({"id": identity}) + "\n")
-        path.chmod(0o600)
+        part = path.with_suffix(".part")
+        with part.open("w") as file:
+            file.write(json.dumps({"id": identity}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o600)
+        part.replace(path)
         return identity
+    except (ValueError, KeyError, TypeError):
+        raise Tampered(
+            "this is not an appliance's identity", where=str(path), remedy="Restore it from a backup."
+        ) from None
 
 
 class Seal:
@@ -89,8 +100,12 @@ class Seal:
                     peer, "vault.unlock", decision="refused", reason="wrong passphrase"
                 )
                 raise
+            try:
+                await self._recorder.record(peer, "vault.unlock", decision="opened")
+            except BaseException:
+                self._vault.lock()
+                raise
             self._open()
-            await self._recorder.record(peer, "vault.unlock", decision="opened")
 
     async def lock(self, peer: Peer) -> None:
         """Wipe the keys. Work must have ended."""
@@ -105,22 +120,36 @@ class Seal:
         if self._vault is None or self.locked:
             return
         self.opened.clear()
-        if self._recorder.ledger.failure is None:
+        with contextlib.suppress(LedgerUnavailable):  # what is not signed now is signed at the next unlock
             self._recorder.ledger.flush()
         self._recorder.ledger.detach_signer()
         self._vault.lock()
 
     def _open(self) -> None:
         assert self._vault is not None
-        self._recorder.ledger.attach_signer(self._vault.signing_key(LEDGER_KEY))
+        try:
+            self._recorder.ledger.attach_signer(self._vault.signing_key(LEDGER_KEY))
+        except BaseException:
+            self._vault.lock()
+            raise
         self.opened.set()
 
     def manifest_key(self) -> Ed25519PrivateKey:
         return self.vault.signing_key(MANIFEST_KEY)
 
     def config_digest(self, config: dict[str, Any]) -> str:
-        """A keyed digest of a frozen configuration, in hex: it says 'the same', and confirms no guess."""
-        return hmac.new(self.vault.secret("config-digest"), rfc8785.dumps(config), hashlib.sha256).hexdigest()
+        """A keyed digest of a frozen configuration, in hex: it says 'the same', and confirms no guess.
+
+        Errors: InvalidInput for a number that JSON does not carry exactly; Locked.
+        """
+        try:
+            canonical = rfc8785.dumps(config)
+        except rfc8785.CanonicalizationError:
+            raise InvalidInput(
+                "a number in the settings is not finite, or has more than 53 bits",
+                remedy="Choose another one.",
+            ) from None
+        return hmac.new(self.vault.secret("config-digest"), canonical, hashlib.sha256).hexdigest()
 
     def hash_api_key(self, api_key: str) -> str:
         return hmac.new(self.vault.secret("gateway-pepper"), api_key.encode(), hashlib.sha256).hexdigest()

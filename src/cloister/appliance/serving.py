@@ -40,7 +40,7 @@ from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal
 from cloister.appliance.state import DeploymentRow, ObjectRow
 from cloister.appliance.store import StateStore
-from cloister.errors import CloisterError, Conflict, NotFound, Unavailable
+from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, Unavailable
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient
 from cloister.logs import place
@@ -77,7 +77,6 @@ class Serving:
         self._catalogue = catalogue
         self._launcher = launcher
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._stopping: set[str] = set()
 
     async def start(self, peer: Peer, request: ServeRequest) -> Deployment:
         """Serve a merged model under a name. Errors: NotFound, Conflict, LedgerUnavailable."""
@@ -112,25 +111,25 @@ class Serving:
         with self._state.read() as session:
             row = self._find(session, reference)
         await self._recorder.record_taking_away(peer, "deployment.stop", row.deployment_id, row.model)
-        self._stopping.add(row.deployment_id)
-        self._set(row.deployment_id, DeploymentState.STOPPING)
-        with contextlib.suppress(CloisterError):
-            await self._launcher.stop(row.deployment_id, GRACE_S)
+        with contextlib.suppress(OutOfSpace):
+            self._set(row.deployment_id, DeploymentState.STOPPING)
         task = self._tasks.get(row.deployment_id)
-        if task is not None:
+        if task is not None:  # first of all: it must not start another engine after this one is stopped
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        with contextlib.suppress(CloisterError):
+            await self._launcher.stop(row.deployment_id, GRACE_S)
         self._set(row.deployment_id, DeploymentState.STOPPED)
         shutil.rmtree(self._home.engine_folder(row.deployment_id), ignore_errors=True)
         with contextlib.suppress(CloisterError):
             await self._launcher.forget(row.deployment_id)
-        self._stopping.discard(row.deployment_id)
         with self._state.read() as session:
             return self.document(session.get_one(DeploymentRow, row.deployment_id))
 
     async def stop_all(self, peer: Peer) -> None:
-        for deployment_id in list(self._tasks):
-            await self.stop(peer, deployment_id)
+        while self._tasks:
+            with contextlib.suppress(OutOfSpace):
+                await self.stop(peer, next(iter(self._tasks)))
 
     @property
     def live(self) -> list[str]:
@@ -159,7 +158,8 @@ class Serving:
                 self._keep(row.deployment_id, adopted=adopted)
             elif row.state == DeploymentState.STOPPING:
                 if row.deployment_id in sandboxes:
-                    await self._launcher.stop(row.deployment_id, GRACE_S)
+                    with contextlib.suppress(CloisterError):
+                        await self._launcher.stop(row.deployment_id, GRACE_S)
                 self._set(row.deployment_id, DeploymentState.STOPPED)
 
     async def let_go(self) -> None:
@@ -193,8 +193,6 @@ class Serving:
                     code="error",
                     detail=f"the authority failed: {type(error).__name__}",
                 )
-            if deployment_id in self._stopping:
-                return
             if asyncio.get_running_loop().time() - started > 300:
                 attempt = 0
             pause = BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
@@ -202,7 +200,8 @@ class Serving:
             log.warning("deployment.down", deployment=deployment_id, code=problem.code, restart_in_s=pause)
             with contextlib.suppress(CloisterError):
                 await self._recorder.record(None, "deployment.down", deployment_id, reason=problem.code)
-            self._set(deployment_id, DeploymentState.RESTARTING, problem)
+            with contextlib.suppress(OutOfSpace):
+                self._set(deployment_id, DeploymentState.RESTARTING, problem)
             await asyncio.sleep(pause)
 
     async def _launch(self, deployment_id: str) -> None:
@@ -250,6 +249,7 @@ class Serving:
             with contextlib.suppress(CloisterError):
                 await self._launcher.stop(deployment_id, 0)
                 await self._launcher.forget(deployment_id)
+            _ = self._seal.vault  # it may have been locked meanwhile
             await self._launcher.start(spec, [memory])
         finally:
             os.close(memory)
@@ -290,7 +290,7 @@ class Serving:
             if isinstance(said, Failure):
                 failure = said
             if isinstance(said, Progress):
-                with self._state.change() as change:
+                with contextlib.suppress(OutOfSpace), self._state.change() as change:
                     change.session.get_one(DeploymentRow, deployment_id).last_event = event.number
                     change.event("deployment.progress", deployment_id, **said.model_dump(exclude={"event"}))
         raise Unavailable("the launcher stopped, and the engine with it")
@@ -303,8 +303,9 @@ class Serving:
             if await _healthy(path):
                 failed = 0
                 if not was_ready:
-                    was_ready = True
-                    self._set(deployment_id, DeploymentState.READY)
+                    with contextlib.suppress(OutOfSpace):  # asked again: a full disk is no reason to end it
+                        self._set(deployment_id, DeploymentState.READY)
+                        was_ready = True
             elif was_ready:
                 failed += 1
             await asyncio.sleep(PROBE_EVERY_S if was_ready else 0.3)

@@ -85,7 +85,12 @@ class SideSocket:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(listener)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # too many open files: they become fewer
+                log.warning("side.accept", cause=error.errno)
+                await asyncio.sleep(0.5)
+                continue
             task = asyncio.create_task(self._serve(connection))
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
@@ -132,7 +137,7 @@ class SideSocket:
             try:
                 document = json.loads(message)
                 token, roles = str(document["token"]), [str(role) for role in document["roles"]]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise InvalidInput("not a message of the side socket") from None
             digest = hashlib.sha256(token.encode()).digest()
             job_id, uid = self._tokens.get(digest, ("", -1))

@@ -141,7 +141,7 @@ class EventRow(Base):
 
 def open_state(path: Path) -> tuple[Engine, Sessions]:
     """Open the database, bring it to the newest migration, and make every commit durable."""
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:

@@ -107,6 +107,7 @@ class StateStore:
             if events:
                 continue
             try:
-                await asyncio.wait_for(news.wait(), keep_alive_s)
+                async with asyncio.timeout(keep_alive_s):
+                    await news.wait()
             except TimeoutError:
                 yield None

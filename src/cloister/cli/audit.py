@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+TRIES = 5
+
 
 @app.command()
 def show(
@@ -65,7 +67,7 @@ def verify(
     json: JsonFlag = False,
 ) -> None:
     """Check a ledger offline: every tile, every entry, the signed tree head."""
-    from cloister.errors import InvalidInput, NotFound
+    from cloister.errors import InvalidInput, NotFound, Tampered
     from cloister.home import Home
     from cloister.verifier import VerificationError, verify_log
 
@@ -81,12 +83,16 @@ def verify(
     for ledger in folders:
         try:
             vkey = key or (ledger / "vkey").read_text().strip()
+        except UnicodeDecodeError:
+            raise Tampered("the verifier key is not text", where=str(ledger / "vkey")) from None
         except OSError:
             raise NotFound(
                 "there is no verifier key in this folder", where=str(ledger), remedy="Give it with --key."
             ) from None
         try:
             report = verify_log(ledger, vkey)
+            for _ in range(TRIES if folder is None else 0):  # it may have been read while it was written
+                report = verify_log(ledger, vkey) if report.problems else report
         except VerificationError as error:
             raise InvalidInput(str(error), where=str(ledger)) from None
         reports.append((ledger, report))
@@ -127,7 +133,7 @@ def export(
     for ledger in (home.control_ledger, home.gateway_ledger):
         if ledger.exists():
             try:
-                shutil.copytree(ledger, folder / ledger.name, ignore=shutil.ignore_patterns("lock", "*.part"))
+                _copy(ledger, folder / ledger.name)
             except (OSError, shutil.Error) as error:
                 raise CloisterError(
                     f"could not be copied ({type(error).__name__})", where=str(ledger)
@@ -139,3 +145,24 @@ def export(
         say(
             f"Copied {' and '.join(copied)} to {folder}. Check a copy with `cloister audit verify {folder}/control`."
         )
+
+
+def _copy(ledger: Path, target: Path) -> None:
+    """Copy a ledger, again where it was written meanwhile; what never verifies is copied as it is."""
+    from cloister.verifier import VerificationError, verify_log
+
+    for attempt in range(TRIES):
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            shutil.copytree(ledger, target, ignore=shutil.ignore_patterns("lock", "*.part", "spare"))
+        except shutil.Error:
+            if attempt == TRIES - 1:
+                raise
+            continue
+        if not (target / "vkey").exists():
+            return
+        try:
+            if not verify_log(target, (target / "vkey").read_text().strip()).problems:
+                return
+        except (VerificationError, UnicodeDecodeError):
+            return

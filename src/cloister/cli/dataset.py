@@ -79,22 +79,20 @@ def import_(
     if stat.S_ISDIR(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise InvalidInput("is a folder, not a file", where=str(source))
-    reading, writing = os.pipe()
-    reporter = threading.Thread(target=_print_report, args=(reading,), daemon=True)
-    reporter.start()
-    try:
-        with connect() as client:
+    with connect() as client:
+        reading, writing = os.pipe()
+        reporter = threading.Thread(target=_print_report, args=(reading,), daemon=True)
+        reporter.start()
+        try:
             try:
                 job = client.import_dataset(request, {"source": descriptor, "report": writing})
             finally:
                 os.close(descriptor)
                 os.close(writing)
             job = watch(client, job.job_id, quiet=json)
+        finally:
             reporter.join(timeout=5)
-            stored = client.dataset(job.subject or name)
-    except BaseException:
-        reporter.join(timeout=5)
-        raise
+        stored = client.dataset(job.subject or name)
     if json:
         print_json(stored)
     else:

@@ -88,6 +88,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        _report(CloisterError(f"the system refuses: {error.strerror}", where=str(error.filename or "")))
+        sys.exit(CloisterError.exit_code)
 
 
 def _report(error: CloisterError) -> None:

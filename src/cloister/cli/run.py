@@ -100,10 +100,15 @@ def _train_config(
             raise InvalidInput("cannot be read", where=str(path)) from None
         except yaml.YAMLError:
             raise InvalidInput("is not valid YAML", where=str(path)) from None
-        if not isinstance(values, dict):
+        lora = values.get("lora") if isinstance(values, dict) else None
+        if (
+            not isinstance(values, dict)
+            or not isinstance(lora or {}, dict)
+            or not all(isinstance(key, str) for key in (*values, *(lora or {})))
+        ):
             raise InvalidInput("is not a mapping of settings", where=str(path))
     values |= {key: value for key, value in options.items() if value is not None}
-    if values.get("batch_size") and not values.get("micro_batch_size"):
+    if isinstance(values.get("batch_size"), int) and not values.get("micro_batch_size"):
         values["micro_batch_size"] = min(values["batch_size"], TrainConfig().micro_batch_size)
     lora = dict(values.get("lora") or {})
     lora |= {key: value for key, value in (("rank", rank), ("alpha", alpha)) if value is not None}

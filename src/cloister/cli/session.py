@@ -31,10 +31,11 @@ def read_passphrase(descriptor: int | None, *, new: bool = False) -> str:
     """From a descriptor, else asked for at the terminal, never from argv or the environment."""
     if descriptor is not None:
         try:
-            raw = os.read(descriptor, MAX_PASSPHRASE + 1)
+            text = _read_line(descriptor).decode()
         except OSError:
             raise InvalidInput("nothing can be read from that descriptor", where="--passphrase-fd") from None
-        text = raw.decode(errors="replace").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise InvalidInput("the passphrase is not UTF-8", where="--passphrase-fd") from None
     else:
         if not sys.stdin.isatty():
             raise InvalidInput(
@@ -51,6 +52,17 @@ def read_passphrase(descriptor: int | None, *, new: bool = False) -> str:
     return text
 
 
+def _read_line(descriptor: int) -> bytes:
+    """Up to the first newline or the end, however many pieces it comes in."""
+    raw = b""
+    while b"\n" not in raw and len(raw) <= 4 * MAX_PASSPHRASE:  # a character has at most four bytes
+        piece = os.read(descriptor, 4096)
+        if not piece:
+            break
+        raw += piece
+    return raw.split(b"\n", 1)[0]
+
+
 def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Follow a job to its end with a live line. Ctrl-C leaves it running. Errors: what it failed with."""
     from cloister.cli.output import Live, say
@@ -65,7 +77,9 @@ def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
                 live.show(job)
     except KeyboardInterrupt:
         live.end()
-        say(f"left; the job goes on. Pick it up again with `cloister run watch {job_id}`.")
+        run = job is not None and job.verb in ("train", "evaluate")
+        again = f"Pick it up again with `cloister run watch {job_id}`" if run else "See `cloister status`"
+        say(f"left; the job goes on. {again}.")
         raise SystemExit(0) from None
     live.end()
     assert job is not None

@@ -1,0 +1,439 @@
+"""What happens between two steps: a cancel as a job ends, a stop as an engine starts, a result while locked.
+
+An authority and a launcher in this process, with a small program in place of worker and engine, so that
+each moment can be met on purpose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.api import (
+    DatasetImport,
+    Event,
+    ImportConfig,
+    JobState,
+    LockRequest,
+    ObjectKind,
+    RunRequest,
+    ServeRequest,
+    TrainConfig,
+)
+from cloister.appliance import queue as queue_module
+from cloister.appliance.authority import Authority
+from cloister.appliance.ids import new_id
+from cloister.appliance.peer import Peer
+from cloister.appliance.side import Delivery
+from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
+from cloister.errors import Conflict, InvalidInput, LedgerUnavailable, Locked, Unavailable
+from cloister.home import Home
+from cloister.launcher.server import Launcher, LauncherConfig
+from cloister.policy import Settings
+
+PEER = Peer(os.getpid(), os.getuid(), os.getgid())
+PASSPHRASE = "correct horse"
+PROGRAM = """
+import base64, json, sys, time
+from pathlib import Path
+job = json.load(sys.stdin)
+folder = Path(__file__).parent
+if job["verb"] == "serve":
+    time.sleep(600)
+while not (folder / "go").exists():
+    time.sleep(0.01)
+if job["verb"] == "import":
+    (folder / "told").write_text(job["config"]["system_prompt"])
+from cloister.vault import ObjectWriter
+out = job["output"]
+writer = ObjectWriter(
+    Path(out["path"]), object_id=out["object_id"], kind=out["kind"], key=base64.b64decode(out["key"])
+)
+with writer.create("x") as file:
+    file.write(b"x")
+writer.finish(created_at="2026-01-01T00:00:00+00:00")
+print(json.dumps({"event": "result", "values": {"steps": 1}}), flush=True)
+"""
+
+
+@dataclass
+class World:
+    """One home, its launcher, and the authority of the moment."""
+
+    home: Home
+    authority: Authority
+    serving: asyncio.Task[None]
+    launcher: Launcher
+
+    @property
+    def go(self) -> Path:
+        return self.home.root / "go"
+
+    async def restart(self, *, launcher: bool = False) -> None:
+        """Another authority over the same home, locked; with `launcher` no sandbox is left either."""
+        await self.authority.stop()
+        if launcher:
+            await self.end_launcher()
+            self.launcher, self.serving = start_launcher(self.home)
+        self.authority = make(self.home)
+        await self.authority.start()
+
+    async def end_launcher(self) -> None:
+        self.serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await self.serving
+        await self.launcher.close(0)
+
+    async def unlock(self) -> None:
+        await self.authority.seal.unlock(PEER, PASSPHRASE)
+
+    def job(self, job_id: str) -> Any:
+        with self.authority.state.read() as session:
+            return session.get_one(JobRow, job_id)
+
+    async def until(self, wanted: Callable[[], object]) -> None:
+        async with asyncio.timeout(30):
+            while not wanted():
+                await asyncio.sleep(0.01)
+
+    async def reaches(self, job_id: str, state: JobState) -> None:
+        await self.until(lambda: self.job(job_id).state == state)
+
+    def actions(self) -> list[str]:
+        return [entry["action"] for entry in self.authority.ledger.entries(0, 10_000)]
+
+    async def running(self) -> list[str]:
+        return [s.sandbox_id for s in await self.authority.launcher.list() if s.exit_code is None]
+
+    def stored(self, kind: ObjectKind, name: str) -> str:
+        """An object that only the state knows, with a key."""
+        object_id = new_id(kind)
+        self.authority.seal.vault.new_data_key(object_id)
+        self.authority.catalogue.store.folder(kind, object_id, 1).mkdir(parents=True)
+        with self.authority.state.change() as change:
+            change.session.add(
+                ObjectRow(
+                    object_id=object_id,
+                    version=1,
+                    kind=kind,
+                    name=name,
+                    created_at=change.now,
+                    created_by="x",
+                    sealed_bytes=0,
+                    manifest_sha256="0" * 64,
+                    inputs=[],
+                    counts={},
+                    details={},
+                )
+            )
+        return object_id
+
+    async def run(self, name: str = "run") -> str:
+        """A run asked for; its training job."""
+        started = await self.authority.start_run(
+            PEER, RunRequest(name=name, dataset="rows", base="base", evaluate=None)
+        )
+        return started.train_job.job_id
+
+
+def make(home: Home) -> Authority:
+    return Authority(home, Settings(sandbox="none", unencrypted_swap="allow"))
+
+
+def start_launcher(home: Home) -> tuple[Launcher, asyncio.Task[None]]:
+    program = home.root / "program.py"
+    program.write_text(PROGRAM)
+    launcher = Launcher(
+        LauncherConfig(
+            home=home.root,
+            socket=home.launcher_socket,
+            sandboxed=False,
+            program=(sys.executable, str(program)),
+        )
+    )
+    return launcher, asyncio.ensure_future(launcher.serve())
+
+
+@asynccontextmanager
+async def world() -> AsyncIterator[World]:
+    with tempfile.TemporaryDirectory(prefix="home") as folder:
+        home = Home(Path(folder))
+        home.make()
+        launcher, serving = start_launcher(home)
+        authority = make(home)
+        await authority.start()
+        await authority.seal.initialise(PEER, PASSPHRASE)
+        here = World(home, authority, serving, launcher)
+        here.stored(ObjectKind.DATASET, "rows")
+        here.stored(ObjectKind.BASE, "base")
+        try:
+            yield here
+        finally:
+            await here.authority.stop()
+            await here.end_launcher()
+
+
+def moment(test: Callable[[World], Awaitable[None]]) -> Callable[[], None]:
+    """A test in a world of its own."""
+
+    def run() -> None:
+        async def inside() -> None:
+            async with world() as here:
+                await test(here)
+
+        asyncio.run(inside())
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
+
+
+@moment
+async def test_a_job_cancelled_before_its_start_can_be_resumed(here: World) -> None:
+    here.authority.queue.paused = True
+    job_id = await here.run()
+    await here.authority.queue.cancel(PEER, job_id)
+    assert here.job(job_id).state == JobState.CANCELLED
+    here.authority.queue.paused = False
+    here.go.touch()
+    await here.authority.queue.resume(PEER, job_id)
+    await here.reaches(job_id, JobState.DONE)
+
+
+@moment
+async def test_a_start_that_was_cut_off_after_its_key_was_made_goes_on(here: World) -> None:
+    here.authority.queue.paused = True
+    job_id = await here.run()
+    here.authority.seal.vault.new_data_key(here.job(job_id).subject)
+    here.go.touch()
+    here.authority.queue.paused = False
+    await here.reaches(job_id, JobState.DONE)
+
+
+@moment
+async def test_a_cancel_that_comes_as_a_job_ends_does_not_undo_it(here: World) -> None:
+    job_id = await here.run()
+    await here.reaches(job_id, JobState.RUNNING)
+    enter = here.authority.recorder.record_taking_away
+
+    async def slowly(*arguments: Any, **more: Any) -> None:
+        here.go.touch()
+        await here.until(lambda: job_id not in here.authority.queue.known)
+        await enter(*arguments, **more)
+
+    here.authority.recorder.record_taking_away = slowly  # type: ignore[method-assign]
+    with pytest.raises(Conflict, match="done already"):
+        await here.authority.queue.cancel(PEER, job_id)
+    assert here.job(job_id).state == JobState.DONE
+
+
+@moment
+async def test_two_resumes_at_once_queue_a_job_once(here: World) -> None:
+    here.authority.queue.paused = True
+    job_id = await here.run()
+    await here.authority.queue.cancel(PEER, job_id)
+    two = [here.authority.queue.resume(PEER, job_id) for _ in range(2)]
+    outcomes = await asyncio.gather(*two, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [Conflict]
+    here.authority.queue.paused = False
+    here.go.touch()
+    await here.reaches(job_id, JobState.DONE)
+    assert here.job(job_id).attempts == 1
+
+
+@moment
+async def test_two_runs_of_one_name_at_once_are_one_and_a_conflict(here: World) -> None:
+    outcomes = await asyncio.gather(here.run("same"), here.run("same"), return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Conflict", "str"]
+
+
+@moment
+async def test_without_a_launcher_requests_are_refused_and_the_queue_waits(here: World) -> None:
+    here.authority.queue.paused = True
+    job_id = await here.run()
+    await here.end_launcher()
+    with pytest.raises(Unavailable):
+        await here.run("second")
+    here.authority.queue.paused = False
+    await asyncio.sleep(1.2)
+    assert here.job(job_id).state == JobState.QUEUED
+    here.launcher, here.serving = start_launcher(here.home)
+    here.go.touch()
+    await here.reaches(job_id, JobState.DONE)
+
+
+@moment
+async def test_a_result_that_came_while_locked_outlives_authority_and_launcher(here: World) -> None:
+    job_id = await here.run()
+    await here.reaches(job_id, JobState.RUNNING)
+    await here.restart()
+    here.go.touch()
+    await here.until(lambda: here.job(job_id).result)
+    async with asyncio.timeout(10):  # what waits for the vault does not hold up its lock
+        await here.authority.lock(PEER, LockRequest(mode="drain"))
+    await here.restart(launcher=True)
+    assert here.job(job_id).state == JobState.RUNNING
+    await here.unlock()
+    await here.reaches(job_id, JobState.DONE)
+    with here.authority.state.read() as session:
+        assert session.get(ObjectRow, (here.job(job_id).subject, 1)) is not None
+
+
+@moment
+async def test_a_result_waits_while_the_ledger_refuses(here: World) -> None:
+    job_id = await here.run()
+    await here.reaches(job_id, JobState.RUNNING)
+    enter = here.authority.recorder.record
+
+    async def refuse(*_: Any, **__: Any) -> int:
+        raise LedgerUnavailable("no")
+
+    here.authority.recorder.record = refuse  # type: ignore[method-assign]
+    here.go.touch()
+    await here.until(lambda: here.job(job_id).result)
+    await asyncio.sleep(0.1)
+    assert here.job(job_id).state == JobState.RUNNING
+    here.authority.recorder.record = enter  # type: ignore[method-assign]
+    await here.reaches(job_id, JobState.DONE)
+
+
+@moment
+async def test_cutting_to_lock_interrupts_a_run_also_while_locked(here: World) -> None:
+    job_id = await here.run()
+    await here.reaches(job_id, JobState.RUNNING)
+    await here.restart()
+    with pytest.raises(Conflict):
+        await here.authority.lock(PEER, LockRequest())
+    async with asyncio.timeout(10):
+        await here.authority.lock(PEER, LockRequest(mode="cut"))
+    row = here.job(job_id)
+    assert (row.state, row.error["code"]) == (JobState.INTERRUPTED, "interrupted")
+
+
+@moment
+async def test_an_import_keeps_its_system_message_out_of_the_state(here: World) -> None:
+    prompt = "nobody may read this message"
+    ticket = await here.authority.import_dataset(
+        PEER, DatasetImport(name="d", config=ImportConfig(source_name="s", system_prompt=prompt))
+    )
+    job_id = ticket.job.job_id
+    here.authority.queue.deliver(Delivery(job_id, {"source": os.open(os.devnull, os.O_RDONLY)}))
+    here.go.touch()
+    await here.reaches(job_id, JobState.DONE)
+    assert (here.home.root / "told").read_text() == prompt
+    for path in here.home.state.parent.iterdir():
+        assert prompt.encode() not in path.read_bytes(), path
+
+
+@moment
+async def test_a_job_whose_source_never_comes_gives_its_name_back(here: World) -> None:
+    ticket = await here.authority.import_dataset(
+        PEER, DatasetImport(name="d", config=ImportConfig(source_name="s"))
+    )
+    waits, queue_module.SOURCE_WAIT_S = queue_module.SOURCE_WAIT_S, 0.0
+    try:
+        await here.reaches(ticket.job.job_id, JobState.INTERRUPTED)
+    finally:
+        queue_module.SOURCE_WAIT_S = waits
+    await here.authority.import_dataset(PEER, DatasetImport(name="d", config=ImportConfig(source_name="s")))
+
+
+@moment
+async def test_numbers_without_a_canonical_form_are_refused_at_once(here: World) -> None:
+    train = TrainConfig(seed=1 << 60)
+    with pytest.raises(InvalidInput):
+        await here.authority.start_run(PEER, RunRequest(name="r", dataset="rows", base="base", train=train))
+
+
+@moment
+async def test_a_stop_at_any_moment_of_a_start_leaves_no_engine(here: World) -> None:
+    here.stored(ObjectKind.MODEL, "model")
+    launching = asyncio.Event()
+    end = here.authority.launcher.stop
+
+    async def tell(sandbox_id: str, grace_s: float = 10.0) -> Any:
+        if grace_s == 0:  # what comes before each start of an engine
+            launching.set()
+        return await end(sandbox_id, grace_s)
+
+    here.authority.launcher.stop = tell  # type: ignore[method-assign]
+    for turns in range(12):
+        launching.clear()
+        served = await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
+        await launching.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        stopped = await here.authority.serving.stop(PEER, served.deployment_id)
+        assert stopped.state == "stopped"
+        await asyncio.sleep(0.05)
+        assert await here.running() == []
+        assert here.authority.serving.live == []
+
+
+@moment
+async def test_locking_stops_what_is_served_and_refuses_more(here: World) -> None:
+    here.stored(ObjectKind.MODEL, "model")
+    await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
+    with pytest.raises(Conflict):
+        await here.authority.lock(PEER, LockRequest())
+    locking = asyncio.create_task(here.authority.lock(PEER, LockRequest(mode="drain")))
+    await asyncio.sleep(0)
+    with pytest.raises((Conflict, Locked)):
+        await here.authority.serve(PEER, ServeRequest(name="n", model="model"))
+    await locking
+    assert here.authority.seal.locked
+    assert await here.running() == []
+
+
+@moment
+async def test_an_engine_that_nobody_asks_for_is_ended_at_the_next_start(here: World) -> None:
+    here.stored(ObjectKind.MODEL, "model")
+    served = await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
+    while not await here.running():
+        await asyncio.sleep(0.01)
+    with here.authority.state.change() as change:
+        change.session.get_one(DeploymentRow, served.deployment_id).state = "stopped"
+    await here.restart()
+    assert await here.running() == []
+    assert here.actions()[-2:] == ["authority.start", "sandbox.stop"]
+
+
+@moment
+async def test_what_is_owed_is_entered_once_each(here: World) -> None:
+    recorder = here.authority.recorder
+    recorder._owed += [recorder.entry(None, f"owed.{number}") for number in range(5)]
+    await asyncio.gather(*(recorder.record(None, f"new.{number}") for number in range(5)))
+    assert sorted(action for action in here.actions() if action.startswith("owed")) == [
+        f"owed.{number}" for number in range(5)
+    ]
+    assert recorder.owed == 0
+
+
+@moment
+async def test_a_ledger_that_fails_while_locking_keeps_no_key(here: World) -> None:
+    def fail() -> None:
+        raise LedgerUnavailable("no")
+
+    here.authority.ledger.flush = fail  # type: ignore[method-assign]
+    vault = here.authority.seal.vault
+    await here.authority.lock(PEER, LockRequest())
+    assert vault.locked
+
+
+@moment
+async def test_events_have_no_gap_and_no_double(here: World) -> None:
+    here.go.touch()
+    job_id = await here.run()
+    await here.reaches(job_id, JobState.DONE)
+    events: list[Event] = here.authority.state.events_after(0)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    states = [e.data["state"] for e in events if e.subject == job_id and e.kind == "job.state"]
+    assert states == ["queued", "running", "done"]
