@@ -137,6 +137,12 @@ class World:
             )
         return object_id
 
+    async def runs(self, job_id: str) -> None:
+        """Until its sandbox does."""
+        async with asyncio.timeout(30):
+            while job_id not in await self.running():
+                await asyncio.sleep(0.01)
+
     async def run(self, name: str = "run") -> str:
         """A run asked for; its training job."""
         started = await self.authority.start_run(
@@ -273,7 +279,7 @@ async def test_without_a_launcher_requests_are_refused_and_the_queue_waits(here:
 @moment
 async def test_a_result_that_came_while_locked_outlives_authority_and_launcher(here: World) -> None:
     job_id = await here.run()
-    await here.reaches(job_id, JobState.RUNNING)
+    await here.runs(job_id)
     await here.restart()
     here.go.touch()
     await here.until(lambda: here.job(job_id).result)
@@ -308,7 +314,7 @@ async def test_a_result_waits_while_the_ledger_refuses(here: World) -> None:
 @moment
 async def test_cutting_to_lock_interrupts_a_run_also_while_locked(here: World) -> None:
     job_id = await here.run()
-    await here.reaches(job_id, JobState.RUNNING)
+    await here.runs(job_id)
     await here.restart()
     with pytest.raises(Conflict):
         await here.authority.lock(PEER, LockRequest())
