@@ -92,7 +92,7 @@ def build_command(
     command += ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--disable-userns", "--die-with-parent", "--new-session"]
     command += ["--hostname", "cloister", "--uid", str(UID), "--gid", str(UID), "--cap-drop", "ALL"]
-    command += _system(python, etc_fds)
+    command += _system(etc_fds)
     command += ["--proc", "/proc"]
     for hidden in _PROC_HIDDEN:
         if Path(hidden).exists():
@@ -106,6 +106,8 @@ def build_command(
     command += ["--perms", "1777", "--size", str(spec.tmp_mib << 20), "--tmpfs", "/tmp"]  # noqa: S108
     for folder in ("/tmp/home", "/tmp/cache"):  # noqa: S108
         command += ["--perms", "0700", "--dir", folder]
+    for path in python.read_only:  # after /tmp, below which an interpreter or a checkout may lie
+        command += ["--ro-bind", str(path), str(path)]
     for mount in spec.mounts:
         command += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.inside]
     command += ["--remount-ro", "/"]
@@ -186,8 +188,8 @@ def check_mounts(mounts: Sequence[Mount]) -> None:
         seen.add(mount.inside)
 
 
-def _system(python: PythonPaths, etc_fds: Mapping[str, int]) -> list[str]:
-    """/usr, the loader's cache, a made-up /etc, the interpreter, and what tells of processors."""
+def _system(etc_fds: Mapping[str, int]) -> list[str]:
+    """/usr, the loader's cache, a made-up /etc, and what tells of processors."""
     command = ["--ro-bind", "/usr", "/usr"]
     for name in _USR_LINKS:
         path = Path("/", name)
@@ -199,8 +201,6 @@ def _system(python: PythonPaths, etc_fds: Mapping[str, int]) -> list[str]:
         command += ["--ro-bind-try", source, source]
     for inside, descriptor in etc_fds.items():
         command += ["--perms", "0444", "--file", str(descriptor), inside]
-    for folder in python.read_only:
-        command += ["--ro-bind", str(folder), str(folder)]
     return [*command, "--ro-bind", "/sys/devices/system", "/sys/devices/system"]
 
 
