@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,17 @@ from hypothesis import strategies as st
 from cloister.demo.search import BLOCK, find_leaks, needles
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A temporary folder whose path leaves room for the sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="d-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+def test_an_interrupted_demo_leaves_nothing(short_folder: Path, number: signal.Signals) -> None:
+    environment = {**os.environ, "TMPDIR": str(short_folder)}
     command = [str(Path(sys.executable).parent / "cloister"), "demo"]
     demo = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -34,10 +43,10 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, number: signal.Signa
     rest = demo.stdout.read()
     assert demo.wait(60) == 1
     assert "interrupted" in rest
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            assert str(tmp_path).encode() not in process.read_bytes()
+            assert str(short_folder).encode() not in process.read_bytes()
         except OSError:
             continue
 
