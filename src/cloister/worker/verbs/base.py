@@ -6,12 +6,9 @@ Knows the job document; the checks are `cloister.models.base`'s.
 from __future__ import annotations
 
 import base64
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import rfc8785
 
 from cloister.api import BaseImportConfig, JobDocument
 from cloister.errors import Interrupted, InvalidInput
@@ -61,7 +58,6 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     counts = {name: details[name] for name in ("parameters", "tensors", "shards")}
     writer.finish(
         created_at=datetime.now(UTC).isoformat(),
-        config_digest=hashlib.sha256(rfc8785.dumps(job.config)).hexdigest(),
         counts=counts,
         details=details,
     )

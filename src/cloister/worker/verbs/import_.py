@@ -6,14 +6,11 @@ Knows the job document and where problems go; it does not know formats or sealin
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
-
-import rfc8785
 
 from cloister.api import ImportConfig, JobDocument
 from cloister.datasets import ImportSummary, Problem, import_rows
@@ -126,7 +123,6 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     }
     writer.finish(
         created_at=datetime.now(UTC).isoformat(),
-        config_digest=hashlib.sha256(rfc8785.dumps(job.config)).hexdigest(),
         counts=counts,
         details=details,
     )

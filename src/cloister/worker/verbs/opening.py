@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import rfc8785
-
 from cloister.api import Grant, JobDocument
 from cloister.datasets.reader import DatasetReader
 from cloister.errors import InvalidInput
@@ -112,7 +110,6 @@ def finish(
     return writer.finish(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         inputs=tuple(inputs),
-        config_digest=hashlib.sha256(rfc8785.dumps(job.config)).hexdigest(),
         counts=dict(counts),
         details=dict(details),
     )
