@@ -7,6 +7,7 @@ export VENV
 export HF_HUB_OFFLINE := 1
 # Tests run beside engines and workers: waiting threads must not take their cores.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 20000
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help demo test check bench soak locks setup clean
