@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.keywrap import (
     aes_key_wrap_with_padding,
 )
 
+from cloister.vault.memory import wipe_bytes
+
 _LABEL_BYTES = 16
 
 
@@ -37,15 +39,22 @@ def unwrap(wrapping_key: bytes, wrapped: bytes) -> bytes:
 
 def wrap_labelled(wrapping_key: bytes, key: bytes, label: str) -> bytes:
     """Wraps `key` together with what it is for."""
-    return wrap(wrapping_key, _mark(label) + key)
+    both = _mark(label) + key
+    try:
+        return wrap(wrapping_key, both)
+    finally:
+        wipe_bytes(both)
 
 
 def unwrap_labelled(wrapping_key: bytes, wrapped: bytes, label: str) -> bytes:
     """The key of `wrap_labelled` with the same label. Raises UnwrapError."""
     both = unwrap(wrapping_key, wrapped)
-    if not hmac.compare_digest(both[:_LABEL_BYTES], _mark(label)):
-        raise UnwrapError
-    return both[_LABEL_BYTES:]
+    try:
+        if not hmac.compare_digest(both[:_LABEL_BYTES], _mark(label)):
+            raise UnwrapError
+        return both[_LABEL_BYTES:]
+    finally:
+        wipe_bytes(both)
 
 
 def _mark(label: str) -> bytes:
