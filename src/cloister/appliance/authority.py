@@ -39,14 +39,17 @@ from cloister.api import (
 from cloister.appliance import records
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue, find, listed, refuse_taken_name
+from cloister.appliance.checking import Checking
 from cloister.appliance.clients import Clients
 from cloister.appliance.ids import new_id
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
+from cloister.appliance.rotation import Rotation
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
 from cloister.appliance.side import SideSocket
+from cloister.appliance.slots import Slots, credentials_folder
 from cloister.appliance.state import JobRow, ObjectRow, RunRow, open_state
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, SandboxUnavailable, Unavailable
@@ -88,6 +91,22 @@ class Authority:
             home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher
         )
         self.clients = Clients(self.state, self.seal, self.recorder)
+        self.slots = Slots(
+            self.seal,
+            self.recorder,
+            modules=settings.vault.pkcs11_modules,
+            credentials=credentials_folder(),
+        )
+        self.rotation = Rotation(
+            self.state,
+            self.seal,
+            self.recorder,
+            self.catalogue,
+            self.queue,
+            refuse_start=self._refuse_start,
+        )
+        self.queue.completions["rotate"] = self.rotation.complete
+        self.checking = Checking(self.state, self.seal, self.recorder, self.catalogue)
         self.side = SideSocket(home.side_socket, self.queue.deliver)
         self._no_sandbox = available(swap=False) if settings.sandbox == "required" else None
         self._tasks: list[asyncio.Task[None]] = []
@@ -109,6 +128,9 @@ class Authority:
         await self.queue.recover(sandboxes)
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
+        if await self.slots.unlock_at_start():
+            with contextlib.suppress(OutOfSpace), self.state.change() as change:
+                change.event("vault.unlocked")
         self.side.start()
         self._tasks = [asyncio.create_task(self.queue.run())]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:

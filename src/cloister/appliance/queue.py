@@ -13,8 +13,9 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,6 +34,7 @@ from cloister.api import (
     Problem,
     Progress,
     Result,
+    RotateConfig,
     SandboxSpec,
     SandboxState,
     WorkerEvent,
@@ -85,6 +87,8 @@ HELD_UP = (Locked, LedgerUnavailable, OutOfSpace)
 _EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent)
 
 Finished = Callable[[Change, JobRow, ObjectRow], None]
+Completion = Callable[[str, dict[str, Any], int], Awaitable[None]]
+"""Takes a job's id, its result and the index of its entry; asked again after a crash, it goes on."""
 
 
 class Queue:
@@ -119,6 +123,8 @@ class Queue:
         self._unwritten: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
         self.paused = False
+        self.completions: dict[str, Completion] = {}
+        """Verbs whose results are not simply new objects, with what takes them in."""
 
     # --- asked for by clients ------------------------------------------------------------
 
@@ -133,8 +139,11 @@ class Queue:
         *,
         waits_for_source: bool = False,
         unwritten: dict[str, Any] | None = None,
+        subject: str | None = None,
     ) -> JobRow:
         """Put a job into the queue, frozen as it is now. The caller has recorded it already.
+
+        `subject` is the object that it makes another version of; without it, the job makes a new object.
 
         `unwritten` are settings that are content: they go to the worker in place of what `config` has
         for them, and are kept in memory only.
@@ -143,7 +152,7 @@ class Queue:
             job_id=new_id("job"),
             verb=verb,
             state=JobState.WAITING_SOURCE if waits_for_source else JobState.QUEUED,
-            subject=new_id(OUTPUT_KIND[verb]),
+            subject=subject or new_id(OUTPUT_KIND[verb]),
             name=name,
             config=config,
             inputs={
@@ -244,6 +253,10 @@ class Queue:
     def known(self) -> list[str]:
         """Every job that this queue looks after now."""
         return sorted(self._tasks)
+
+    def output_folder(self, job_id: str) -> Path:
+        """Where that job's worker writes."""
+        return self._home.output_folder(job_id)
 
     async def drain(self) -> None:
         """Start nothing more and wait until nothing runs."""
@@ -418,7 +431,7 @@ class Queue:
     def _prepare(self, row: JobRow, roles: list[str]) -> tuple[JobDocument, SandboxSpec]:
         """The job document, with the keys of just its objects, and the sandbox around it."""
         vault = self._seal.vault
-        kind = OUTPUT_KIND[row.verb]
+        kind, version = _made(row)
         subject = row.subject or ""
         output = self._home.output_folder(row.job_id)
         if not row.resume:
@@ -443,9 +456,9 @@ class Queue:
         key = None
         if kind != ObjectKind.BASE:
             try:
-                key = _b64(vault.data_key(subject, 1))  # an attempt before this one has made it
+                key = _b64(vault.data_key(subject, version))  # an attempt before this one has made it
             except NotFound:
-                key = _b64(vault.new_data_key(subject, 1))
+                key = _b64(vault.new_data_key(subject, version))
         document = JobDocument.model_validate(
             {
                 "job_id": row.job_id,
@@ -453,7 +466,11 @@ class Queue:
                 "config": {**row.config, **self._unwritten.pop(row.job_id, {})},
                 "inputs": inputs,
                 "output": Grant(
-                    object_id=subject, kind=kind, path="/out" if isolated else str(output), key=key
+                    object_id=subject,
+                    kind=kind,
+                    version=version,
+                    path="/out" if isolated else str(output),
+                    key=key,
                 ),
                 "descriptors": {role: 3 + index for index, role in enumerate(roles)},
                 "resume": row.resume,
@@ -558,6 +575,11 @@ class Queue:
             row = session.get_one(JobRow, job_id)
         output = self._home.output_folder(job_id)
         index = await self._recorder.record(None, "job.done", job_id, row.subject or "")
+        complete = self.completions.get(row.verb)
+        if complete is not None:
+            await complete(job_id, result.values, index)
+            await asyncio.to_thread(shutil.rmtree, output.parent, ignore_errors=True)
+            return
         stored = await self._catalogue.take_in(
             row,
             output,
@@ -637,6 +659,14 @@ class Queue:
     @staticmethod
     def _announce(change: Change, row: JobRow) -> None:
         change.event("job.state", row.job_id, state=row.state, verb=row.verb, name=row.name)
+
+
+def _made(row: JobRow) -> tuple[ObjectKind, int]:
+    """Kind and version of what a job makes."""
+    if row.verb in OUTPUT_KIND:
+        return OUTPUT_KIND[row.verb], 1
+    config = RotateConfig.model_validate(row.config)
+    return config.kind, config.version
 
 
 def _killed(exit_code: int) -> bool:

@@ -47,6 +47,14 @@ class GatewaySettings(_Section):
     client_ca: str | None = Field(default=None, description="PEM file; client certificates are then required")
 
 
+class VaultSettings(_Section):
+    """What may open the vault."""
+
+    pkcs11_modules: tuple[str, ...] = Field(
+        default=(), max_length=16, description="drivers of PKCS#11 tokens that may be loaded, absolute paths"
+    )
+
+
 class Settings(_Section):
     """Everything in `appliance.yaml`."""
 
@@ -60,6 +68,7 @@ class Settings(_Section):
     sandboxes: SandboxSettings = SandboxSettings()
     queue: QueueSettings = QueueSettings()
     gateway: GatewaySettings = GatewaySettings()
+    vault: VaultSettings = VaultSettings()
 
 
 def load_settings(path: Path) -> Settings:

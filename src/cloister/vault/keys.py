@@ -26,7 +26,7 @@ from cloister.vault.format import KEY_BYTES
 from cloister.vault.keystore import KEYSTORE_NAME, KeyStore, WrappedKey
 from cloister.vault.manifest import check_word
 from cloister.vault.memory import SecretBytes, wipe_bytes
-from cloister.vault.slots import ArgonParams, PassphraseSlot, StoredSlot, UnlockSlot
+from cloister.vault.slots import ArgonParams, PassphraseSlot, StoredSlot, UnlockSlot, damaged_slot
 from cloister.vault.wrapping import UnwrapError, unwrap_labelled, wrap_labelled
 
 _SIGNING = "ed25519"
@@ -285,16 +285,33 @@ class Vault:
 
     def check(self) -> int:
         """Opens every key that is stored, and checks every slot; returns how many. Raises Tampered."""
+        count, found = self.survey()
+        if found:
+            raise found[0]
+        return count
+
+    def survey(self) -> tuple[int, list[Tampered]]:
+        """How many keys are stored, and everything that is wrong with them, the slots and the file."""
         self._store.integrity()
+        found = []
         for slot in self._store.slots():
-            slot.checked(self.vault_id, self._where)
+            if not slot.intact(self.vault_id):
+                found.append(damaged_slot(self._where, slot.slot_id))
         with self._lock:
-            data, named = self._store.data_keys(), self._store.named_keys()
-            for object_id, version, wrapped in data:
-                self._unwrap(wrapped, _data_label(object_id, version))
-            for name, purpose, wrapped in named:
-                self._unwrap(wrapped, f"{purpose}:{name}")
-            return len(data) + len(named) + len(self._keks)
+            self._need_open()
+            labelled = [(_data_label(name, number), key) for name, number, key in self._store.data_keys()]
+            labelled += [(f"{purpose}:{name}", key) for name, purpose, key in self._store.named_keys()]
+            for label, wrapped in labelled:
+                try:
+                    wipe_bytes(self._unwrap(wrapped, label))
+                except Tampered as error:
+                    error.message = f"the stored key {label} does not open"
+                    found.append(error)
+            return len(labelled) + len(self._keks), found
+
+    def keyed_versions(self) -> list[tuple[str, int]]:
+        """The object versions that have a data key. Works while locked."""
+        return [(object_id, version) for object_id, version, _ in self._store.data_keys()]
 
     def _named(self, name: str, purpose: str) -> bytes:
         label = f"{purpose}:{check_word(name, 'a name of a key')}"

@@ -34,7 +34,7 @@ class SharesFacts(NamedTuple):
 
     identifier: int
     threshold: int
-    count: int
+    made: int
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +56,7 @@ class SharesSlot:
     def __init__(self, shares: Sequence[Share], secret: bytes | None, facts: SharesFacts) -> None:
         self._shares = tuple(shares)
         self._secret = secret
-        self._facts = facts
+        self.facts = facts
         self.mnemonics: tuple[str, ...] = ()
 
     @classmethod
@@ -90,7 +90,7 @@ class SharesSlot:
         if self._secret is None:
             raise InvalidInput("shares that were given cannot make a slot", remedy="Make new ones.")
         salt, wrapped = wrap_root(self._secret, root_key, self.kind, vault_id)
-        return canonical_json(msgspec.to_builtins(_Document(*self._facts, salt, wrapped)))
+        return canonical_json(msgspec.to_builtins(_Document(*self.facts, salt, wrapped)))
 
     def open(self, document: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
         parsed = _parse(document, where, slot_id)
@@ -118,7 +118,7 @@ class SharesSlot:
     @staticmethod
     def summary(document: bytes, where: str, slot_id: int) -> str:
         facts = shares_facts(document, where, slot_id)
-        return f"SLIP-39, {facts.threshold} of {facts.count} shares, set {facts.identifier:05d}"
+        return f"SLIP-39, {facts.threshold} of {facts.made} shares, set {facts.identifier:05d}"
 
 
 def shares_facts(document: bytes, where: str, slot_id: int) -> SharesFacts:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.keywrap import (
 from cloister.vault.memory import wipe_bytes
 
 _LABEL_BYTES = 16
+_NO_KEY = bytes(32)
 
 
 class UnwrapError(Exception):
@@ -32,9 +33,11 @@ def wrap(wrapping_key: bytes, key: bytes) -> bytes:
 def unwrap(wrapping_key: bytes, wrapped: bytes) -> bytes:
     """The key of `wrap`. Raises UnwrapError."""
     try:
-        return aes_key_unwrap_with_padding(wrapping_key, wrapped)
+        key = aes_key_unwrap_with_padding(wrapping_key, wrapped)
     except (InvalidUnwrap, ValueError):
         raise UnwrapError from None
+    _overwrite_scratch(len(key))
+    return key
 
 
 def wrap_labelled(wrapping_key: bytes, key: bytes, label: str) -> bytes:
@@ -55,6 +58,11 @@ def unwrap_labelled(wrapping_key: bytes, wrapped: bytes, label: str) -> bytes:
         return both[_LABEL_BYTES:]
     finally:
         wipe_bytes(both)
+
+
+def _overwrite_scratch(length: int) -> None:
+    """Lets the library unwrap zeros: it frees its scratch memory without wiping it, and takes the same again."""
+    aes_key_unwrap_with_padding(_NO_KEY, aes_key_wrap_with_padding(_NO_KEY, bytes(length)))
 
 
 def _mark(label: str) -> bytes:
