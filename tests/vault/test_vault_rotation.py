@@ -15,6 +15,7 @@ import pytest
 from cloister.errors import CloisterError, Conflict, Locked, NotFound, Unauthenticated
 from cloister.vault import ArgonParams, PassphraseSlot, Vault
 from cloister.vault.credential import CredentialSlot
+from cloister.vault.shares import SharesSlot
 
 PASSPHRASE = b"correct horse battery staple"
 
@@ -164,6 +165,24 @@ def test_rotating_the_root_key_ends_every_other_slot(vault: Vault, argon: ArgonP
         other.new_data_key("ds-000000000002")
     with pytest.raises(NotFound):
         vault.data_key("ds-000000000002")
+
+
+def test_a_root_key_is_taken_over_by_shares_and_by_a_credential(vault: Vault) -> None:
+    shares, key = SharesSlot.split(2, 3), CredentialSlot.new_key()
+    vault.add_slot(shares)
+    vault.add_slot(CredentialSlot(key, "of-this-host"))
+    details = [slot.document for slot in vault.stored_slots()]
+    pair = SharesSlot.joined(shares.mnemonics[1:])
+    assert vault.rotate_root(pair) == (2, (1, 3))
+    again = Vault.open(Path(vault._where).parent)
+    assert again.unlock_with(SharesSlot.joined(shares.mnemonics[:2])) == 2
+    assert SharesSlot.summary(vault.stored_slots()[0].document, "", 2) == SharesSlot.summary(
+        details[1], "", 2
+    )
+    number = vault.add_slot(CredentialSlot(key, "of-this-host"))
+    vault.rotate_root(CredentialSlot(key))
+    assert vault.stored_slots()[0].slot_id == number
+    assert "of-this-host" in CredentialSlot.summary(vault.stored_slots()[0].document, "", number)
 
 
 def json_field(document: bytes, name: str) -> str:

@@ -22,8 +22,16 @@ from cloister.api import AddedSlot, KekRotated, NewSlot, Opening, RootRotated, S
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal
-from cloister.errors import CloisterError, Conflict, InvalidInput, LedgerUnavailable, OutOfSpace, Tampered
-from cloister.errors import Unauthenticated as WrongSecret
+from cloister.errors import (
+    CloisterError,
+    Conflict,
+    InvalidInput,
+    LedgerUnavailable,
+    NotFound,
+    OutOfSpace,
+    Tampered,
+    Unauthenticated,
+)
 from cloister.vault import ArgonParams, PassphraseSlot, UnlockSlot, Vault
 from cloister.vault.credential import CredentialSlot, credential_name, read_credential
 from cloister.vault.memory import SecretBytes
@@ -127,6 +135,7 @@ class Slots:
 
     async def _unlock_by_shares(self, peer: Peer, secret: SlotSecret) -> Opening:
         given = SharesSlot.joined(secret.shares)  # refuses what is no share before it is an attempt
+        shares = [_plain(share) for share in secret.shares]
         vault = self._seal.any_vault
         facts = [
             (stored.slot_id, shares_facts(stored.document, "", stored.slot_id))
@@ -142,11 +151,10 @@ class Slots:
             await self._recorder.record(
                 peer, "vault.unlock", decision="refused", reason="shares of another set", **said
             )
-            raise WrongSecret("no slot has shares of this set", remedy="See `cloister vault slot list`.")
+            raise Unauthenticated("no slot has shares of this set", remedy="See `cloister vault slot list`.")
         number, fact = mine
-        waiting = [mnemonic for mnemonic in self._waiting() if mnemonic not in secret.shares]
-        waiting = [mnemonic for mnemonic in waiting if _set_of(mnemonic) == fact.identifier]
-        together = [*waiting, *secret.shares]
+        waiting = [share for share in self._waiting() if _set_of(share) == fact.identifier]
+        together = [*(share for share in waiting if share not in shares), *shares]
         if len(together) < fact.threshold:
             await self._recorder.record(
                 peer,
@@ -170,7 +178,7 @@ class Slots:
 
     def _keep(self, mnemonics: list[str]) -> None:
         self._forget_shares()
-        self._gathered = [SecretBytes(_plain(mnemonic).encode()) for mnemonic in mnemonics]
+        self._gathered = [SecretBytes(mnemonic.encode()) for mnemonic in mnemonics]
         self._gathered_at = self._clock()
 
     def _forget_shares(self) -> None:
@@ -194,7 +202,7 @@ class Slots:
         """Remove a slot, by whoever opens another one. Errors: Locked, NotFound, Unauthenticated, Conflict."""
         async with self._seal.changing() as vault:
             if number not in [slot for slot, _ in vault.slots()]:
-                self._no_slot(number)
+                raise NotFound(f"there is no unlock slot {number}", remedy="See `cloister vault slot list`.")
             if len(vault.slots()) == 1:
                 raise Conflict("the last unlock slot cannot be removed", remedy="Add another one first.")
             proved = await self._prove(peer, vault, proof, "vault.slot.remove", but_not=number)
@@ -208,10 +216,6 @@ class Slots:
 
     async def rotate_root(self, peer: Peer, proof: SlotSecret) -> RootRotated:
         """A fresh root key behind the one slot that `proof` opens. Errors: as `add`."""
-        if proof.kind == "shares":
-            raise InvalidInput(
-                "shares cannot take over a new root key", remedy="Use a passphrase, a credential or a token."
-            )
         async with self._seal.changing() as vault:
             slot = self._slot(proof)
             proved = await self._prove(peer, vault, proof, "vault.rotate.root")
@@ -277,12 +281,6 @@ class Slots:
             token=_needed(request.token, "token"),
             key_id=_needed(request.key_id, "key_id"),
         )
-
-    @staticmethod
-    def _no_slot(number: int) -> None:
-        from cloister.errors import NotFound
-
-        raise NotFound(f"there is no unlock slot {number}", remedy="See `cloister vault slot list`.")
 
 
 def credentials_folder() -> Path | None:

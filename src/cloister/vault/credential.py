@@ -71,6 +71,9 @@ class CredentialSlot:
                 remedy="Give it the credential that was made with the slot, or unlock in another way.",
             ) from None
 
+    def reseal(self, document: bytes, root_key: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        return CredentialSlot(self._key, _parse(document, where, slot_id).name).seal(root_key, vault_id)
+
     @staticmethod
     def summary(document: bytes, where: str, slot_id: int) -> str:
         return f"credential {_parse(document, where, slot_id).name}"

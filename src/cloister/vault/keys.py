@@ -233,7 +233,8 @@ class Vault:
             kept = self.prove(slot, number)
             self._refresh()
             root_key = secrets.token_bytes(KEY_BYTES)
-            document = slot.seal(root_key, self.vault_id)
+            old = next(stored.document for stored in self._store.slots() if stored.slot_id == kept)
+            document = slot.reseal(old, root_key, self.vault_id, self._where, kept)
             keks = {}
             for version, kek in self._keks.items():
                 plain = kek.reveal()

@@ -17,6 +17,7 @@ from shamir_mnemonic.wordlist import WORDLIST
 
 from cloister.errors import Conflict, InvalidInput, Unauthenticated
 from cloister.vault.canonical import canonical_json
+from cloister.vault.memory import wipe_bytes
 from cloister.vault.slots import damaged_slot, parse_document, unhex, unwrap_root, wrap_root
 from cloister.vault.wrapping import UnwrapError
 
@@ -95,6 +96,21 @@ class SharesSlot:
     def open(self, document: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
         parsed = _parse(document, where, slot_id)
         salt, wrapped = unhex(parsed.salt, where, slot_id), unhex(parsed.wrapped, where, slot_id)
+        secret = self._joined_secret(parsed)
+        try:
+            return unwrap_root(secret, salt, wrapped, self.kind, vault_id)
+        except UnwrapError:
+            raise Unauthenticated("these shares do not open this vault", remedy="Try others.") from None
+        finally:
+            wipe_bytes(secret)
+
+    def reseal(self, document: bytes, root_key: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        parsed = _parse(document, where, slot_id)
+        facts = SharesFacts(parsed.identifier, parsed.threshold, parsed.count)
+        return SharesSlot((), self._joined_secret(parsed), facts).seal(root_key, vault_id)
+
+    def _joined_secret(self, parsed: _Document) -> bytes:
+        """What the shares were made from. Raises Unauthenticated."""
         if any(
             (share.identifier, share.member_threshold) != (parsed.identifier, parsed.threshold)
             for share in self._shares
@@ -110,9 +126,8 @@ class SharesSlot:
         for share in self._shares[: parsed.threshold]:
             group.add(share)
         try:
-            secret = recover_ems({0: group}).decrypt(b"")
-            return unwrap_root(secret, salt, wrapped, self.kind, vault_id)
-        except (MnemonicError, UnwrapError, ValueError):
+            return bytes(recover_ems({0: group}).decrypt(b""))
+        except (MnemonicError, ValueError):
             raise Unauthenticated("these shares do not open this vault", remedy="Try others.") from None
 
     @staticmethod

@@ -84,6 +84,9 @@ class UnlockSlot(Protocol):
     def open(self, document: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
         """The root key. Raises Unauthenticated (wrong secret) or Tampered (no document of this kind)."""
 
+    def reseal(self, document: bytes, root_key: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        """A document like this one, opened by the same secret, that gives another root key."""
+
     @staticmethod
     def summary(document: bytes, where: str, slot_id: int) -> str:
         """What the document says of itself, in a few words without secrets. Raises Tampered."""
@@ -127,6 +130,10 @@ class PassphraseSlot:
             return unwrap_labelled(self._derive(salt, parsed.argon, vault_id), wrapped, root_label(vault_id))
         except UnwrapError:
             raise Unauthenticated("the passphrase is wrong", remedy="Try again.") from None
+
+    def reseal(self, document: bytes, root_key: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        parsed = parse_document(document, _PassphraseDocument, where, slot_id)
+        return PassphraseSlot(self._passphrase, parsed.argon).seal(root_key, vault_id)
 
     @staticmethod
     def summary(document: bytes, where: str, slot_id: int) -> str:

@@ -135,6 +135,17 @@ class TokenSlot:
         except UnwrapError:
             raise Unauthenticated("the token's key is not the one of this slot", where=parsed.token) from None
 
+    def reseal(self, document: bytes, root_key: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        parsed = _parse(document, where, slot_id)
+        again = TokenSlot(
+            self._pin,
+            allowed=self._allowed,
+            module=Path(parsed.module),
+            token=parsed.token,
+            key_id=parsed.key_id,
+        )
+        return again.seal(root_key, vault_id)
+
     @staticmethod
     def summary(document: bytes, where: str, slot_id: int) -> str:
         parsed = _parse(document, where, slot_id)
