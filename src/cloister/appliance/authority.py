@@ -41,6 +41,7 @@ from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue, find, listed, refuse_taken_name
 from cloister.appliance.clients import Clients
 from cloister.appliance.ids import new_id
+from cloister.appliance.owed import Owed
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
@@ -69,7 +70,7 @@ class Authority:
         self.ledger = Ledger.open(home.control_ledger, origin=self.origin, signer=None)
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
-        self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"))
+        self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"), Owed(self.state))
         self.seal = Seal(home.keys, self.recorder)
         self.launcher = LauncherClient(home.launcher_socket)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
@@ -96,7 +97,8 @@ class Authority:
     # --- its life ------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Adopt what still runs, then take in requests."""
+        """Enter what the ledger is owed, adopt what still runs, then take in requests."""
+        await self.recorder.enter_owed()
         await self.recorder.record_taking_away(  # an authority must start on a full disk, to revoke and stop
             None,
             "authority.start",
