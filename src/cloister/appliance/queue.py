@@ -114,7 +114,7 @@ class Queue:
         self._on_done = on_done
         self._deliveries: dict[str, Delivery] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._cancelled: dict[str, JobState] = {}
+        self._stopping: dict[str, JobState] = {}
         self._held: set[str] = set()
         self._unwritten: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
@@ -191,9 +191,15 @@ class Queue:
             raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister status`.")
         if row.state not in PENDING:
             raise Conflict(f"the job is {row.state} already", where=job_id)
-        await self._recorder.record_taking_away(peer, "job.cancel", job_id)
+
+        def keep(change: Change) -> None:
+            row = self._row(change, job_id)
+            if row.state in PENDING:
+                row.stopping = final
+
+        await self._recorder.record_taking_away(peer, "job.cancel", job_id, alongside=keep)
         if job_id in self._tasks:
-            self._cancelled[job_id] = final
+            self._stopping[job_id] = final
             with contextlib.suppress(CloisterError):
                 await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
             return
@@ -220,6 +226,7 @@ class Queue:
             row = self._row(change, job_id)
             self._refuse_resume(row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, True, None, None
+            row.stopping = None
             self._announce(change, row)
         self._wake.set()
 
@@ -262,18 +269,22 @@ class Queue:
     # --- the authority's own life ----------------------------------------------------------
 
     async def recover(self, sandboxes: dict[str, SandboxState]) -> None:
-        """After a start: follow what still runs, mark what was cut off."""
+        """After a start: follow what still runs, stop what was being stopped, mark what was cut off."""
         with self._state.read() as session:
             rows = session.scalars(
                 select(JobRow).where(JobRow.state.in_(("waiting-source", "queued", "running")))
             ).all()
         for row in rows:
+            if row.stopping is not None:
+                self._stopping[row.job_id] = JobState(row.stopping)
             if row.state == JobState.RUNNING and row.job_id in sandboxes:
-                self._spawn(row.job_id, self._follow(row.job_id))
+                self._spawn(row.job_id, self._adopt(row.job_id))
             elif row.state == JobState.RUNNING and row.result:
                 self._spawn(row.job_id, self._take_in(row.job_id, Result(values=row.result)))
             elif row.state == JobState.RUNNING:
                 await self._interrupt(row.job_id, "its sandbox ended while the authority was away")
+            elif row.stopping is not None:
+                await self._stopped(row.job_id)
             elif row.state == JobState.WAITING_SOURCE or row.verb in LIGHT:
                 await self._interrupt(row.job_id, SOURCE_LOST)
 
@@ -364,7 +375,7 @@ class Queue:
                 )
             finally:
                 self._tasks.pop(job_id, None)
-                self._cancelled.pop(job_id, None)
+                self._stopping.pop(job_id, None)
                 self._wake.set()
 
         self._tasks[job_id] = asyncio.create_task(guarded())
@@ -390,10 +401,10 @@ class Queue:
                     *sorted(ref["object_id"] for ref in row.inputs.values()),
                 )
             except HELD_UP:
-                if delivery is not None or job_id in self._cancelled:
+                if delivery is not None or job_id in self._stopping:
                     raise
                 return  # it stays queued
-            if job_id in self._cancelled:
+            if job_id in self._stopping:
                 await self._stopped(job_id)
                 return
             with self._state.change() as change:
@@ -406,7 +417,7 @@ class Queue:
                 extra = [delivery.descriptors[role] for role in roles] if delivery else []
                 await self._launcher.forget(job_id)
                 await self._launcher.start(spec, [memory, *extra])
-                if job_id in self._cancelled:
+                if job_id in self._stopping:
                     await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
             finally:
                 os.close(memory)
@@ -471,6 +482,13 @@ class Queue:
         )
         return document, spec
 
+    async def _adopt(self, job_id: str) -> None:
+        """Follow a sandbox that the authority before this one has started."""
+        if job_id in self._stopping:
+            with contextlib.suppress(CloisterError):
+                await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
+        await self._follow(job_id)
+
     async def _follow(self, job_id: str) -> None:
         """Take in what the sandbox says, from where it was left, to its end."""
         with self._state.read() as session:
@@ -496,7 +514,7 @@ class Queue:
             return
         if result is not None and exit_code == 0:
             await self._take_in(job_id, result)
-        elif job_id in self._cancelled:
+        elif job_id in self._stopping:
             await self._stopped(job_id)
         elif exit_code is None or (_killed(exit_code) and (failure is None or failure.code in CUT_OFF)):
             await self._interrupt(job_id, "its process was killed")
@@ -534,7 +552,7 @@ class Queue:
                 log.warning("job.held-up", job=job_id, code=error.code)
                 await self._hold(job_id, asyncio.Event(), RETRY_S[min(attempt, len(RETRY_S) - 1)])
                 attempt += 1
-                if job_id in self._cancelled:
+                if job_id in self._stopping:
                     await self._stopped(job_id)
                     return
 
@@ -543,7 +561,7 @@ class Queue:
         end = asyncio.get_running_loop().time() + at_most_s
         self._held.add(job_id)
         try:
-            while not until.is_set() and job_id not in self._cancelled:
+            while not until.is_set() and job_id not in self._stopping:
                 left = end - asyncio.get_running_loop().time()
                 if left <= 0:
                     return
@@ -568,6 +586,7 @@ class Queue:
         with self._state.change() as change:
             row = self._row(change, job_id)
             row.state, row.ended_at, row.result, row.error = JobState.DONE, change.now, result.values, None
+            row.stopping = None
             change.session.add(stored)
             change.session.flush()
             self._announce(change, row)
@@ -587,7 +606,7 @@ class Queue:
         await self._fail(job_id, records.problem(error))
 
     async def _interrupt(self, job_id: str, why: str) -> None:
-        if job_id in self._cancelled:
+        if job_id in self._stopping:
             await self._stopped(job_id)
             return
         await self._recorder.record_taking_away(None, "job.interrupted", job_id, reason=why)
@@ -608,7 +627,7 @@ class Queue:
 
     async def _stopped(self, job_id: str) -> None:
         """End a job as whoever stopped it wants it."""
-        final = self._cancelled.pop(job_id)
+        final = self._stopping.pop(job_id)
         if final == JobState.INTERRUPTED:
             await self._interrupt(job_id, "the vault was locked")
         else:
@@ -617,7 +636,7 @@ class Queue:
     def _end(self, job_id: str, final: JobState, problem: Problem | None = None) -> None:
         with self._state.change() as change:
             row = self._row(change, job_id)
-            row.state, row.ended_at = final, change.now
+            row.state, row.ended_at, row.stopping = final, change.now, None
             row.error = problem.model_dump() if problem else None
             verb = row.verb
             self._announce(change, row)

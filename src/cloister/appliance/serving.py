@@ -39,7 +39,7 @@ from cloister.appliance.queue import in_memory, parse_event
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal
 from cloister.appliance.state import DeploymentRow, ObjectRow
-from cloister.appliance.store import StateStore
+from cloister.appliance.store import Change, StateStore
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, Unavailable
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient
@@ -110,9 +110,13 @@ class Serving:
         """Stop serving. Succeeds with a failed ledger. Errors: NotFound."""
         with self._state.read() as session:
             row = self._find(session, reference)
-        await self._recorder.record_taking_away(peer, "deployment.stop", row.deployment_id, row.model)
-        with contextlib.suppress(OutOfSpace):
-            self._set(row.deployment_id, DeploymentState.STOPPING)
+        await self._recorder.record_taking_away(
+            peer,
+            "deployment.stop",
+            row.deployment_id,
+            row.model,
+            alongside=lambda change: _mark(change, row.deployment_id, DeploymentState.STOPPING),
+        )
         task = self._tasks.get(row.deployment_id)
         if task is not None:  # first of all: it must not start another engine after this one is stopped
             task.cancel()
@@ -320,9 +324,7 @@ class Serving:
 
     def _set(self, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
         with self._state.change() as change:
-            row = change.session.get_one(DeploymentRow, deployment_id)
-            row.state, row.error = state, problem.model_dump() if problem else None
-            change.event("deployment.state", deployment_id, state=state, name=row.name)
+            _mark(change, deployment_id, state, problem)
 
     def _refuse_taken(self, session: Session, name: str) -> None:
         taken = select(DeploymentRow).where(DeploymentRow.name == name, DeploymentRow.state.in_(LIVE))
@@ -345,6 +347,12 @@ class Serving:
                 remedy="See `cloister serve list`.",
             )
         return next((row for row in rows if row.state in LIVE), rows[0])
+
+
+def _mark(change: Change, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
+    row = change.session.get_one(DeploymentRow, deployment_id)
+    row.state, row.error = state, problem.model_dump() if problem else None
+    change.event("deployment.state", deployment_id, state=state, name=row.name)
 
 
 async def _healthy(path: str) -> bool:
