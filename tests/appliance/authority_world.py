@@ -61,13 +61,13 @@ class World:
     def go(self) -> Path:
         return self.home.root / "go"
 
-    async def restart(self, *, launcher: bool = False) -> None:
+    async def restart(self, *, launcher: bool = False, **settings: Any) -> None:
         """Another authority over the same home, locked; with `launcher` no sandbox is left either."""
         await self.authority.stop()
         if launcher:
             await self.end_launcher()
             self.launcher, self.serving = start_launcher(self.home)
-        self.authority = make(self.home)
+        self.authority = make(self.home, **settings)
         await self.authority.start()
 
     async def end_launcher(self) -> None:
@@ -134,19 +134,21 @@ class World:
         return started.train_job.job_id
 
 
-def make(home: Home) -> Authority:
-    return Authority(home, Settings(sandbox="none", unencrypted_swap="allow"))
+def make(home: Home, **settings: Any) -> Authority:
+    return Authority(home, Settings(sandbox="none", unencrypted_swap="allow", **settings))
+
+
+def program(home: Home) -> list[str]:
+    """The command of every sandbox."""
+    path = home.root / "program.py"
+    path.write_text(PROGRAM)
+    return [sys.executable, str(path)]
 
 
 def start_launcher(home: Home) -> tuple[Launcher, asyncio.Task[None]]:
-    program = home.root / "program.py"
-    program.write_text(PROGRAM)
     launcher = Launcher(
         LauncherConfig(
-            home=home.root,
-            socket=home.launcher_socket,
-            sandboxed=False,
-            program=(sys.executable, str(program)),
+            home=home.root, socket=home.launcher_socket, sandboxed=False, program=tuple(program(home))
         )
     )
     return launcher, asyncio.ensure_future(launcher.serve())

@@ -72,7 +72,7 @@ class Authority:
         self.state = StateStore(sessions)
         self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"), Owed(self.state))
         self.seal = Seal(home.keys, self.recorder)
-        self.launcher = LauncherClient(home.launcher_socket)
+        self.launcher = LauncherClient(home.launcher_socket, answer_s=settings.queue.answer_limit_s)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
         self.queue = Queue(
             home,

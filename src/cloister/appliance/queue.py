@@ -57,7 +57,7 @@ from cloister.errors import (
     Unavailable,
 )
 from cloister.home import Home
-from cloister.launcher.client import LauncherClient
+from cloister.launcher.client import LauncherClient, NoAnswer
 from cloister.logs import place
 from cloister.policy import Settings
 
@@ -200,8 +200,12 @@ class Queue:
         await self._recorder.record_taking_away(peer, "job.cancel", job_id, alongside=keep)
         if job_id in self._tasks:
             self._stopping[job_id] = final
-            with contextlib.suppress(CloisterError):
+            try:
                 await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
+            except NoAnswer as error:
+                await self._abandon(job_id, error)
+            except CloisterError:
+                pass  # there is no sandbox yet, or none any more: whoever looks after the job ends it
             return
         with self._state.read() as session:  # it may have ended while the entry was made
             state = session.get_one(JobRow, job_id).state
@@ -415,6 +419,8 @@ class Queue:
             memory = in_memory(document)
             try:
                 extra = [delivery.descriptors[role] for role in roles] if delivery else []
+                with contextlib.suppress(NotFound):  # what an attempt before this one has left
+                    await self._launcher.stop(job_id, 0)
                 await self._launcher.forget(job_id)
                 await self._launcher.start(spec, [memory, *extra])
                 if job_id in self._stopping:
@@ -485,7 +491,7 @@ class Queue:
     async def _adopt(self, job_id: str) -> None:
         """Follow a sandbox that the authority before this one has started."""
         if job_id in self._stopping:
-            with contextlib.suppress(CloisterError):
+            with contextlib.suppress(NotFound):
                 await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
         await self._follow(job_id)
 
@@ -600,10 +606,22 @@ class Queue:
 
     async def _give_up(self, job_id: str, error: CloisterError) -> None:
         """End a job that cannot be followed or taken in, its sandbox first."""
-        with contextlib.suppress(CloisterError):
-            await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
-            await self._launcher.forget(job_id)
+        if not isinstance(error, NoAnswer):
+            with contextlib.suppress(CloisterError):
+                await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
+                await self._launcher.forget(job_id)
         await self._fail(job_id, records.problem(error))
+
+    async def _abandon(self, job_id: str, error: NoAnswer) -> None:
+        """End a job whose sandbox nobody can end, and that may say nothing any more."""
+        task = self._tasks.get(job_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        with self._state.read() as session:
+            state = session.get_one(JobRow, job_id).state
+        if state in PENDING:
+            await self._fail(job_id, records.problem(error))
 
     async def _interrupt(self, job_id: str, why: str) -> None:
         if job_id in self._stopping:

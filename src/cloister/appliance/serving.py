@@ -42,7 +42,7 @@ from cloister.appliance.state import DeploymentRow, ObjectRow
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, Unavailable
 from cloister.home import Home
-from cloister.launcher.client import LauncherClient
+from cloister.launcher.client import LauncherClient, NoAnswer
 from cloister.logs import place
 from cloister.policy import Settings
 
@@ -54,6 +54,10 @@ PROBE_TIMEOUT_S = 5.0
 PROBES_FAILED = 3
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 GRACE_S = 10.0
+
+
+class NeverReady(Unavailable):
+    """An engine that has not answered in the time that it has for its start."""
 
 
 class Serving:
@@ -121,9 +125,7 @@ class Serving:
         if task is not None:  # first of all: it must not start another engine after this one is stopped
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        with contextlib.suppress(CloisterError):
-            await self._launcher.stop(row.deployment_id, GRACE_S)
-        self._set(row.deployment_id, DeploymentState.STOPPED)
+        await self._end_engine(row.deployment_id)
         shutil.rmtree(self._home.engine_folder(row.deployment_id), ignore_errors=True)
         with contextlib.suppress(CloisterError):
             await self._launcher.forget(row.deployment_id)
@@ -161,16 +163,24 @@ class Serving:
                     self._set(row.deployment_id, DeploymentState.RESTARTING)
                 self._keep(row.deployment_id, adopted=adopted)
             elif row.state == DeploymentState.STOPPING:
-                if row.deployment_id in sandboxes:
-                    with contextlib.suppress(CloisterError):
-                        await self._launcher.stop(row.deployment_id, GRACE_S)
-                self._set(row.deployment_id, DeploymentState.STOPPED)
+                await self._end_engine(row.deployment_id)
 
     async def let_go(self) -> None:
         """End the tasks and leave the engines running, for the next authority to adopt."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _end_engine(self, deployment_id: str) -> None:
+        """Stop it, and say so; one that the launcher does not end is `failed`, with what to do."""
+        try:
+            await self._launcher.stop(deployment_id, GRACE_S)
+        except NoAnswer as error:
+            self._set(deployment_id, DeploymentState.FAILED, records.problem(error))
+            return
+        except CloisterError:
+            pass  # there is none
+        self._set(deployment_id, DeploymentState.STOPPED)
 
     def _keep(self, deployment_id: str, *, adopted: bool) -> None:
         task = asyncio.create_task(self._keep_running(deployment_id, adopted=adopted))
@@ -187,6 +197,9 @@ class Serving:
                     await self._launch(deployment_id)
                 adopted = False
                 problem = await self._watch(deployment_id)
+            except NeverReady as error:
+                await self._give_up(deployment_id, error)
+                return
             except CloisterError as error:
                 problem = records.problem(error)
             except Exception as error:
@@ -207,6 +220,22 @@ class Serving:
             with contextlib.suppress(OutOfSpace):
                 self._set(deployment_id, DeploymentState.RESTARTING, problem)
             await asyncio.sleep(pause)
+
+    async def _give_up(self, deployment_id: str, error: NeverReady) -> None:
+        log.warning("deployment.failed", deployment=deployment_id, code=error.code)
+        with contextlib.suppress(CloisterError):
+            await self._launcher.stop(deployment_id, GRACE_S)
+            await self._launcher.forget(deployment_id)
+        problem = records.problem(error)
+        done = await self._recorder.record_taking_away(
+            None,
+            "deployment.failed",
+            deployment_id,
+            reason=error.code,
+            alongside=lambda change: _mark(change, deployment_id, DeploymentState.FAILED, problem),
+        )
+        if not done:
+            self._set(deployment_id, DeploymentState.FAILED, problem)
 
     async def _launch(self, deployment_id: str) -> None:
         with self._state.read() as session:
@@ -300,7 +329,12 @@ class Serving:
         raise Unavailable("the launcher stopped, and the engine with it")
 
     async def _probe(self, deployment_id: str) -> Problem:
-        """Ask the engine's health, set `ready` when it answers, end when it no longer does."""
+        """Ask the engine's health, set `ready` when it answers, end when it no longer does.
+
+        Errors: NeverReady.
+        """
+        limit_s = self._settings.serving.start_limit_s
+        end = asyncio.get_running_loop().time() + limit_s
         path = str(self._home.engine_folder(deployment_id) / "engine.sock")
         failed, was_ready = 0, False
         while failed < PROBES_FAILED:
@@ -312,6 +346,13 @@ class Serving:
                         was_ready = True
             elif was_ready:
                 failed += 1
+            elif asyncio.get_running_loop().time() > end:
+                raise NeverReady(
+                    f"the engine did not answer within {limit_s:g} s of its start",
+                    where=deployment_id,
+                    remedy="See whether memory and device suit the model; a slow start may have more time by "
+                    "`serving.start_limit_s` in the settings. Then serve it again.",
+                )
             await asyncio.sleep(PROBE_EVERY_S if was_ready else 0.3)
         with contextlib.suppress(CloisterError):
             await self._launcher.stop(deployment_id, 0)

@@ -63,11 +63,18 @@ def _read_line(descriptor: int) -> bytes:
     return raw.split(b"\n", 1)[0]
 
 
+def again(job: Job | None, job_id: str) -> str:
+    """How to pick a job up whose end was not seen."""
+    if job is not None and job.verb in ("train", "evaluate"):
+        return f"Pick it up again with `cloister run watch {job_id}`."
+    return "See `cloister status`."
+
+
 def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Follow a job to its end with a live line. Ctrl-C leaves it running. Errors: what it failed with."""
     from cloister.cli.output import Live, say
     from cloister.client import error_of
-    from cloister.errors import JobFailed
+    from cloister.errors import JobFailed, Unavailable
 
     live = Live()
     job = None
@@ -77,10 +84,12 @@ def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
                 live.show(job)
     except KeyboardInterrupt:
         live.end()
-        run = job is not None and job.verb in ("train", "evaluate")
-        again = f"Pick it up again with `cloister run watch {job_id}`" if run else "See `cloister status`"
-        say(f"left; the job goes on. {again}.")
+        say(f"left; the job goes on. {again(job, job_id)}")
         raise SystemExit(0) from None
+    except Unavailable as error:
+        live.end()
+        remedy = f"Start it with `cloister up` and `cloister unlock`. {again(job, job_id)}"
+        raise Unavailable(error.message, where=error.where, remedy=remedy) from None
     live.end()
     assert job is not None
     if job.error is not None:
