@@ -227,6 +227,8 @@ class Authority:
         swap = self._swap()
         if swap is not None:
             warnings.append(swap)
+        if self._locking:
+            warnings.append("LOCKING: nothing new starts, and the vault is locked once nothing runs")
         ledger = self.ledger_status()
         if ledger.failure:
             warnings.append(f"the ledger refuses entries: {ledger.failure}")

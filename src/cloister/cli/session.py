@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from cloister.cli.leaving import Left, leaving
 from cloister.errors import InvalidInput
 from cloister.home import Home
 
@@ -44,9 +45,10 @@ def read_passphrase(descriptor: int | None, *, new: bool = False) -> str:
             )
         import getpass
 
-        text = getpass.getpass("Passphrase: ")
-        if new and getpass.getpass("Once more: ") != text:
-            raise InvalidInput("the two passphrases differ")
+        with leaving("nothing was changed.", "Ask again with the passphrase at hand."):
+            text = getpass.getpass("Passphrase: ")
+            if new and getpass.getpass("Once more: ") != text:
+                raise InvalidInput("the two passphrases differ")
     if not text or len(text) > MAX_PASSPHRASE:
         raise InvalidInput(f"a passphrase has 1 to {MAX_PASSPHRASE} characters")
     return text
@@ -72,7 +74,7 @@ def again(job: Job | None, job_id: str) -> str:
 
 def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Follow a job to its end with a live line. Ctrl-C leaves it running. Errors: what it failed with."""
-    from cloister.cli.output import Live, say
+    from cloister.cli.output import Live
     from cloister.client import error_of
     from cloister.errors import JobFailed, Unavailable
 
@@ -83,14 +85,12 @@ def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
             if not quiet:
                 live.show(job)
     except KeyboardInterrupt:
-        live.end()
-        say(f"left; the job goes on. {again(job, job_id)}")
-        raise SystemExit(0) from None
+        raise Left("the job goes on.", remedy=again(job, job_id)) from None
     except Unavailable as error:
-        live.end()
         remedy = f"Start it with `cloister up` and `cloister unlock`. {again(job, job_id)}"
         raise Unavailable(error.message, where=error.where, remedy=remedy) from None
-    live.end()
+    finally:
+        live.end()
     assert job is not None
     if job.error is not None:
         raise error_of(job.error)
