@@ -42,6 +42,7 @@ from cloister.appliance.catalogue import Catalogue, find, listed, refuse_taken_n
 from cloister.appliance.clients import Clients
 from cloister.appliance.ids import new_id
 from cloister.appliance.owed import Owed
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
@@ -74,20 +75,9 @@ class Authority:
         self.seal = Seal(home.keys, self.recorder)
         self.launcher = LauncherClient(home.launcher_socket, answer_s=settings.queue.answer_limit_s)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
-        self.queue = Queue(
-            home,
-            settings,
-            self.state,
-            self.seal,
-            self.recorder,
-            self.catalogue,
-            self.launcher,
-            refuse_work=self.refuse_work,
-            on_done=self._job_done,
-        )
-        self.serving = Serving(
-            home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher
-        )
+        parts = Parts(home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher)
+        self.queue = Queue(parts, refuse_work=self.refuse_work, on_done=self._job_done)
+        self.serving = Serving(parts)
         self.clients = Clients(self.state, self.seal, self.recorder)
         self.side = SideSocket(home.side_socket, self.queue.deliver)
         self._no_sandbox = available(swap=False) if settings.sandbox == "required" else None

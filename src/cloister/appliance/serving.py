@@ -7,7 +7,6 @@ the engine's socket itself.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import shutil
@@ -21,30 +20,24 @@ from cloister.api import (
     Deployment,
     DeploymentState,
     Failure,
-    Grant,
-    JobDocument,
-    Mount,
     ObjectKind,
     Problem,
     Progress,
-    SandboxSpec,
     SandboxState,
     ServeRequest,
 )
 from cloister.appliance import records
-from cloister.appliance.catalogue import Catalogue, find
+from cloister.appliance.catalogue import find
+from cloister.appliance.documents import engine_documents, in_memory
 from cloister.appliance.ids import new_id
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.queue import in_memory, parse_event
-from cloister.appliance.recorder import Recorder
-from cloister.appliance.seal import Seal
 from cloister.appliance.state import DeploymentRow, ObjectRow
-from cloister.appliance.store import Change, StateStore
+from cloister.appliance.store import Change
+from cloister.appliance.worker_events import parse_event, problem_of
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, Unavailable
-from cloister.home import Home
-from cloister.launcher.client import LauncherClient, NoAnswer
+from cloister.launcher.client import NoAnswer
 from cloister.logs import place
-from cloister.policy import Settings
 
 log = structlog.get_logger()
 
@@ -63,23 +56,13 @@ class NeverReady(Unavailable):
 class Serving:
     """Every deployment of this appliance, each with one task that keeps it as it should be."""
 
-    def __init__(
-        self,
-        home: Home,
-        settings: Settings,
-        state: StateStore,
-        seal: Seal,
-        recorder: Recorder,
-        catalogue: Catalogue,
-        launcher: LauncherClient,
-    ) -> None:
-        self._home = home
-        self._settings = settings
-        self._state = state
-        self._seal = seal
-        self._recorder = recorder
-        self._catalogue = catalogue
-        self._launcher = launcher
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._home = parts.home
+        self._settings = parts.settings
+        self._state = parts.state
+        self._recorder = parts.recorder
+        self._launcher = parts.launcher
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, peer: Peer, request: ServeRequest) -> Deployment:
@@ -193,7 +176,7 @@ class Serving:
             started = asyncio.get_running_loop().time()
             try:
                 if not adopted:
-                    await self._seal.opened.wait()
+                    await self._parts.seal.opened.wait()
                     await self._launch(deployment_id)
                 adopted = False
                 problem = await self._watch(deployment_id)
@@ -241,37 +224,7 @@ class Serving:
         with self._state.read() as session:
             row = session.get_one(DeploymentRow, deployment_id)
             model = session.scalars(select(ObjectRow).where(ObjectRow.object_id == row.model)).one()
-        folder = self._home.engine_folder(deployment_id)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True)
-        isolated = self._settings.sandbox == "required"
-        grant = Grant(
-            object_id=model.object_id,
-            kind=ObjectKind.MODEL,
-            version=model.version,
-            path="/in/model" if isolated else str(self._catalogue.folder(model)),
-            key=base64.b64encode(self._seal.vault.data_key(model.object_id, model.version)).decode(),
-            manifest_sha256=model.manifest_sha256,
-        )
-        document = JobDocument(
-            job_id=deployment_id,
-            verb="serve",
-            config=row.config,
-            inputs={"model": grant},
-            socket_dir="/run/engine" if isolated else str(folder),
-            threads=self._settings.queue.threads,
-        )
-        spec = SandboxSpec(
-            sandbox_id=deployment_id,
-            program="engine",
-            mounts=(
-                Mount(source=str(self._catalogue.folder(model)), inside="/in/model"),
-                Mount(source=str(folder), inside="/run/engine", writable=True),
-            ),
-            tmp_mib=self._settings.sandboxes.tmp_mib,
-            shm_mib=self._settings.sandboxes.shm_mib,
-            threads=self._settings.queue.threads,
-        )
+        document, spec = engine_documents(self._parts, row, model)
         await self._recorder.record(None, "engine.start", deployment_id, model.object_id)
         with self._state.change() as change:
             live = change.session.get_one(DeploymentRow, deployment_id)
@@ -282,7 +235,7 @@ class Serving:
             with contextlib.suppress(CloisterError):
                 await self._launcher.stop(deployment_id, 0)
                 await self._launcher.forget(deployment_id)
-            _ = self._seal.vault  # it may have been locked meanwhile
+            _ = self._parts.seal.vault  # it may have been locked meanwhile
             await self._launcher.start(spec, [memory])
         finally:
             os.close(memory)
@@ -306,13 +259,7 @@ class Serving:
         async for event in self._launcher.follow(deployment_id, after):
             if event.exit_code is not None:
                 if failure is not None:
-                    return Problem(
-                        title=failure.code,
-                        status=503,
-                        code=failure.code,
-                        detail=failure.message,
-                        remedy=failure.remedy,
-                    )
+                    return problem_of(failure, 503)
                 return Problem(
                     title="Unavailable",
                     status=503,
