@@ -128,7 +128,7 @@ class World:
 
     async def run(self, name: str = "run") -> str:
         """A run asked for; its training job."""
-        started = await self.authority.start_run(
+        started = await self.authority.requests.start_run(
             PEER, RunRequest(name=name, dataset="rows", base="base", evaluate=None)
         )
         return started.train_job.job_id

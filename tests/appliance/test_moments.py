@@ -154,7 +154,7 @@ async def test_cutting_to_lock_interrupts_a_run_also_while_locked(here: World) -
 @moment
 async def test_an_import_keeps_its_system_message_out_of_the_state(here: World) -> None:
     prompt = "nobody may read this message"
-    ticket = await here.authority.import_dataset(
+    ticket = await here.authority.requests.import_dataset(
         PEER, DatasetImport(name="d", config=ImportConfig(source_name="s", system_prompt=prompt))
     )
     job_id = ticket.job.job_id
@@ -168,7 +168,7 @@ async def test_an_import_keeps_its_system_message_out_of_the_state(here: World) 
 
 @moment
 async def test_a_job_whose_source_never_comes_gives_its_name_back(here: World) -> None:
-    ticket = await here.authority.import_dataset(
+    ticket = await here.authority.requests.import_dataset(
         PEER, DatasetImport(name="d", config=ImportConfig(source_name="s"))
     )
     waits, queue_module.SOURCE_WAIT_S = queue_module.SOURCE_WAIT_S, 0.0
@@ -176,14 +176,18 @@ async def test_a_job_whose_source_never_comes_gives_its_name_back(here: World) -
         await here.reaches(ticket.job.job_id, JobState.INTERRUPTED)
     finally:
         queue_module.SOURCE_WAIT_S = waits
-    await here.authority.import_dataset(PEER, DatasetImport(name="d", config=ImportConfig(source_name="s")))
+    await here.authority.requests.import_dataset(
+        PEER, DatasetImport(name="d", config=ImportConfig(source_name="s"))
+    )
 
 
 @moment
 async def test_numbers_without_a_canonical_form_are_refused_at_once(here: World) -> None:
     train = TrainConfig(seed=1 << 60)
     with pytest.raises(InvalidInput):
-        await here.authority.start_run(PEER, RunRequest(name="r", dataset="rows", base="base", train=train))
+        await here.authority.requests.start_run(
+            PEER, RunRequest(name="r", dataset="rows", base="base", train=train)
+        )
 
 
 @moment
