@@ -11,8 +11,8 @@ from sqlalchemy import select
 
 from cloister.api import CheckLine, ObjectKind
 from cloister.appliance.catalogue import Catalogue
+from cloister.appliance.jobs import made_by
 from cloister.appliance.peer import Peer
-from cloister.appliance.queue import OUTPUT_KIND
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import MANIFEST_KEY, Seal
 from cloister.appliance.state import JobRow, ObjectRow
@@ -115,11 +115,8 @@ class Checking:
         """What jobs have made keys for without having made the object: they run, or ended early."""
         with self._state.read() as session:
             jobs = session.scalars(select(JobRow)).all()
-        return {
-            (job.subject, int(job.config.get("version", 1)) if job.verb not in OUTPUT_KIND else 1)
-            for job in jobs
-            if job.subject is not None and OUTPUT_KIND.get(job.verb) != ObjectKind.BASE
-        }
+        made = [(job.subject, *made_by(job)) for job in jobs if job.subject is not None]
+        return {(subject, version) for subject, kind, version in made if kind != ObjectKind.BASE}
 
 
 class _Left(Exception):

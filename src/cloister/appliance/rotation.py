@@ -17,14 +17,12 @@ from sqlalchemy.orm import Session
 
 from cloister.api import Job, JobState, ObjectKind, RotateConfig
 from cloister.appliance import records
-from cloister.appliance.catalogue import Catalogue
+from cloister.appliance.jobs import PENDING, announce
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.queue import PENDING, Queue
-from cloister.appliance.recorder import Recorder
-from cloister.appliance.seal import Seal
+from cloister.appliance.queue import Queue
 from cloister.appliance.serving import LIVE
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
-from cloister.appliance.store import StateStore
 from cloister.errors import Conflict, InvalidInput, NotFound, Tampered
 from cloister.vault import InputRef, Manifest, read_manifest, sign_manifest
 
@@ -39,18 +37,16 @@ class Rotation:
 
     def __init__(
         self,
-        state: StateStore,
-        seal: Seal,
-        recorder: Recorder,
-        catalogue: Catalogue,
+        parts: Parts,
         queue: Queue,
         *,
         refuse_start: Callable[[], Awaitable[None]],
     ) -> None:
-        self._state = state
-        self._seal = seal
-        self._recorder = recorder
-        self._catalogue = catalogue
+        self._home = parts.home
+        self._state = parts.state
+        self._seal = parts.seal
+        self._recorder = parts.recorder
+        self._catalogue = parts.catalogue
         self._queue = queue
         self._refuse_start = refuse_start
 
@@ -114,13 +110,14 @@ class Rotation:
         with self._state.change() as change:
             job = change.session.get_one(JobRow, job_id)
             job.state, job.ended_at, job.result, job.error = JobState.DONE, change.now, values, None
-            change.event("job.state", job_id, state=job.state, verb=job.verb, name=job.name)
+            job.stopping = None
+            announce(change, job)
 
     async def _register(
         self, job: JobRow, config: RotateConfig, values: dict[str, Any], ledger_index: int
     ) -> None:
         subject, before = job.subject or "", job.inputs[ROLE]["version"]
-        output = self._queue.output_folder(job.job_id)
+        output = self._home.output_folder(job.job_id)
         store = self._catalogue.store
         place = store.folder(config.kind, subject, config.version)
         old = store.manifest(config.kind, subject, before, sha256=job.inputs[ROLE]["manifest_sha256"])
