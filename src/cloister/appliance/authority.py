@@ -37,6 +37,7 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.anchors import Anchors
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue, find, listed, refuse_taken_name
 from cloister.appliance.clients import Clients
@@ -49,6 +50,7 @@ from cloister.appliance.serving import Serving
 from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, ObjectRow, RunRow, open_state
 from cloister.appliance.store import Change, StateStore
+from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, SandboxUnavailable, Unavailable
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient
@@ -70,6 +72,8 @@ class Authority:
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
         self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"))
+        self.witnessing = Witnessing(home, settings.ledger, self.recorder)
+        self.anchors = Anchors(home, self.recorder)
         self.seal = Seal(home.keys, self.recorder)
         self.launcher = LauncherClient(home.launcher_socket)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
@@ -110,7 +114,7 @@ class Authority:
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
         self.side.start()
-        self._tasks = [asyncio.create_task(self.queue.run())]
+        self._tasks = [asyncio.create_task(self.queue.run()), asyncio.create_task(self.anchors.run())]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)
 
@@ -122,6 +126,8 @@ class Authority:
         await self.side.stop()
         await self.queue.stop()
         await self.serving.let_go()
+        with contextlib.suppress(CloisterError, OSError):
+            await self.anchors.step()
         with contextlib.suppress(CloisterError):
             await self.recorder.record(None, "authority.stop")
         self.seal.close()
@@ -210,13 +216,22 @@ class Authority:
 
     def ledger_status(self) -> LedgerStatus:
         head = self.ledger.head()
+        witnesses = self.witnessing.state()
         return LedgerStatus(
             origin=self.origin,
             entries=self.ledger.size,
             signed=self.ledger.signed_size,
             root=head.root.hex() if head.root else None,
+            witnessed=bool(witnesses) and all(one.overdue_since is None for one in witnesses),
+            witnesses=witnesses,
             failure=self.ledger.failure,
         )
+
+    async def flush_ledger(self) -> None:
+        """Anchor the gateway's head, then sign every entry. Errors: LedgerUnavailable."""
+        with contextlib.suppress(CloisterError, OSError):
+            await self.anchors.step()
+        await asyncio.to_thread(self.ledger.flush)
 
     async def status(self) -> Status:
         warnings = []
@@ -228,8 +243,9 @@ class Authority:
         ledger = self.ledger_status()
         if ledger.failure:
             warnings.append(f"the ledger refuses entries: {ledger.failure}")
-        if not ledger.witnessed:
-            warnings.append("UNWITNESSED: no tree head of the ledger has left this machine yet")
+        warnings += self.witnessing.warnings()
+        if self.anchors.problem:
+            warnings.append(self.anchors.problem)
         if self.recorder.owed:
             warnings.append(f"{self.recorder.owed} entries about things taken away wait for the ledger")
         gateway, url = self._gateway()

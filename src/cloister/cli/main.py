@@ -25,7 +25,7 @@ NOUNS = {
     "model": "Merged models: merge a run's adapter into 16 bits.",
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",
-    "audit": "The ledger: read, verify, export.",
+    "audit": "The ledger: read, prove, verify, carry its tree heads out.",
 }
 
 
@@ -50,7 +50,7 @@ class LazyGroup(TyperGroup):
 
 def build() -> typer.Typer:
     """The whole command line."""
-    from cloister.cli import appliance
+    from cloister.cli import appliance, witness
 
     app = typer.Typer(
         cls=LazyGroup,
@@ -62,6 +62,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_root)
     appliance.add_commands(app)
+    witness.add_commands(app)
     return app
 
 
