@@ -54,6 +54,7 @@ _SKEW = 300
 """Seconds by which a clock elsewhere may be ahead of the one here."""
 _ED25519, _COSIGNATURE = 1, 4
 _PROOF_HEADER = "c2sp.org/tlog-proof@v1"
+_NO_KEY = "no key was given for"
 _ANCHOR = b'"action":"ledger.anchor"'
 
 
@@ -1335,7 +1336,7 @@ def verify_folder(
         if vkey is None and len(keys) == 1 and len(logs) == 1:
             vkey = str(keys[0])  # and the verdict is that it is another key's log
         if vkey is None:
-            reports[path] = Report(origin=origin, problems=[f"no key was given for {origin!a}"])
+            reports[path] = Report(origin=origin, problems=[f"{_NO_KEY} {origin!a}"])
             continue
         past = _past_of(stated, origin) if stated else None
         report = verify_log(path, vkey, since=heads.get(origin), witnesses=witnesses, past=past, now=now)
@@ -1693,12 +1694,12 @@ def _witness(options: argparse.Namespace) -> int:
             )
         for line in result.problems:
             print(f"PROBLEM: {_shown(result.origin)}: {_shown(line)}")
-    if not ok:
-        print(f"NOT COSIGNED. What proves it is kept in {_shown(options.state or state_folder())}.")
-        if any(line.startswith("no key was given") for result in results for line in result.problems):
-            print(
-                "On the first visit give the key that `cloister audit key` prints on the appliance (--key)."
-            )
+    strangers = [result for result in results if result.problems and result.problems[0].startswith(_NO_KEY)]
+    if strangers:
+        print("On the first visit give the key that `cloister audit key` prints on the appliance (--key).")
+    if not ok and len(strangers) < sum(1 for result in results if result.problems):
+        where = _shown(options.state or state_folder())
+        print(f"NOT COSIGNED. The tree heads that show it are kept in {where}.")
     return 0 if ok else 1
 
 
