@@ -22,7 +22,7 @@ from cloister.ledger import merkle
 from cloister.ledger.note import NoteError, VerifierKey, check_ed25519, check_signature, sign_head
 from cloister.verifier import VerificationError
 
-SHARED = Path(os.environ.get("CLOISTER_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("CLOISTER_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def vectors(name: str) -> Any:
