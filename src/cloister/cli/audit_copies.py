@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -309,6 +310,10 @@ def _carry_out(folder: Path, how: Literal["export", "carry"]) -> dict[str, Carri
         client.flush_ledger()
         try:
             copied = carry_home(Home.default(), folder)
+            if "gateway" in copied and copied["gateway"].before == 0:
+                # Begun since: the control ledger has to state its key before a copy can be checked.
+                client.flush_ledger()
+                copied = _since(copied, carry_home(Home.default(), folder))
         except OSError as error:
             if error.errno == 28:
                 raise OutOfSpace(
@@ -320,6 +325,11 @@ def _carry_out(folder: Path, how: Literal["export", "carry"]) -> dict[str, Carri
     if not copied:
         say("Nothing in this home's ledgers is signed yet. Next: `cloister init`.")
     return copied
+
+
+def _since(first: dict[str, Carried], second: dict[str, Carried]) -> dict[str, Carried]:
+    """Two copies told as one."""
+    return {name: replace(one, before=first[name].before) for name, one in second.items() if name in first}
 
 
 def _heads_left(copied: dict[str, Carried], how: Literal["export", "carry"]) -> HeadsLeft:
