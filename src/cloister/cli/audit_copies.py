@@ -329,7 +329,7 @@ def _carry_out(folder: Path, how: Literal["export", "carry"]) -> dict[str, Carri
 
 def _since(first: dict[str, Carried], second: dict[str, Carried]) -> dict[str, Carried]:
     """Two copies told as one."""
-    return {name: replace(one, before=first[name].before) for name, one in second.items() if name in first}
+    return {n: replace(one, before=first[n].before) if n in first else one for n, one in second.items()}
 
 
 def _heads_left(copied: dict[str, Carried], how: Literal["export", "carry"]) -> HeadsLeft:
