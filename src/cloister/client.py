@@ -24,14 +24,17 @@ from cloister.api import (
     ApiClient,
     BaseImport,
     ClientRequest,
+    CosignedHead,
     DatasetImport,
     Deployment,
     DeploymentState,
     Event,
+    HeadsLeft,
     IssuedClient,
     Job,
     JobTicket,
     LedgerEntry,
+    LedgerProof,
     LedgerStatus,
     LockRequest,
     MergeRequest,
@@ -256,6 +259,18 @@ class Client:
 
     def entries(self, start: int = 0, limit: int = 100) -> list[LedgerEntry]:
         return self._get("/v1/audit/entries", list[LedgerEntry], start=start, limit=limit)
+
+    def prove(self, ledger: str, index: int) -> str:
+        """A tlog-proof of one entry."""
+        return self._get(f"/v1/audit/proof/{_quoted(ledger)}/{index}", LedgerProof).proof
+
+    def heads_left(self, heads: HeadsLeft) -> None:
+        """Say that tree heads have left this machine."""
+        self._send("/v1/audit/left", heads)
+
+    def take_in(self, head: CosignedHead) -> list[dict[str, Any]]:
+        """Hand in a cosigned tree head; returns the cosignatures that were new."""
+        return self._post("/v1/audit/cosigned", head, list[dict[str, Any]])
 
     def flush_ledger(self) -> None:
         self._send("/v1/audit/flush", None)
