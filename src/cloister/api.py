@@ -548,6 +548,18 @@ class LedgerStatus(BaseModel):
     failure: str | None = None
 
 
+class SinkStatus(BaseModel):
+    """Where the ledgers are exported to. `behind` counts entries not sent yet; `down_s` is None while it works."""
+
+    name: str
+    to: str
+    required: bool
+    behind: int
+    sent: int
+    down_s: float | None = None
+    problem: str | None = None
+
+
 class Status(BaseModel):
     version: str
     home: str
@@ -561,6 +573,7 @@ class Status(BaseModel):
     last_seq: int
     gateway_url: str | None = None
     warnings: list[str] = []
+    sinks: list[SinkStatus] = []
 
 
 class WhoAmI(BaseModel):
@@ -583,3 +596,18 @@ class LedgerEntry(BaseModel):
     decision: str | None = None
     reason: str | None = None
     details: dict[str, Any] = {}
+
+
+LedgerName = Literal["control", "gateway"]
+
+
+class LedgerMatches(BaseModel):
+    """Entries that match a search, oldest first. `more` means that older ones match as well.
+
+    `size` is how many entries the ledger had then; `indexed` says whether an index told where to look.
+    """
+
+    entries: list[LedgerEntry]
+    more: bool
+    size: int
+    indexed: bool

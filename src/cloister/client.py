@@ -32,6 +32,7 @@ from cloister.api import (
     Job,
     JobTicket,
     LedgerEntry,
+    LedgerMatches,
     LedgerStatus,
     LockRequest,
     MergeRequest,
@@ -222,18 +223,8 @@ class Client:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The ordered stream from after that number on. Errors: Unavailable when it breaks off."""
-        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
-        try:
-            with self._http.stream("GET", "/v1/events", params={"after": after}, timeout=timeout) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _error(response)
-                for line in response.iter_lines():
-                    if line.startswith("data: "):
-                        yield Event.model_validate_json(line[6:])
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from None
-        raise Unavailable("the event stream ended", where=str(self._socket))
+        for data in self._stream("/v1/events", after=after):
+            yield Event.model_validate_json(data)
 
     def ledger(self) -> LedgerStatus:
         return self._get("/v1/audit/head", LedgerStatus)
@@ -244,6 +235,17 @@ class Client:
 
     def entries(self, start: int = 0, limit: int = 100) -> list[LedgerEntry]:
         return self._get("/v1/audit/entries", list[LedgerEntry], start=start, limit=limit)
+
+    def search_ledger(self, limit: int = 50, **wanted: Any) -> LedgerMatches:
+        """The newest entries that match: `ledger`, `actor`, `action`, `object`, `since`, `until`, `before`, `index`."""
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return self._get("/v1/audit/search", LedgerMatches, limit=limit, **query)
+
+    def follow_ledger(self, after: int = 0, **wanted: Any) -> Iterator[LedgerEntry]:
+        """Entries from that index on as they are made. Errors: Unavailable when it breaks off."""
+        query = {name: value for name, value in wanted.items() if value is not None}
+        for data in self._stream("/v1/audit/follow", after=after, **query):
+            yield LedgerEntry.model_validate_json(data)
 
     def flush_ledger(self) -> None:
         self._send("/v1/audit/flush", None)
@@ -269,6 +271,21 @@ class Client:
         if response.status_code >= 400:
             raise _error(response)
         return response.content
+
+    def _stream(self, path: str, **query: Any) -> Iterator[str]:
+        """The data of server-sent events, one after the other. Errors: Unavailable when they break off."""
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
+        try:
+            with self._http.stream("GET", path, params=query, timeout=timeout) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        yield line[6:]
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from None
+        raise Unavailable("the event stream ended", where=str(self._socket))
 
     def _unavailable(self, error: httpx.TransportError) -> Unavailable:
         return Unavailable(

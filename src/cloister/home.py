@@ -65,6 +65,16 @@ class Home:
         return self.root / "ledger" / "gateway"
 
     @property
+    def ledger_index(self) -> Path:
+        """Where the indices of the ledgers lie. They can be deleted: they are built again."""
+        return self.root / "ledger" / "index"
+
+    @property
+    def export_cursors(self) -> Path:
+        """How far each sink of the ledgers has got."""
+        return self.root / "state" / "export"
+
+    @property
     def state(self) -> Path:
         return self.root / "state" / "state.db"
 

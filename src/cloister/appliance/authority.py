@@ -37,9 +37,11 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.auditing import Auditing
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue, find, listed, refuse_taken_name
 from cloister.appliance.clients import Clients
+from cloister.appliance.exporting import Exporting
 from cloister.appliance.ids import new_id
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
@@ -65,8 +67,11 @@ class Authority:
     def __init__(self, home: Home, settings: Settings) -> None:
         self.home = home
         self.settings = settings
-        self.origin = f"cloister/{appliance_id(home.identity_file)}/control"
+        identity = appliance_id(home.identity_file)
+        self.origin = f"cloister/{identity}/control"
         self.ledger = Ledger.open(home.control_ledger, origin=self.origin, signer=None)
+        self.auditing = Auditing(home, self.ledger, f"cloister/{identity}/gateway")
+        self.exporting = Exporting(settings.ledger.sinks, home.export_cursors, self.auditing)
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
         self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"))
@@ -110,6 +115,8 @@ class Authority:
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
         self.side.start()
+        self.auditing.start()
+        self.exporting.start()
         self._tasks = [asyncio.create_task(self.queue.run())]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)
@@ -125,6 +132,8 @@ class Authority:
         with contextlib.suppress(CloisterError):
             await self.recorder.record(None, "authority.stop")
         self.seal.close()
+        await asyncio.to_thread(self.exporting.stop)
+        await self.auditing.stop()
         self.ledger.close()
         self._engine.dispose()
 
@@ -152,6 +161,7 @@ class Authority:
         """Errors: Locked, LedgerUnavailable or SandboxUnavailable where nothing new may start."""
         _ = self.seal.vault
         self.recorder.require()
+        self.exporting.refuse()
         if self._no_sandbox is not None:
             raise SandboxUnavailable(self._no_sandbox, remedy="See `cloister doctor`.")
         swap = self._swap()
@@ -232,6 +242,7 @@ class Authority:
             warnings.append("UNWITNESSED: no tree head of the ledger has left this machine yet")
         if self.recorder.owed:
             warnings.append(f"{self.recorder.owed} entries about things taken away wait for the ledger")
+        warnings += self.exporting.warnings()
         gateway, url = self._gateway()
         return Status(
             version=__version__,
@@ -250,6 +261,7 @@ class Authority:
             last_seq=self.state.last_seq(),
             gateway_url=url,
             warnings=warnings,
+            sinks=self.exporting.status(),
         )
 
     async def _launcher_status(self) -> ProcessStatus:

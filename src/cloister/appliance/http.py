@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -44,25 +44,16 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
-from cloister.appliance.peer import SCOPE_KEY, Peer
-from cloister.errors import CloisterError, InvalidInput, NotFound, Unauthenticated
+from cloister.appliance.caller import Caller
+from cloister.errors import CloisterError, InvalidInput, NotFound
 from cloister.logs import place
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 1 << 20
 MAX_ENTRIES = 1_000
-
-
-def _peer(request: Request) -> Peer:
-    peer = request.scope.get("extensions", {}).get(SCOPE_KEY)
-    if not isinstance(peer, Peer):
-        raise Unauthenticated("this connection has no account")
-    return peer
-
-
-Caller = Annotated[Peer, Depends(_peer)]
 
 
 def _problem(error: CloisterError) -> JSONResponse:
@@ -111,6 +102,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(_vault_and_status(authority))
     app.include_router(_serving_and_clients(authority))
     app.include_router(_events_and_audit(authority))
+    app.include_router(audit_router(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     return app
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cloister.cli import audit_query
 from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
 from cloister.cli.session import connect
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from cloister.api import LedgerEntry
 
 app = typer.Typer(no_args_is_help=True)
+audit_query.add_commands(app)
 
 TRIES = 5
 
