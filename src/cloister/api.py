@@ -537,14 +537,35 @@ class ProcessStatus(BaseModel):
     detail: str | None = None
 
 
+class LedgerWitness(BaseModel):
+    """When a head of one ledger last left this machine, and which head a witness last cosigned.
+
+    `overdue_since` is set where neither happened within the period of the settings (where witnesses are
+    named: where none cosigned). `command` is what to do next.
+    """
+
+    ledger: str
+    left_at: datetime | None = None
+    left_size: int | None = None
+    cosigned_at: datetime | None = None
+    cosigned_size: int | None = None
+    cosigned_by: str | None = None
+    overdue_since: datetime | None = None
+    command: str
+
+
 class LedgerStatus(BaseModel):
-    """`signed` is how many entries the last signed tree head covers; `failure` says why it refuses."""
+    """`signed` is how many entries the last signed tree head covers; `failure` says why it refuses.
+
+    `witnessed`: no ledger of this home is overdue.
+    """
 
     origin: str
     entries: int
     signed: int
     root: str | None = None
     witnessed: bool = False
+    witnesses: list[LedgerWitness] = []
     failure: str | None = None
 
 
@@ -558,6 +579,26 @@ class SinkStatus(BaseModel):
     sent: int
     down_s: float | None = None
     problem: str | None = None
+
+
+class HeadsLeft(BaseModel):
+    """Tree heads that have left this machine: signed entries by ledger, and how they left."""
+
+    sizes: dict[Literal["control", "gateway"], Annotated[int, Field(ge=0)]]
+    how: Literal["export", "carry", "syslog"]
+
+
+class CosignedHead(BaseModel):
+    """A tree head of one ledger with cosignatures, as a signed note."""
+
+    ledger: Literal["control", "gateway"]
+    note: str = Field(max_length=1 << 19)
+
+
+class LedgerProof(BaseModel):
+    """A tlog-proof (c2sp.org/tlog-proof)."""
+
+    proof: str
 
 
 class Status(BaseModel):

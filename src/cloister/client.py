@@ -24,15 +24,18 @@ from cloister.api import (
     ApiClient,
     BaseImport,
     ClientRequest,
+    CosignedHead,
     DatasetImport,
     Deployment,
     DeploymentState,
     Event,
+    HeadsLeft,
     IssuedClient,
     Job,
     JobTicket,
     LedgerEntry,
     LedgerMatches,
+    LedgerProof,
     LedgerStatus,
     LockRequest,
     MergeRequest,
@@ -258,6 +261,18 @@ class Client:
         query = {name: value for name, value in wanted.items() if value is not None}
         for data in self._stream("/v1/audit/follow", after=after, **query):
             yield LedgerEntry.model_validate_json(data)
+
+    def prove(self, ledger: str, index: int) -> str:
+        """A tlog-proof of one entry."""
+        return self._get(f"/v1/audit/proof/{_quoted(ledger)}/{index}", LedgerProof).proof
+
+    def heads_left(self, heads: HeadsLeft) -> None:
+        """Say that tree heads have left this machine."""
+        self._send("/v1/audit/left", heads)
+
+    def take_in(self, head: CosignedHead) -> list[dict[str, Any]]:
+        """Hand in a cosigned tree head; returns the cosignatures that were new."""
+        return self._post("/v1/audit/cosigned", head, list[dict[str, Any]])
 
     def flush_ledger(self) -> None:
         self._send("/v1/audit/flush", None)

@@ -64,6 +64,14 @@ class Home:
     def gateway_ledger(self) -> Path:
         return self.root / "ledger" / "gateway"
 
+    def ledger(self, name: str) -> Path:
+        """The folder of the control or the gateway ledger."""
+        return self.root / "ledger" / name
+
+    @property
+    def left_file(self) -> Path:
+        return self.root / "ledger" / "left.json"
+
     @property
     def ledger_index(self) -> Path:
         """Where the indices of the ledgers lie. They can be deleted: they are built again."""

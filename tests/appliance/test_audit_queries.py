@@ -173,6 +173,23 @@ def test_a_required_sink_that_is_dead_stops_new_work_until_it_is_back(
     assert [e["metadata"]["event_code"] for e in events if e["class_uid"]] == actions
 
 
+def test_a_head_that_a_sink_took_has_left_the_machine(
+    exporting: Callable[[str], Appliance], tmp_path: Path
+) -> None:
+    target = tmp_path / "mounted.jsonl"
+    appliance = exporting(
+        "ledger:\n  sinks:\n"
+        f"    - {{name: share, to: 'file://{target}', leaves_machine: true, head_every_s: 1}}\n"
+    )
+    client = appliance.client
+    assert any("UNWITNESSED" in line for line in client.status().warnings)
+    wait_until(lambda: client.ledger().witnessed)
+    assert not any("UNWITNESSED" in line for line in client.status().warnings)
+    (entry,) = client.search_ledger(action="ledger.left").entries
+    heads = [json.loads(line) for line in target.read_bytes().splitlines() if b'"class_uid":0' in line]
+    assert entry.details["sizes"]["control"] in {head["unmapped"]["size"] for head in heads}
+
+
 def test_settings_of_sinks_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "appliance.yaml"
     for bad in (

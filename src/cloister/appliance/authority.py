@@ -12,6 +12,7 @@ import structlog
 
 from cloister import __version__
 from cloister.api import Deployment, LockRequest, SandboxState, ServeRequest
+from cloister.appliance.anchors import Anchors
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue
@@ -31,6 +32,7 @@ from cloister.appliance.serving import Serving
 from cloister.appliance.side import SideSocket
 from cloister.appliance.state import open_state
 from cloister.appliance.store import StateStore
+from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, Conflict, OutOfSpace, Unavailable
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient, NoAnswer
@@ -54,6 +56,8 @@ class Authority:
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
         self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"), Owed(self.state))
+        self.witnessing = Witnessing(home, settings.ledger, self.recorder)
+        self.anchors = Anchors(home, self.recorder)
         self.seal = Seal(home.keys, self.recorder)
         self.launcher = LauncherClient(home.launcher_socket, answer_s=settings.queue.answer_limit_s)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
@@ -64,7 +68,16 @@ class Authority:
         self.clients = Clients(self.state, self.seal, self.recorder)
         self.side = SideSocket(home.side_socket, self.queue.deliver)
         self.requests = Requests(parts, self.queue, self.side, refuse_start=self._refuse_start)
-        self.overview = Overview(parts, self.fitness, self.queue, self.serving, self.clients, self.exporting)
+        self.overview = Overview(
+            parts,
+            self.fitness,
+            self.queue,
+            self.serving,
+            self.clients,
+            self.exporting,
+            self.witnessing,
+            self.anchors,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
 
@@ -88,7 +101,11 @@ class Authority:
         self.side.start()
         self.auditing.start()
         self.exporting.start()
-        self._tasks = [asyncio.create_task(self.queue.run())]
+        self._tasks = [
+            asyncio.create_task(self.queue.run()),
+            asyncio.create_task(self.anchors.run()),
+            asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
+        ]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)
 
@@ -100,6 +117,8 @@ class Authority:
         await self.side.stop()
         await self.queue.stop()
         await self.serving.let_go()
+        with contextlib.suppress(CloisterError, OSError):
+            await self.anchors.step()
         with contextlib.suppress(CloisterError):
             await self.recorder.record(None, "authority.stop")
         self.seal.close()
@@ -162,6 +181,12 @@ class Authority:
             self.queue.paused = self._locking > 0
         with self.state.change() as change:
             change.event("vault.locked")
+
+    async def flush_ledger(self) -> None:
+        """Anchor the gateway's head, then sign every entry. Errors: LedgerUnavailable."""
+        with contextlib.suppress(CloisterError, OSError):
+            await self.anchors.step()
+        await asyncio.to_thread(self.ledger.flush)
 
     # --- starting ----------------------------------------------------------------------------
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from cloister.api import SinkStatus
+from cloister.api import HeadsLeft, LedgerName, SinkStatus
 from cloister.appliance.auditing import Auditing
-from cloister.errors import InvalidInput, LedgerUnavailable
+from cloister.appliance.witnessing import Witnessing
+from cloister.errors import CloisterError, InvalidInput, LedgerUnavailable
 from cloister.ledger.shipping import Shipping
 from cloister.ledger.sinks import JsonLines, Sink, SyslogDatagram, SyslogStream
 from cloister.ledger.syslog import Header
-from cloister.policy.settings import SinkSettings
+from cloister.policy.sinks import SinkSettings
+
+LEDGERS: tuple[LedgerName, ...] = ("control", "gateway")
+TELL_EVERY_S = 5.0
+AGAIN_S = 3600.0
 
 
 class Exporting:
@@ -103,6 +110,19 @@ class Exporting:
             if settings.counts_as_leaving and (head := shipping.status().heads.get(origin)) is not None
         ]
         return max(found, default=None)
+
+    async def tell_of_heads(self, witnessing: Witnessing) -> None:
+        """Note the heads that have left through sinks, each hour at most: the note is an entry itself."""
+        told: dict[LedgerName, float] = {}
+        while True:
+            await asyncio.sleep(TELL_EVERY_S)
+            for name in LEDGERS:
+                head = self.head_left(name)
+                if head is None or head[1] - told.get(name, 0.0) < AGAIN_S:
+                    continue
+                with contextlib.suppress(CloisterError, OSError):  # tried again soon
+                    await witnessing.left(None, HeadsLeft(sizes={name: head[0]}, how="syslog"))
+                    told[name] = head[1]
 
     def _dead(self, sink: SinkStatus) -> bool:
         grace = next(settings.grace_s for settings, _ in self._shipping if settings.name == sink.name)

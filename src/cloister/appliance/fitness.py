@@ -1,4 +1,4 @@
-"""Whether this machine, as it is now, may start anything: vault, ledger, audit sinks, sandbox, swap. It starts nothing."""
+"""Whether this machine may start anything now: vault, ledger, audit sinks, sandbox, swap. It starts nothing."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import structlog
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -21,15 +21,18 @@ from cloister.api import (
     ApiClient,
     BaseImport,
     ClientRequest,
+    CosignedHead,
     DatasetImport,
     Deployment,
     GatewayHello,
     GatewaySecrets,
     GatewayView,
+    HeadsLeft,
     IssuedClient,
     Job,
     JobTicket,
     LedgerEntry,
+    LedgerProof,
     LedgerStatus,
     LockRequest,
     MergeRequest,
@@ -49,6 +52,7 @@ from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
 from cloister.errors import CloisterError, InvalidInput, NotFound
 from cloister.logs import place
+from cloister.verifier import Cosignature
 
 log = structlog.get_logger()
 
@@ -284,8 +288,22 @@ def _events_and_audit(authority: Authority) -> APIRouter:
         found = enumerate(authority.ledger.entries(start, stop), start)
         return [LedgerEntry(index=index, **json.loads(json.dumps(entry))) for index, entry in found]
 
+    @router.get("/audit/proof/{ledger}/{index}")
+    async def prove(
+        ledger: Literal["control", "gateway"], index: Annotated[int, Path(ge=0, lt=1 << 63)]
+    ) -> LedgerProof:
+        return await authority.witnessing.prove(ledger, index)
+
+    @router.post("/audit/left", status_code=204)
+    async def left(peer: Caller, body: HeadsLeft) -> None:
+        await authority.witnessing.left(peer, body)
+
+    @router.post("/audit/cosigned")
+    async def cosigned(peer: Caller, body: CosignedHead) -> list[Cosignature]:
+        return await authority.witnessing.take_in(peer, body)
+
     @router.post("/audit/flush", status_code=204)
     async def flush() -> None:
-        authority.ledger.flush()
+        await authority.flush_ledger()
 
     return router

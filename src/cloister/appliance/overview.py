@@ -21,6 +21,7 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.anchors import Anchors
 from cloister.appliance.catalogue import find, listed
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
@@ -31,6 +32,7 @@ from cloister.appliance.queue import Queue
 from cloister.appliance.runs import find_run
 from cloister.appliance.serving import Serving
 from cloister.appliance.state import JobRow, RunRow
+from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, NotFound
 
 
@@ -45,6 +47,8 @@ class Overview:
         serving: Serving,
         clients: Clients,
         exporting: Exporting,
+        witnessing: Witnessing,
+        anchors: Anchors,
     ) -> None:
         self._home = parts.home
         self._settings = parts.settings
@@ -58,17 +62,22 @@ class Overview:
         self._serving = serving
         self._clients = clients
         self._exporting = exporting
+        self._witnessing = witnessing
+        self._anchors = anchors
 
     def whoami(self, peer: Peer) -> WhoAmI:
         return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
 
     def ledger_status(self) -> LedgerStatus:
         head = self._ledger.head()
+        witnesses = self._witnessing.state()
         return LedgerStatus(
             origin=self._ledger.origin,
             entries=self._ledger.size,
             signed=self._ledger.signed_size,
             root=head.root.hex() if head.root else None,
+            witnessed=bool(witnesses) and all(one.overdue_since is None for one in witnesses),
+            witnesses=witnesses,
             failure=self._ledger.failure,
         )
 
@@ -84,8 +93,9 @@ class Overview:
         ledger = self.ledger_status()
         if ledger.failure:
             warnings.append(f"the ledger refuses entries: {ledger.failure}")
-        if not ledger.witnessed:
-            warnings.append("UNWITNESSED: no tree head of the ledger has left this machine yet")
+        warnings += self._witnessing.warnings()
+        if self._anchors.problem:
+            warnings.append(self._anchors.problem)
         if self._recorder.owed:
             warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")
         warnings += self._exporting.warnings()

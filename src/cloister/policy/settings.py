@@ -5,14 +5,16 @@ It knows nothing of who asks; it only says how this machine is set up.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cloister.errors import InvalidInput
+from cloister.policy.sinks import SinkSettings
+from cloister.verifier import VerificationError, parse_witness_vkey
 
 MAX_SETTINGS_BYTES = 1 << 20
 
@@ -62,98 +64,44 @@ class GatewaySettings(_Section):
     client_ca: str | None = Field(default=None, description="PEM file; client certificates are then required")
 
 
-_PORTS = {"tcp": 601, "tls": 6514, "udp": 514}
-
-
-class SinkSettings(_Section):
-    """Where the ledgers are exported to, as OCSF events: one receiver."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")] = Field(
-        description="what `cloister status` calls it; its cursor hangs on it"
-    )
-    to: str = Field(
-        description="tls://HOST:PORT, tcp://HOST:PORT, udp://HOST:PORT, unix:///dev/log or file:///PATH"
-    )
-    logs: tuple[Literal["control", "gateway"], ...] = Field(
-        default=("control", "gateway"), min_length=1, description="which ledgers"
-    )
-    required: bool = Field(
-        default=False, description="nothing new starts while it is down for longer than grace_s"
-    )
-    grace_s: float = Field(default=300.0, ge=0, description="how long a required sink may be down")
-    leaves_machine: bool | None = Field(
-        default=None, description="a tree head sent there counts as having left; null: tls, tcp and udp do"
-    )
-    resend_s: float = Field(
-        default=30.0,
-        ge=0,
-        le=3600,
-        description="after a lost connection, what was sent so recently is sent again",
-    )
-    head_every_s: float = Field(default=60.0, ge=1, description="a new signed tree head is sent this often")
-    facility: int = Field(default=13, ge=0, le=23, description="syslog facility; 13 is log audit")
-    hostname: str | None = Field(default=None, description="syslog HOSTNAME; null: this machine's name")
-    ca: str | None = Field(
-        default=None, description="PEM file that the TLS receiver's certificate must lead to"
-    )
-    cert: str | None = Field(default=None, description="PEM file of our certificate, where the receiver asks")
-    key: str | None = Field(default=None, description="PEM file of that certificate's key")
-    server_name: str | None = Field(
-        default=None, description="name in the receiver's certificate; null: HOST"
-    )
-    rotate_mib: int = Field(default=64, ge=1, description="size at which a file is rotated")
-    keep: int = Field(default=16, ge=1, le=10_000, description="how many rotated files are kept")
-
-    @property
-    def scheme(self) -> str:
-        return urlsplit(self.to).scheme
-
-    @property
-    def path(self) -> str:
-        return urlsplit(self.to).path
-
-    @property
-    def host_port(self) -> tuple[str, int]:
-        parts = urlsplit(self.to)
-        return parts.hostname or "", parts.port or _PORTS[parts.scheme]
-
-    @property
-    def counts_as_leaving(self) -> bool:
-        return self.scheme in _PORTS if self.leaves_machine is None else self.leaves_machine
-
-    @model_validator(mode="after")
-    def _check(self) -> SinkSettings:
-        try:
-            parts = urlsplit(self.to)
-            known = parts.scheme in (*_PORTS, "unix", "file")
-            network = parts.scheme in _PORTS
-            fits = (
-                bool(parts.hostname) and parts.path in ("", "/") and (parts.port or 1) > 0
-                if network
-                else (parts.path.startswith("/") and not parts.netloc)
-            )
-        except ValueError:
-            known = fits = False
-        if not known or not fits or parts.query or parts.fragment or parts.username is not None:
-            raise ValueError("'to' is tls://HOST:PORT, tcp://, udp://, unix:///PATH or file:///PATH")
-        if bool(self.cert) != bool(self.key):
-            raise ValueError("'cert' and 'key' belong together")
-        if parts.scheme != "tls" and (self.ca or self.cert or self.server_name):
-            raise ValueError("'ca', 'cert' and 'server_name' are for tls://")
-        return self
-
-
 class LedgerSettings(_Section):
-    """What happens to the ledgers beside being kept."""
+    """Who witnesses the ledgers, how often a tree head has to leave this machine, and who gets the entries."""
 
-    sinks: tuple[SinkSettings, ...] = Field(default=(), description="where they are exported to")
+    sinks: tuple[SinkSettings, ...] = Field(default=(), description="where the entries are exported to")
+    witnesses: tuple[str, ...] = Field(
+        default=(), max_length=64, description="verifier keys of witnesses, as `cloister witness` prints them"
+    )
+    witness_period: str = Field(
+        default="7d", description="UNWITNESSED when no head left for longer: 90m, 36h, 7d"
+    )
 
-    @model_validator(mode="after")
-    def _distinct(self) -> LedgerSettings:
-        names = [sink.name for sink in self.sinks]
-        if len(set(names)) != len(names):
+    @field_validator("sinks")
+    @classmethod
+    def _have_names(cls, sinks: tuple[SinkSettings, ...]) -> tuple[SinkSettings, ...]:
+        if len({sink.name for sink in sinks}) != len(sinks):
             raise ValueError("two sinks have the same name")
-        return self
+        return sinks
+
+    @field_validator("witnesses")
+    @classmethod
+    def _are_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for number, key in enumerate(keys, 1):
+            try:
+                parse_witness_vkey(key)
+            except VerificationError as error:
+                raise ValueError(f"witness {number}: {error}") from None
+        return keys
+
+    @field_validator("witness_period")
+    @classmethod
+    def _is_period(cls, text: str) -> str:
+        if not re.fullmatch("[1-9][0-9]{0,3}[mhd]", text, re.ASCII):
+            raise ValueError("a number and m, h or d, such as 36h or 7d")
+        return text
+
+    @property
+    def witness_period_s(self) -> int:
+        return int(self.witness_period[:-1]) * {"m": 60, "h": 3600, "d": 86_400}[self.witness_period[-1]]
 
 
 class Settings(_Section):
