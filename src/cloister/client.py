@@ -23,6 +23,7 @@ from cloister.api import (
     FINAL_STATES,
     ApiClient,
     BaseImport,
+    BodyRequest,
     ClientRequest,
     CosignedHead,
     DatasetImport,
@@ -35,15 +36,20 @@ from cloister.api import (
     JobTicket,
     LedgerEntry,
     LedgerMatches,
+    LedgerName,
     LedgerProof,
     LedgerStatus,
     LockRequest,
     MergeRequest,
     Passphrase,
     Problem,
+    RevealResult,
+    RevealTicket,
     Run,
     RunRequest,
     ServeRequest,
+    ShredBodiesRequest,
+    ShredBodiesResult,
     Status,
     StoredObject,
     WhoAmI,
@@ -274,6 +280,17 @@ class Client:
         """Hand in a cosigned tree head; returns the cosignatures that were new."""
         return self._post("/v1/audit/cosigned", head, list[dict[str, Any]])
 
+    def reveal(self, ledger: LedgerName, index: int, output: int) -> RevealResult:
+        """Have the body of an entry written to the descriptor `output`, a pipe that is read meanwhile."""
+        ticket = self._post("/v1/audit/reveal", BodyRequest(ledger=ledger, index=index), RevealTicket)
+        self._hand_over(ticket.token, ticket.side_socket, {"output": output})
+        return TypeAdapter(RevealResult).validate_json(
+            self._request("GET", f"/v1/audit/reveal/{_quoted(ticket.reveal_id)}", None, timeout=None)
+        )
+
+    def shred_bodies(self, request: ShredBodiesRequest) -> ShredBodiesResult:
+        return self._post("/v1/audit/shred-bodies", request, ShredBodiesResult, timeout=None)
+
     def flush_ledger(self) -> None:
         self._send("/v1/audit/flush", None)
 
@@ -324,29 +341,31 @@ class Client:
     def _deliver(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> Job:
         """Hand over what the job waits for; one that does not get it is taken out again."""
         try:
-            self._hand_over(ticket, descriptors)
+            assert ticket.token is not None and ticket.side_socket is not None
+            self._hand_over(ticket.token, ticket.side_socket, descriptors)
         except BaseException:
             with contextlib.suppress(CloisterError):
                 self.cancel_job(ticket.job.job_id)
             raise
         return self.job(ticket.job.job_id)
 
-    def _hand_over(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> None:
-        assert ticket.token is not None and ticket.side_socket is not None
+    @staticmethod
+    def _hand_over(token: str, side_socket: str, descriptors: Mapping[str, int]) -> None:
         roles: Sequence[str] = list(descriptors)
         if len(roles) > DESCRIPTORS_PER_MESSAGE:
             raise InvalidInput(f"more than {DESCRIPTORS_PER_MESSAGE} files cannot be passed at once")
-        message = json.dumps({"token": ticket.token, "roles": roles}).encode() + b"\n"
+        message = json.dumps({"token": token, "roles": roles}).encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(REQUEST_TIMEOUT_S)
-                connection.connect(ticket.side_socket)
+                connection.connect(side_socket)
                 sent = socket.send_fds(connection, [message], [descriptors[role] for role in roles])
-                connection.sendall(message[sent:])
+                if message[sent:]:  # sending nothing would fail where the other side has answered and gone
+                    connection.sendall(message[sent:])
                 reply = json.loads(connection.makefile("rb").readline() or b"{}")
         except (OSError, ValueError) as error:
             raise Unavailable(
-                f"the source could not be handed over ({type(error).__name__})", where=ticket.side_socket
+                f"the source could not be handed over ({type(error).__name__})", where=side_socket
             ) from None
         if not reply.get("ok"):
             raise by_code(str(reply.get("code")))(str(reply.get("detail", "the source was refused")))

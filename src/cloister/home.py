@@ -78,6 +78,11 @@ class Home:
         return self.root / "ledger" / "index"
 
     @property
+    def bodies(self) -> Path:
+        """Prompts and answers, sealed, where policy keeps them."""
+        return self.root / "bodies"
+
+    @property
     def export_cursors(self) -> Path:
         """How far each sink of the ledgers has got."""
         return self.root / "state" / "export"

@@ -1,4 +1,4 @@
-"""The authority's routes for auditors: searching and following the ledgers."""
+"""The authority's routes for auditors: searching and following the ledgers, and the bodies beside them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from cloister.api import LedgerMatches, LedgerName
+from cloister.api import (
+    BodyRequest,
+    LedgerMatches,
+    LedgerName,
+    RevealResult,
+    RevealTicket,
+    ShredBodiesRequest,
+    ShredBodiesResult,
+)
 from cloister.appliance.authority import Authority
+from cloister.appliance.caller import Caller
 from cloister.ledger.query import Query as LedgerQuery
 
 MAX_MATCHES = 1_000
@@ -54,5 +63,17 @@ def audit_router(authority: Authority) -> APIRouter:
                     yield f"id: {entry.index}\ndata: {entry.model_dump_json()}\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
+
+    @router.post("/reveal", status_code=202)
+    async def reveal(peer: Caller, body: BodyRequest) -> RevealTicket:
+        return await authority.revealing.ask(peer, body)
+
+    @router.get("/reveal/{reveal_id}")
+    async def revealed(peer: Caller, reveal_id: str) -> RevealResult:
+        return await authority.revealing.outcome(peer, reveal_id)
+
+    @router.post("/shred-bodies")
+    async def shred_bodies(peer: Caller, body: ShredBodiesRequest) -> ShredBodiesResult:
+        return await authority.revealing.shred(peer, body)
 
     return router

@@ -26,10 +26,11 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.requests import Requests
+from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import after_job
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
-from cloister.appliance.side import SideSocket
+from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.state import open_state
 from cloister.appliance.store import StateStore
 from cloister.appliance.witnessing import Witnessing
@@ -66,7 +67,8 @@ class Authority:
         self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=after_job)
         self.serving = Serving(parts)
         self.clients = Clients(self.state, self.seal, self.recorder)
-        self.side = SideSocket(home.side_socket, self.queue.deliver)
+        self.side = SideSocket(home.side_socket, self._deliver)
+        self.revealing = Revealing(parts, self.auditing, self.side)
         self.requests = Requests(parts, self.queue, self.side, refuse_start=self._refuse_start)
         self.overview = Overview(
             parts,
@@ -77,6 +79,7 @@ class Authority:
             self.exporting,
             self.witnessing,
             self.anchors,
+            self.revealing,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
@@ -115,6 +118,7 @@ class Authority:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.side.stop()
+        await self.revealing.stop()
         await self.queue.stop()
         await self.serving.let_go()
         with contextlib.suppress(CloisterError, OSError):
@@ -187,6 +191,13 @@ class Authority:
         with contextlib.suppress(CloisterError, OSError):
             await self.anchors.step()
         await asyncio.to_thread(self.ledger.flush)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Descriptors for whoever looks after their job."""
+        if self.revealing.waits_for(delivery.job_id):
+            self.revealing.deliver(delivery)
+        else:
+            self.queue.deliver(delivery)
 
     # --- starting ----------------------------------------------------------------------------
 

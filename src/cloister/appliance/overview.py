@@ -29,6 +29,7 @@ from cloister.appliance.fitness import Fitness
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
+from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import find_run
 from cloister.appliance.serving import Serving
 from cloister.appliance.state import JobRow, RunRow
@@ -49,6 +50,7 @@ class Overview:
         exporting: Exporting,
         witnessing: Witnessing,
         anchors: Anchors,
+        revealing: Revealing,
     ) -> None:
         self._home = parts.home
         self._settings = parts.settings
@@ -64,6 +66,7 @@ class Overview:
         self._exporting = exporting
         self._witnessing = witnessing
         self._anchors = anchors
+        self._revealing = revealing
 
     def whoami(self, peer: Peer) -> WhoAmI:
         return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
@@ -144,6 +147,7 @@ class Overview:
             seq=seq,
             clients=self._clients.listed(with_hash=True),
             deployments=self._serving.listed(),
+            bodies=self._revealing.policy(),
         )
 
     def objects(self, kind: ObjectKind) -> list[StoredObject]:

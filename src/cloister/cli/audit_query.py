@@ -1,14 +1,17 @@
-"""Commands that ask the ledgers: the newest entries, live, and those that fit a question."""
+"""Commands that ask the ledgers: the newest entries, live, those that fit a question, and kept bodies."""
 
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
+from cloister.cli.receiving import received, write_new
 from cloister.cli.session import connect
 from cloister.errors import InvalidInput, Unavailable
 
@@ -35,6 +38,8 @@ def add_commands(app: typer.Typer) -> None:
     """Register the commands with the noun `audit`."""
     app.command()(tail)
     app.command()(search)
+    app.command()(reveal)
+    app.command("shred-bodies")(shred_bodies)
 
 
 def tail(
@@ -120,6 +125,72 @@ def search(
     )
     if found.more:
         say(f"Older ones match too: add `--before {found.entries[0].index}`, or a larger --limit.")
+
+
+def reveal(
+    index: Annotated[int, typer.Argument(min=0, help="Number of the entry, as `audit search` shows it.")],
+    ledger: Ledger = "gateway",
+    to: Annotated[
+        Path | None, typer.Option(help="A new file for the content, 0600; else it goes to standard output.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Open the prompt or the answer that an entry commits to, where bodies are kept.
+
+    That you asked is entered first, with your account. The content comes to this command alone, checked
+    against the entry's commitment. On a terminal, control characters are shown as escapes.
+    """
+    if json and to is None:
+        raise InvalidInput(
+            "JSON and content cannot share standard output", where="--json", remedy="Add --to FILE."
+        )
+    with connect() as client:
+        body, result = received(lambda output: client.reveal(ledger, index, output))
+    if to is not None:
+        write_new(to, body)
+    elif sys.stdout.isatty():
+        for line in body.decode(errors="backslashreplace").split("\n"):
+            print(visible(line))
+    else:
+        sys.stdout.buffer.write(body)
+        sys.stdout.flush()
+    if json:
+        print_json(result)
+    else:
+        say(
+            f"The {result.part} of entry {index}, {result.bytes} bytes. Revealing it is entry {result.entry}."
+        )
+
+
+def shred_bodies(
+    before: Annotated[
+        str | None, typer.Option(help="All bodies kept before this day (UTC), such as 2026-11-01.")
+    ] = None,
+    index: Annotated[int | None, typer.Option(min=0, help="Only the body of this entry.")] = None,
+    ledger: Ledger = "gateway",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Destroy kept prompts and answers for good. Their entries stay, and stay true.
+
+    Copies of `bodies/capsules.db` in a backup could still open them until that backup is gone.
+    """
+    from cloister.api import BodyRequest, ShredBodiesRequest
+    from cloister.cli.validation import validated
+
+    if (before is None) == (index is None):
+        raise InvalidInput("name a day or an entry", remedy="Use `--before DAY` or `--index N`.")
+    body = BodyRequest(ledger=ledger, index=index) if index is not None else None
+    request = validated(ShredBodiesRequest, body=body, before=before)
+    if not yes:
+        what = f"the body of entry {index}" if index is not None else f"all bodies before {before}"
+        typer.confirm(f"Destroy {what}? This cannot be undone", abort=True, err=True)
+    with connect() as client:
+        result = client.shred_bodies(request)
+    if json:
+        print_json(result)
+    else:
+        say(f"{result.shredded} destroyed, {result.left} left. Entry {result.entry} of the control ledger.")
 
 
 def _row(entry: LedgerEntry) -> tuple[object, ...]:

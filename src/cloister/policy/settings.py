@@ -64,10 +64,18 @@ class GatewaySettings(_Section):
     client_ca: str | None = Field(default=None, description="PEM file; client certificates are then required")
 
 
+class BodiesSettings(_Section):
+    """Which bodies are kept, sealed, beside the ledger."""
+
+    prompts: bool = Field(default=False, description="keep what clients ask the models")
+    answers: bool = Field(default=False, description="keep what the models answer")
+
+
 class LedgerSettings(_Section):
     """Who witnesses the ledgers, how often a tree head has to leave this machine, and who gets the entries."""
 
     sinks: tuple[SinkSettings, ...] = Field(default=(), description="where the entries are exported to")
+    bodies: BodiesSettings = BodiesSettings()
     witnesses: tuple[str, ...] = Field(
         default=(), max_length=64, description="verifier keys of witnesses, as `cloister witness` prints them"
     )
