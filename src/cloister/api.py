@@ -8,11 +8,11 @@ answer; only `JobDocument` holds keys, and it only ever lies in memory.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """What people call a thing: lower-case letters, digits, `.`, `_`, `-`; at most 63 characters."""
@@ -182,7 +182,7 @@ class JobDocument(Document):
     """
 
     job_id: ObjectId
-    verb: Literal["import", "base", "train", "evaluate", "merge", "serve", "self-check"]
+    verb: Literal["import", "base", "train", "evaluate", "merge", "serve", "self-check", "reveal"]
     config: dict[str, Any]
     inputs: dict[str, Grant] = {}
     output: Grant | None = None
@@ -512,12 +512,22 @@ class GatewayHello(Document):
     url: str = Field(max_length=255)
 
 
+class BodiesPolicy(Document):
+    """Which bodies a gateway keeps. `public_key` is what they are sealed to, in base64; None while it cannot
+    be had: what would have to be kept is then refused."""
+
+    prompts: bool = False
+    answers: bool = False
+    public_key: str | None = None
+
+
 class GatewayView(BaseModel):
     """What the gateway needs to know, as of event number `seq`."""
 
     seq: int
     clients: list[ApiClient]
     deployments: list[Deployment]
+    bodies: BodiesPolicy = BodiesPolicy()
 
 
 class Event(BaseModel):
@@ -569,6 +579,18 @@ class LedgerStatus(BaseModel):
     failure: str | None = None
 
 
+class SinkStatus(BaseModel):
+    """Where the ledgers are exported to. `behind` counts entries not sent yet; `down_s` is None while it works."""
+
+    name: str
+    to: str
+    required: bool
+    behind: int
+    sent: int
+    down_s: float | None = None
+    problem: str | None = None
+
+
 class HeadsLeft(BaseModel):
     """Tree heads that have left this machine: signed entries by ledger, and how they left."""
 
@@ -602,6 +624,7 @@ class Status(BaseModel):
     last_seq: int
     gateway_url: str | None = None
     warnings: list[str] = []
+    sinks: list[SinkStatus] = []
 
 
 class WhoAmI(BaseModel):
@@ -624,3 +647,69 @@ class LedgerEntry(BaseModel):
     decision: str | None = None
     reason: str | None = None
     details: dict[str, Any] = {}
+
+
+LedgerName = Literal["control", "gateway"]
+
+
+class LedgerMatches(BaseModel):
+    """Entries that match a search, oldest first. `more` means that older ones match as well.
+
+    `size` is how many entries the ledger had then; `indexed` says whether an index told where to look.
+    """
+
+    entries: list[LedgerEntry]
+    more: bool
+    size: int
+    indexed: bool
+
+
+class BodyRequest(Document):
+    """The body that an entry commits to."""
+
+    ledger: LedgerName
+    index: int = Field(ge=0, lt=1 << 53)
+
+
+class RevealConfig(Document):
+    """How a worker opens one body. `key` is in base64, `commitment` in hex."""
+
+    key: str = Field(repr=False)
+    commitment: str
+    origin: str
+
+
+class RevealTicket(BaseModel):
+    """Send the descriptor that the body is to be written to, role `output`, with `token` over the side socket."""
+
+    reveal_id: str
+    part: str
+    token: str = Field(repr=False)
+    side_socket: str
+
+
+class RevealResult(BaseModel):
+    """What was revealed: prompt or answer, how many bytes, and which entry says so."""
+
+    part: str
+    bytes: int
+    entry: int
+
+
+class ShredBodiesRequest(Document):
+    """Exactly one of the two: one body, or all bodies of the days before `before`."""
+
+    body: BodyRequest | None = None
+    before: date | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ShredBodiesRequest:
+        if (self.body is None) == (self.before is None):
+            raise ValueError("name one body, or a day")
+        return self
+
+
+class ShredBodiesResult(BaseModel):
+    shredded: int
+    left: int
+    entry: int

@@ -13,9 +13,11 @@ import structlog
 from cloister import __version__
 from cloister.api import Deployment, LockRequest, SandboxState, ServeRequest
 from cloister.appliance.anchors import Anchors
+from cloister.appliance.auditing import Auditing
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.clients import Clients
+from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
@@ -24,10 +26,11 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.requests import Requests
+from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import after_job
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
-from cloister.appliance.side import SideSocket
+from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.state import open_state
 from cloister.appliance.store import StateStore
 from cloister.appliance.witnessing import Witnessing
@@ -46,8 +49,11 @@ class Authority:
     def __init__(self, home: Home, settings: Settings) -> None:
         self.home = home
         self.settings = settings
-        self.origin = f"cloister/{appliance_id(home.identity_file)}/control"
+        identity = appliance_id(home.identity_file)
+        self.origin = f"cloister/{identity}/control"
         self.ledger = Ledger.open(home.control_ledger, origin=self.origin, signer=None)
+        self.auditing = Auditing(home, self.ledger, f"cloister/{identity}/gateway")
+        self.exporting = Exporting(settings.ledger.sinks, home.export_cursors, self.auditing)
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
         self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"), Owed(self.state))
@@ -56,12 +62,13 @@ class Authority:
         self.seal = Seal(home.keys, self.recorder)
         self.launcher = LauncherClient(home.launcher_socket, answer_s=settings.queue.answer_limit_s)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
-        self.fitness = Fitness(settings, self.seal, self.recorder)
+        self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting)
         parts = Parts(home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher)
         self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=after_job)
         self.serving = Serving(parts)
         self.clients = Clients(self.state, self.seal, self.recorder)
-        self.side = SideSocket(home.side_socket, self.queue.deliver)
+        self.side = SideSocket(home.side_socket, self._deliver)
+        self.revealing = Revealing(parts, self.auditing, self.side)
         self.requests = Requests(parts, self.queue, self.side, refuse_start=self._refuse_start)
         self.overview = Overview(
             parts,
@@ -69,8 +76,10 @@ class Authority:
             self.queue,
             self.serving,
             self.clients,
+            self.exporting,
             self.witnessing,
             self.anchors,
+            self.revealing,
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
@@ -93,7 +102,13 @@ class Authority:
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
         self.side.start()
-        self._tasks = [asyncio.create_task(self.queue.run()), asyncio.create_task(self.anchors.run())]
+        self.auditing.start()
+        self.exporting.start()
+        self._tasks = [
+            asyncio.create_task(self.queue.run()),
+            asyncio.create_task(self.anchors.run()),
+            asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
+        ]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)
 
@@ -103,6 +118,7 @@ class Authority:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.side.stop()
+        await self.revealing.stop()
         await self.queue.stop()
         await self.serving.let_go()
         with contextlib.suppress(CloisterError, OSError):
@@ -110,6 +126,8 @@ class Authority:
         with contextlib.suppress(CloisterError):
             await self.recorder.record(None, "authority.stop")
         self.seal.close()
+        await asyncio.to_thread(self.exporting.stop)
+        await self.auditing.stop()
         self.ledger.close()
         self._engine.dispose()
 
@@ -173,6 +191,13 @@ class Authority:
         with contextlib.suppress(CloisterError, OSError):
             await self.anchors.step()
         await asyncio.to_thread(self.ledger.flush)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Descriptors for whoever looks after their job."""
+        if self.revealing.waits_for(delivery.job_id):
+            self.revealing.deliver(delivery)
+        else:
+            self.queue.deliver(delivery)
 
     # --- starting ----------------------------------------------------------------------------
 

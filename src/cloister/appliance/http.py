@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Literal
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -47,9 +47,10 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
-from cloister.appliance.peer import SCOPE_KEY, Peer
-from cloister.errors import CloisterError, InvalidInput, NotFound, Unauthenticated
+from cloister.appliance.caller import Caller
+from cloister.errors import CloisterError, InvalidInput, NotFound
 from cloister.logs import place
 from cloister.verifier import Cosignature
 
@@ -57,16 +58,6 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 1 << 20
 MAX_ENTRIES = 1_000
-
-
-def _peer(request: Request) -> Peer:
-    peer = request.scope.get("extensions", {}).get(SCOPE_KEY)
-    if not isinstance(peer, Peer):
-        raise Unauthenticated("this connection has no account")
-    return peer
-
-
-Caller = Annotated[Peer, Depends(_peer)]
 
 
 def _problem(error: CloisterError) -> JSONResponse:
@@ -115,6 +106,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(_vault_and_status(authority))
     app.include_router(_serving_and_clients(authority))
     app.include_router(_events_and_audit(authority))
+    app.include_router(audit_router(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     return app
 

@@ -24,10 +24,12 @@ from cloister.appliance import records
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.catalogue import find, listed
 from cloister.appliance.clients import Clients
+from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
+from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import find_run
 from cloister.appliance.serving import Serving
 from cloister.appliance.state import JobRow, RunRow
@@ -45,8 +47,10 @@ class Overview:
         queue: Queue,
         serving: Serving,
         clients: Clients,
+        exporting: Exporting,
         witnessing: Witnessing,
         anchors: Anchors,
+        revealing: Revealing,
     ) -> None:
         self._home = parts.home
         self._settings = parts.settings
@@ -59,8 +63,10 @@ class Overview:
         self._queue = queue
         self._serving = serving
         self._clients = clients
+        self._exporting = exporting
         self._witnessing = witnessing
         self._anchors = anchors
+        self._revealing = revealing
 
     def whoami(self, peer: Peer) -> WhoAmI:
         return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
@@ -95,6 +101,7 @@ class Overview:
             warnings.append(self._anchors.problem)
         if self._recorder.owed:
             warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")
+        warnings += self._exporting.warnings()
         gateway, url = self._gateway()
         return Status(
             version=__version__,
@@ -113,6 +120,7 @@ class Overview:
             last_seq=self._state.last_seq(),
             gateway_url=url,
             warnings=warnings,
+            sinks=self._exporting.status(),
         )
 
     async def _launcher_status(self) -> ProcessStatus:
@@ -139,6 +147,7 @@ class Overview:
             seq=seq,
             clients=self._clients.listed(with_hash=True),
             deployments=self._serving.listed(),
+            bodies=self._revealing.policy(),
         )
 
     def objects(self, kind: ObjectKind) -> list[StoredObject]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloister.cli import audit_copies
+from cloister.cli import audit_copies, audit_query
 from cloister.cli.output import JsonFlag, print_json, print_table
 from cloister.cli.session import connect
 
@@ -54,3 +54,4 @@ def key(json: JsonFlag = False) -> None:
 
 
 audit_copies.add_commands(app)
+audit_query.add_commands(app)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cloister.errors import InvalidInput
+from cloister.policy.sinks import SinkSettings
 from cloister.verifier import VerificationError, parse_witness_vkey
 
 MAX_SETTINGS_BYTES = 1 << 20
@@ -63,15 +64,31 @@ class GatewaySettings(_Section):
     client_ca: str | None = Field(default=None, description="PEM file; client certificates are then required")
 
 
-class LedgerSettings(_Section):
-    """Who witnesses the ledgers, and how often a tree head has to leave this machine."""
+class BodiesSettings(_Section):
+    """Which bodies are kept, sealed, beside the ledger."""
 
+    prompts: bool = Field(default=False, description="keep what clients ask the models")
+    answers: bool = Field(default=False, description="keep what the models answer")
+
+
+class LedgerSettings(_Section):
+    """Who witnesses the ledgers, how often a tree head has to leave this machine, and who gets the entries."""
+
+    sinks: tuple[SinkSettings, ...] = Field(default=(), description="where the entries are exported to")
+    bodies: BodiesSettings = BodiesSettings()
     witnesses: tuple[str, ...] = Field(
         default=(), max_length=64, description="verifier keys of witnesses, as `cloister witness` prints them"
     )
     witness_period: str = Field(
         default="7d", description="UNWITNESSED when no head left for longer: 90m, 36h, 7d"
     )
+
+    @field_validator("sinks")
+    @classmethod
+    def _have_names(cls, sinks: tuple[SinkSettings, ...]) -> tuple[SinkSettings, ...]:
+        if len({sink.name for sink in sinks}) != len(sinks):
+            raise ValueError("two sinks have the same name")
+        return sinks
 
     @field_validator("witnesses")
     @classmethod

@@ -30,6 +30,7 @@ VERBS = {
     "train": "cloister.worker.verbs.train",
     "evaluate": "cloister.worker.verbs.evaluate",
     "merge": "cloister.worker.verbs.merge",
+    "reveal": "cloister.worker.verbs.reveal",
     "self-check": "cloister.worker.verbs.selfcheck",
 }
 _MAX_JOB = 16 << 20
