@@ -21,9 +21,11 @@ from pydantic import BaseModel, TypeAdapter
 
 from cloister.api import (
     FINAL_STATES,
+    AddedSlot,
     ApiClient,
     BaseImport,
     BodyRequest,
+    CheckLine,
     ClientRequest,
     CosignedHead,
     DatasetImport,
@@ -34,6 +36,7 @@ from cloister.api import (
     IssuedClient,
     Job,
     JobTicket,
+    KekRotated,
     LedgerEntry,
     LedgerMatches,
     LedgerName,
@@ -41,15 +44,20 @@ from cloister.api import (
     LedgerStatus,
     LockRequest,
     MergeRequest,
+    NewSlot,
+    Opening,
     Passphrase,
     Problem,
     RevealResult,
     RevealTicket,
+    RootRotated,
     Run,
     RunRequest,
     ServeRequest,
     ShredBodiesRequest,
     ShredBodiesResult,
+    SlotSecret,
+    SlotView,
     Status,
     StoredObject,
     WhoAmI,
@@ -60,6 +68,8 @@ Answer = TypeVar("Answer")
 
 REQUEST_TIMEOUT_S = 60.0
 STREAM_SILENCE_S = 30.0
+SLOT_TIMEOUT_S = 300.0
+"""Key derivations and tokens take their time."""
 PATIENCE_S = 120.0
 """How long a job is watched without a word of the authority."""
 DESCRIPTORS_PER_MESSAGE = 250
@@ -101,6 +111,43 @@ class Client:
 
     def lock(self, request: LockRequest) -> None:
         self._send("/v1/lock", request, timeout=None)
+
+    def open_with(self, secret: SlotSecret) -> Opening:
+        """Unlock by any slot; with shares it may take several calls, also of several people."""
+        return self._post("/v1/vault/unlock", secret, Opening, timeout=SLOT_TIMEOUT_S)
+
+    def slots(self) -> list[SlotView]:
+        return self._get("/v1/vault/slots", list[SlotView])
+
+    def add_slot(self, request: NewSlot) -> AddedSlot:
+        return self._post("/v1/vault/slots", request, AddedSlot, timeout=SLOT_TIMEOUT_S)
+
+    def remove_slot(self, slot: int, proof: SlotSecret) -> None:
+        self._send(f"/v1/vault/slots/{slot}/remove", proof, timeout=SLOT_TIMEOUT_S)
+
+    def rotate_kek(self) -> KekRotated:
+        return self._post("/v1/vault/rotate/kek", None, KekRotated, timeout=None)
+
+    def rotate_root(self, proof: SlotSecret) -> RootRotated:
+        return self._post("/v1/vault/rotate/root", proof, RootRotated, timeout=None)
+
+    def rotate_object(self, reference: str) -> Job:
+        return self._post(f"/v1/vault/rotate/objects/{_quoted(reference)}", None, Job)
+
+    def check_vault(self, *, quick: bool = False) -> Iterator[CheckLine]:
+        """The lines of a check of the whole vault as they come; the last one is its result."""
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=None)
+        try:
+            with self._http.stream(
+                "POST", "/v1/vault/check", params={"quick": quick}, timeout=timeout
+            ) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error(response)
+                for line in response.iter_lines():
+                    yield CheckLine.model_validate_json(line)
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from None
 
     # --- objects ---------------------------------------------------------------------------
 

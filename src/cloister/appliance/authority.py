@@ -16,6 +16,7 @@ from cloister.appliance.anchors import Anchors
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue
+from cloister.appliance.checking import Checking
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
@@ -27,10 +28,12 @@ from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.requests import Requests
 from cloister.appliance.revealing import Revealing
+from cloister.appliance.rotation import Rotation
 from cloister.appliance.runs import after_job
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
 from cloister.appliance.side import Delivery, SideSocket
+from cloister.appliance.slots import Slots, credentials_folder
 from cloister.appliance.state import open_state
 from cloister.appliance.store import StateStore
 from cloister.appliance.witnessing import Witnessing
@@ -81,6 +84,15 @@ class Authority:
             self.anchors,
             self.revealing,
         )
+        self.slots = Slots(
+            self.seal,
+            self.recorder,
+            modules=settings.vault.pkcs11_modules,
+            credentials=credentials_folder(),
+        )
+        self.rotation = Rotation(parts, self.queue, refuse_start=self._refuse_start)
+        self.queue.completions["rotate"] = self.rotation.complete
+        self.checking = Checking(self.state, self.seal, self.recorder, self.catalogue)
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
 
@@ -101,6 +113,9 @@ class Authority:
         await self.queue.recover(sandboxes)
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
+        if await self.slots.unlock_at_start():
+            with contextlib.suppress(OutOfSpace), self.state.change() as change:
+                change.event("vault.unlocked")
         self.side.start()
         self.auditing.start()
         self.exporting.start()

@@ -103,7 +103,10 @@ def create_app(authority: Authority) -> FastAPI:
             CloisterError("the authority failed", remedy="See its log in the home's `logs` folder.")
         )
 
+    from cloister.appliance.vault_routes import vault_routes
+
     app.include_router(_vault_and_status(authority))
+    app.include_router(vault_routes(authority))
     app.include_router(_serving_and_clients(authority))
     app.include_router(_events_and_audit(authority))
     app.include_router(audit_router(authority))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from cloister.api import JobState, ObjectKind
+from cloister.api import JobState, ObjectKind, RotateConfig
 from cloister.appliance.ids import new_id
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
@@ -25,6 +25,10 @@ PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 Finished = Callable[[Change, JobRow, ObjectRow], None]
 """What follows from a job, in the commit that ends it."""
 
+Completion = Callable[[str, dict[str, Any], int], Awaitable[None]]
+"""Takes in a job's result where it is no new object: the job's id, its values, the index of its entry. Asked
+again after a crash, it goes on."""
+
 
 def new_job(
     change: Change,
@@ -35,13 +39,17 @@ def new_job(
     inputs: Mapping[str, ObjectRow],
     *,
     waits_for_source: bool = False,
+    subject: str | None = None,
 ) -> JobRow:
-    """Add a job, frozen as it is now. The caller has recorded it already."""
+    """Add a job, frozen as it is now. The caller has recorded it already.
+
+    `subject` is the object that it makes another version of; without it, the job makes a new object.
+    """
     row = JobRow(
         job_id=new_id("job"),
         verb=verb,
         state=JobState.WAITING_SOURCE if waits_for_source else JobState.QUEUED,
-        subject=new_id(OUTPUT_KIND[verb]),
+        subject=subject or new_id(OUTPUT_KIND[verb]),
         name=name,
         config=config,
         inputs={
@@ -64,6 +72,14 @@ def new_job(
     change.session.flush()
     announce(change, row)
     return row
+
+
+def made_by(job: JobRow) -> tuple[ObjectKind, int]:
+    """Kind and version of the object that a job makes."""
+    if job.verb in OUTPUT_KIND:
+        return OUTPUT_KIND[job.verb], 1
+    config = RotateConfig.model_validate(job.config)
+    return config.kind, config.version
 
 
 def job_row(change: Change, job_id: str) -> JobRow:

@@ -54,6 +54,7 @@ class Queue:
         self._handed = Handed()
         self._endings = Endings(parts, self._handed)
         self._intake = Intake(parts, self._endings, on_done)
+        self.completions = self._intake.completions
         self._follower = Follower(parts, self._endings, self._intake)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -72,13 +73,25 @@ class Queue:
         *,
         waits_for_source: bool = False,
         unwritten: dict[str, Any] | None = None,
+        subject: str | None = None,
     ) -> JobRow:
         """Put a job into the queue, frozen as it is now. The caller has recorded it already.
+
+        `subject` is the object that it makes another version of; without it, the job makes a new object.
 
         `unwritten` are settings that are content: they go to the worker in place of what `config` has
         for them, and are kept in memory only.
         """
-        row = new_job(change, peer_account, verb, name, config, inputs, waits_for_source=waits_for_source)
+        row = new_job(
+            change,
+            peer_account,
+            verb,
+            name,
+            config,
+            inputs,
+            waits_for_source=waits_for_source,
+            subject=subject,
+        )
         if unwritten:
             self._handed.keep_unwritten(row.job_id, unwritten)
         self._wake.set()

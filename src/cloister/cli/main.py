@@ -17,6 +17,7 @@ EPILOG = (
 )
 
 NOUNS = {
+    "vault": "The vault: unlock slots, rotation of keys, a check of all that is stored.",
     "dataset": "Datasets: bring rows in, sealed, and see what is there.",
     "base": "Base models: bring in a local folder of safetensors.",
     "run": "Fine-tuning runs: start, watch, leave, resume, compare with the base.",

@@ -112,6 +112,14 @@ class LedgerSettings(_Section):
         return int(self.witness_period[:-1]) * {"m": 60, "h": 3600, "d": 86_400}[self.witness_period[-1]]
 
 
+class VaultSettings(_Section):
+    """What may open the vault."""
+
+    pkcs11_modules: tuple[str, ...] = Field(
+        default=(), max_length=16, description="drivers of PKCS#11 tokens that may be loaded, absolute paths"
+    )
+
+
 class Settings(_Section):
     """Everything in `appliance.yaml`."""
 
@@ -127,6 +135,7 @@ class Settings(_Section):
     serving: ServingSettings = ServingSettings()
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
+    vault: VaultSettings = VaultSettings()
 
 
 def load_settings(path: Path) -> Settings:

@@ -31,6 +31,7 @@ VERBS = {
     "evaluate": "cloister.worker.verbs.evaluate",
     "merge": "cloister.worker.verbs.merge",
     "reveal": "cloister.worker.verbs.reveal",
+    "rotate": "cloister.worker.verbs.rotate",
     "self-check": "cloister.worker.verbs.selfcheck",
 }
 _MAX_JOB = 16 << 20
