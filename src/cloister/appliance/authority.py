@@ -17,9 +17,11 @@ from sqlalchemy.orm import Session
 
 from cloister import __version__
 from cloister.api import (
+    BackupRequest,
     BaseImport,
     DatasetImport,
     Deployment,
+    ForgetRequest,
     GatewayView,
     Job,
     JobTicket,
@@ -37,18 +39,24 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.backups import Backups
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue, find, listed, refuse_taken_name
 from cloister.appliance.clients import Clients
+from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.holds import Holds
 from cloister.appliance.ids import new_id
+from cloister.appliance.lineage import SUCCESSOR
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
-from cloister.appliance.side import SideSocket
+from cloister.appliance.shredding import Shredding
+from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.state import JobRow, ObjectRow, RunRow, open_state
 from cloister.appliance.store import Change, StateStore
+from cloister.appliance.tombstones import refuse_shredded
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, SandboxUnavailable, Unavailable
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient
@@ -88,7 +96,15 @@ class Authority:
             home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher
         )
         self.clients = Clients(self.state, self.seal, self.recorder)
-        self.side = SideSocket(home.side_socket, self.queue.deliver)
+        self.shredding = Shredding(
+            home, self.state, self.seal, self.recorder, self.catalogue, self.queue, self.serving
+        )
+        self.holds = Holds(self.state, self.recorder)
+        self.forgetting = Forgetting(self.state, self.seal, self.recorder, self.queue, self.shredding)
+        self.backups = Backups(
+            home, settings, self.state, self.seal, self.recorder, self.catalogue, self.shredding
+        )
+        self.side = SideSocket(home.side_socket, self._deliver)
         self._no_sandbox = available(swap=False) if settings.sandbox == "required" else None
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
@@ -109,8 +125,9 @@ class Authority:
         await self.queue.recover(sandboxes)
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
+        await self.backups.recover()
         self.side.start()
-        self._tasks = [asyncio.create_task(self.queue.run())]
+        self._tasks = [asyncio.create_task(self.queue.run()), asyncio.create_task(self.shredding.run())]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)
 
@@ -120,6 +137,8 @@ class Authority:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.side.stop()
+        await self.backups.stop()
+        await self.shredding.stop()
         await self.queue.stop()
         await self.serving.let_go()
         with contextlib.suppress(CloisterError):
@@ -230,6 +249,7 @@ class Authority:
             warnings.append(f"the ledger refuses entries: {ledger.failure}")
         if not ledger.witnessed:
             warnings.append("UNWITNESSED: no tree head of the ledger has left this machine yet")
+        warnings += self.forgetting.warnings()
         if self.recorder.owed:
             warnings.append(f"{self.recorder.owed} entries about things taken away wait for the ledger")
         gateway, url = self._gateway()
@@ -443,8 +463,29 @@ class Authority:
         await self._refuse_start()
         return await self.serving.start(peer, request)
 
+    async def forget(self, peer: Peer, reference: str, request: ForgetRequest) -> Job:
+        """Queue a dataset's next version. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
+        await self._refuse_start()
+        return await self.forgetting.forget(peer, reference, request)
+
+    async def back_up(self, peer: Peer, request: BackupRequest) -> JobTicket:
+        """A backup that waits for the descriptor of its target. Errors: Conflict, LedgerUnavailable."""
+        self.recorder.require()
+        job = await self.backups.ask(peer, request)
+        return JobTicket(
+            job=job, token=self.side.issue(job.job_id, peer), side_socket=str(self.home.side_socket)
+        )
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Descriptors for whoever looks after their job."""
+        taker = self.backups if self.backups.waits_for(delivery.job_id) else self.queue
+        taker.deliver(delivery)
+
     def _job_done(self, change: Change, job: JobRow, stored: ObjectRow) -> None:
         """What follows from a job, in the same commit: a run's adapter, then its evaluation."""
+        if job.verb == SUCCESSOR:
+            self.forgetting.done(change, job, stored)
+            return
         column = RunRow.train_job if job.verb == "train" else RunRow.evaluate_job
         run = change.session.scalars(select(RunRow).where(column == job.job_id)).first()
         if run is None:
@@ -473,6 +514,7 @@ class Authority:
                 select(RunRow).where((RunRow.train_job == reference) | (RunRow.evaluate_job == reference))
             ).first()
         if row is None:
+            refuse_shredded(session, "run", reference)
             raise NotFound(
                 "there is no run of that name or id", where=reference[:64], remedy="See `cloister run list`."
             )

@@ -45,6 +45,7 @@ from cloister.api import (
 )
 from cloister.appliance import records
 from cloister.appliance.authority import Authority
+from cloister.appliance.http_erasure import erasure_routes
 from cloister.appliance.peer import SCOPE_KEY, Peer
 from cloister.errors import CloisterError, InvalidInput, NotFound, Unauthenticated
 from cloister.logs import place
@@ -111,6 +112,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(_vault_and_status(authority))
     app.include_router(_serving_and_clients(authority))
     app.include_router(_events_and_audit(authority))
+    app.include_router(erasure_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     return app
 

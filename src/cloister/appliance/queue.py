@@ -13,7 +13,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -46,6 +46,7 @@ from cloister.appliance.seal import Seal
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change, StateStore
+from cloister.appliance.tombstones import refuse_shredded_job
 from cloister.errors import (
     CloisterError,
     Conflict,
@@ -69,13 +70,17 @@ OUTPUT_KIND = {
     "train": ObjectKind.ADAPTER,
     "evaluate": ObjectKind.EVALUATION,
     "merge": ObjectKind.MODEL,
+    "forget": ObjectKind.DATASET,
 }
 LIGHT = frozenset({"import", "base"})
+SHORT = LIGHT | {"forget"}
+"""What takes a light slot."""
 RESUMABLE = frozenset({"train", "evaluate", "merge"})
 CUT_OFF = frozenset({"interrupted", "job-failed"})
 """What the launcher says of a program that ended without a word of its own."""
 PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 SOURCE_LOST = "the descriptors of its source were lost with the authority"
+CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
 SOURCE_WAIT_S = 120.0
 """How long a job waits for a client that has asked for it and not handed over its source."""
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
@@ -133,17 +138,20 @@ class Queue:
         *,
         waits_for_source: bool = False,
         unwritten: dict[str, Any] | None = None,
+        output: tuple[str, int] | None = None,
     ) -> JobRow:
         """Put a job into the queue, frozen as it is now. The caller has recorded it already.
 
         `unwritten` are settings that are content: they go to the worker in place of what `config` has
-        for them, and are kept in memory only.
+        for them, and are kept in memory only. `output` is the object version that it makes, where that is
+        not the first one of a new object.
         """
         row = JobRow(
             job_id=new_id("job"),
             verb=verb,
             state=JobState.WAITING_SOURCE if waits_for_source else JobState.QUEUED,
-            subject=new_id(OUTPUT_KIND[verb]),
+            subject=output[0] if output else new_id(OUTPUT_KIND[verb]),
+            output_version=output[1] if output else 1,
             name=name,
             config=config,
             inputs={
@@ -183,7 +191,7 @@ class Queue:
         self._deliveries[delivery.job_id] = delivery
         self._wake.set()
 
-    async def cancel(self, peer: Peer, job_id: str, final: JobState = JobState.CANCELLED) -> None:
+    async def cancel(self, peer: Peer | None, job_id: str, final: JobState = JobState.CANCELLED) -> None:
         """Take a job out, or stop it: a run writes a checkpoint first. Never waits for the ledger."""
         with self._state.read() as session:
             row = session.get(JobRow, job_id)
@@ -207,8 +215,9 @@ class Queue:
         """Queue a job that was cut off again; a run goes on from its last checkpoint."""
         with self._state.read() as session:
             row = session.get(JobRow, job_id)
-        if row is None:
-            raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister run list`.")
+            if row is None:
+                raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister run list`.")
+            refuse_shredded_job(session, row)
         self._refuse_resume(row)
         if row.verb not in RESUMABLE:
             raise Conflict(
@@ -218,6 +227,7 @@ class Queue:
         await self._recorder.record(peer, "job.resume", job_id)
         with self._state.change() as change:
             row = self._row(change, job_id)
+            refuse_shredded_job(change.session, row)
             self._refuse_resume(row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, True, None, None
             self._announce(change, row)
@@ -244,6 +254,11 @@ class Queue:
     def known(self) -> list[str]:
         """Every job that this queue looks after now."""
         return sorted(self._tasks)
+
+    async def ended(self, job_ids: Sequence[str]) -> None:
+        """Wait until the queue looks after none of these any more."""
+        while waiting := [self._tasks[job_id] for job_id in job_ids if job_id in self._tasks]:
+            await asyncio.wait(waiting, timeout=0.5)
 
     async def drain(self) -> None:
         """Start nothing more and wait until nothing runs."""
@@ -276,6 +291,8 @@ class Queue:
                 await self._interrupt(row.job_id, "its sandbox ended while the authority was away")
             elif row.state == JobState.WAITING_SOURCE or row.verb in LIGHT:
                 await self._interrupt(row.job_id, SOURCE_LOST)
+            elif row.verb in SHORT:
+                await self._interrupt(row.job_id, CONTENT_LOST)
 
     async def run(self) -> None:
         """Start queued jobs as slots come free, for ever."""
@@ -335,14 +352,14 @@ class Queue:
             verbs = {
                 job_id: row.verb for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None
             }
-        light = sum(verb in LIGHT for verb in verbs.values())
+        light = sum(verb in SHORT for verb in verbs.values())
         heavy = len(verbs) - light
         for row in queued:
             if row.job_id in self._tasks:
                 continue
-            if row.verb in LIGHT and light < self._settings.queue.light_slots:
+            if row.verb in SHORT and light < self._settings.queue.light_slots:
                 light += 1
-            elif row.verb not in LIGHT and heavy < self._settings.queue.heavy_slots:
+            elif row.verb not in SHORT and heavy < self._settings.queue.heavy_slots:
                 heavy += 1
             else:
                 continue
@@ -379,6 +396,8 @@ class Queue:
                 row = session.get_one(JobRow, job_id)
             if row.verb in LIGHT and delivery is None:
                 raise JobFailed(SOURCE_LOST, where=job_id, remedy="Start it again.")
+            if row.verb in SHORT - LIGHT and job_id not in self._unwritten:
+                raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
             roles = list(delivery.descriptors) if delivery else []
             document, spec = self._prepare(row, roles)
             try:
@@ -406,6 +425,7 @@ class Queue:
                 extra = [delivery.descriptors[role] for role in roles] if delivery else []
                 await self._launcher.forget(job_id)
                 await self._launcher.start(spec, [memory, *extra])
+                self._unwritten.pop(job_id, None)
                 if job_id in self._cancelled:
                     await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
             finally:
@@ -443,17 +463,21 @@ class Queue:
         key = None
         if kind != ObjectKind.BASE:
             try:
-                key = _b64(vault.data_key(subject, 1))  # an attempt before this one has made it
+                key = _b64(vault.data_key(subject, row.output_version))  # an attempt before this one made it
             except NotFound:
-                key = _b64(vault.new_data_key(subject, 1))
+                key = _b64(vault.new_data_key(subject, row.output_version))
         document = JobDocument.model_validate(
             {
                 "job_id": row.job_id,
                 "verb": row.verb,
-                "config": {**row.config, **self._unwritten.pop(row.job_id, {})},
+                "config": {**row.config, **self._unwritten.get(row.job_id, {})},
                 "inputs": inputs,
                 "output": Grant(
-                    object_id=subject, kind=kind, path="/out" if isolated else str(output), key=key
+                    object_id=subject,
+                    kind=kind,
+                    version=row.output_version,
+                    path="/out" if isolated else str(output),
+                    key=key,
                 ),
                 "descriptors": {role: 3 + index for index, role in enumerate(roles)},
                 "resume": row.resume,
@@ -625,7 +649,7 @@ class Queue:
         delivery = self._deliveries.pop(job_id, None)
         if delivery is not None:
             delivery.close()
-        if verb in LIGHT:
+        if verb in SHORT:
             shutil.rmtree(self._home.output_folder(job_id).parent, ignore_errors=True)
 
     def _row(self, change: Change, job_id: str) -> JobRow:

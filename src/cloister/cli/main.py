@@ -25,6 +25,7 @@ NOUNS = {
     "model": "Merged models: merge a run's adapter into 16 bits.",
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",
+    "backup": "Backups: make one into a folder, list them; `cloister restore` brings one back.",
     "audit": "The ledger: read, verify, export.",
 }
 
@@ -50,7 +51,7 @@ class LazyGroup(TyperGroup):
 
 def build() -> typer.Typer:
     """The whole command line."""
-    from cloister.cli import appliance
+    from cloister.cli import appliance, backup
 
     app = typer.Typer(
         cls=LazyGroup,
@@ -62,6 +63,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_root)
     appliance.add_commands(app)
+    backup.add_commands(app)
     return app
 
 

@@ -47,6 +47,20 @@ class GatewaySettings(_Section):
     client_ca: str | None = Field(default=None, description="PEM file; client certificates are then required")
 
 
+class BackupSettings(_Section):
+    """What happens to backups."""
+
+    keep_keys_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="days after which a key archive is destroyed: a shred is final when the last has gone",
+    )
+    recipients: tuple[str, ...] = Field(
+        default=(), description="age recipients of the key archive where the command names none"
+    )
+
+
 class Settings(_Section):
     """Everything in `appliance.yaml`."""
 
@@ -60,6 +74,7 @@ class Settings(_Section):
     sandboxes: SandboxSettings = SandboxSettings()
     queue: QueueSettings = QueueSettings()
     gateway: GatewaySettings = GatewaySettings()
+    backups: BackupSettings = BackupSettings()
 
 
 def load_settings(path: Path) -> Settings:

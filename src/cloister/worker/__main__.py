@@ -30,6 +30,7 @@ VERBS = {
     "train": "cloister.worker.verbs.train",
     "evaluate": "cloister.worker.verbs.evaluate",
     "merge": "cloister.worker.verbs.merge",
+    "forget": "cloister.worker.verbs.forget",
     "self-check": "cloister.worker.verbs.selfcheck",
 }
 _MAX_JOB = 16 << 20
