@@ -84,6 +84,7 @@ def restore(
     """
     into = into.absolute()
     if not check:
+        Home(into).require_short()
         _require_empty(into)
     into.parent.mkdir(parents=True, exist_ok=True)
     draft = into.with_name(f".{into.name}.{secrets.token_hex(4)}.restoring")
@@ -176,7 +177,8 @@ def _open_keys(index: archives.Index, folder: Path, home: Home, opener: Opener) 
     facts = archives.parse_facts(files["backup.json"], where)
     if (facts.backup_id, facts.objects_sha256) != (index.backup_id, index.objects_sha256):
         raise Tampered("the key archive belongs to another objects archive", where=where)
-    home.make()
+    for place in (home.keys, home.work, home.state.parent):
+        place.mkdir(mode=0o700)
     write_whole(home.keys / "keystore.db", files["keystore.db"])
     return facts
 

@@ -451,7 +451,7 @@ def _add_member(tar: tarfile.TarFile, folder: Path, record: FileRecord) -> None:
 
 
 def _write_plain(path: Path, file: IO[bytes]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(path.parent)
     with naming(path):
         try:
             descriptor = os.open(
