@@ -58,6 +58,8 @@ Answer = TypeVar("Answer")
 
 REQUEST_TIMEOUT_S = 60.0
 STREAM_SILENCE_S = 30.0
+PATIENCE_S = 120.0
+"""How long a job is watched without a word of the authority."""
 DESCRIPTORS_PER_MESSAGE = 250
 
 
@@ -206,19 +208,22 @@ class Client:
     def resume_job(self, job_id: str) -> Job:
         return self._post(f"/v1/jobs/{_quoted(job_id)}/resume", None, Job)
 
-    def watch_job(self, job_id: str) -> Iterator[Job]:
+    def watch_job(self, job_id: str, patience_s: float = PATIENCE_S) -> Iterator[Job]:
         """The job each time that it changes, the last time in a final state.
 
         Outlives a restart of the authority: it waits for it and takes up from the job as it is then.
+        Errors: Unavailable where it does not come back within `patience_s`.
         """
         job = self.job(job_id)
         yield job
         after = 0
+        silent_since: float | None = None
         while job.state not in FINAL_STATES:
             try:
                 if after == 0:
                     after = self.status().last_seq
                     job = self.job(job_id)
+                    silent_since = None
                     yield job
                     if job.state in FINAL_STATES:
                         return
@@ -229,7 +234,14 @@ class Client:
                         yield job
                         if job.state in FINAL_STATES:
                             return
-            except Unavailable:
+            except Unavailable as error:
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > patience_s:
+                    raise Unavailable(
+                        f"the authority has not answered for {patience_s:g} s",
+                        where=error.where,
+                        remedy="Start it with `cloister up`; what its sandboxes do goes on meanwhile.",
+                    ) from None
                 after = 0
                 time.sleep(0.5)
 

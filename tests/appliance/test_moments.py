@@ -1,22 +1,16 @@
 """What happens between two steps: a cancel as a job ends, a stop as an engine starts, a result while locked.
 
-An authority and a launcher in this process, with a small program in place of worker and engine, so that
-each moment can be met on purpose.
+An authority and a launcher in this process (`authority_world`), so that each moment can be met on purpose.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
+from authority_world import PEER, World, moment, start_launcher  # type: ignore[import-not-found]
 
 from cloister.api import (
     DatasetImport,
@@ -30,176 +24,9 @@ from cloister.api import (
     TrainConfig,
 )
 from cloister.appliance import queue as queue_module
-from cloister.appliance.authority import Authority
-from cloister.appliance.ids import new_id
-from cloister.appliance.peer import Peer
 from cloister.appliance.side import Delivery
-from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
+from cloister.appliance.state import DeploymentRow, ObjectRow
 from cloister.errors import Conflict, InvalidInput, LedgerUnavailable, Locked, Unavailable
-from cloister.home import Home
-from cloister.launcher.server import Launcher, LauncherConfig
-from cloister.policy import Settings
-
-PEER = Peer(os.getpid(), os.getuid(), os.getgid())
-PASSPHRASE = "correct horse"
-PROGRAM = """
-import base64, json, sys, time
-from pathlib import Path
-job = json.load(sys.stdin)
-folder = Path(__file__).parent
-if job["verb"] == "serve":
-    time.sleep(600)
-while not (folder / "go").exists():
-    time.sleep(0.01)
-if job["verb"] == "import":
-    (folder / "told").write_text(job["config"]["system_prompt"])
-from cloister.vault import ObjectWriter
-out = job["output"]
-writer = ObjectWriter(
-    Path(out["path"]), object_id=out["object_id"], kind=out["kind"], key=base64.b64decode(out["key"])
-)
-with writer.create("x") as file:
-    file.write(b"x")
-writer.finish(created_at="2026-01-01T00:00:00+00:00")
-print(json.dumps({"event": "result", "values": {"steps": 1}}), flush=True)
-"""
-
-
-@dataclass
-class World:
-    """One home, its launcher, and the authority of the moment."""
-
-    home: Home
-    authority: Authority
-    serving: asyncio.Task[None]
-    launcher: Launcher
-
-    @property
-    def go(self) -> Path:
-        return self.home.root / "go"
-
-    async def restart(self, *, launcher: bool = False) -> None:
-        """Another authority over the same home, locked; with `launcher` no sandbox is left either."""
-        await self.authority.stop()
-        if launcher:
-            await self.end_launcher()
-            self.launcher, self.serving = start_launcher(self.home)
-        self.authority = make(self.home)
-        await self.authority.start()
-
-    async def end_launcher(self) -> None:
-        self.serving.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.serving
-        await self.launcher.close(0)
-
-    async def unlock(self) -> None:
-        await self.authority.seal.unlock(PEER, PASSPHRASE)
-
-    def job(self, job_id: str) -> Any:
-        with self.authority.state.read() as session:
-            return session.get_one(JobRow, job_id)
-
-    async def until(self, wanted: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
-            while not wanted():
-                await asyncio.sleep(0.01)
-
-    async def reaches(self, job_id: str, state: JobState) -> None:
-        await self.until(lambda: self.job(job_id).state == state)
-
-    def actions(self) -> list[str]:
-        return [entry["action"] for entry in self.authority.ledger.entries(0, 10_000)]
-
-    async def running(self) -> list[str]:
-        return [s.sandbox_id for s in await self.authority.launcher.list() if s.exit_code is None]
-
-    def stored(self, kind: ObjectKind, name: str) -> str:
-        """An object that only the state knows, with a key."""
-        object_id = new_id(kind)
-        self.authority.seal.vault.new_data_key(object_id)
-        self.authority.catalogue.store.folder(kind, object_id, 1).mkdir(parents=True)
-        with self.authority.state.change() as change:
-            change.session.add(
-                ObjectRow(
-                    object_id=object_id,
-                    version=1,
-                    kind=kind,
-                    name=name,
-                    created_at=change.now,
-                    created_by="x",
-                    sealed_bytes=0,
-                    manifest_sha256="0" * 64,
-                    inputs=[],
-                    counts={},
-                    details={},
-                )
-            )
-        return object_id
-
-    async def runs(self, job_id: str) -> None:
-        """Until its sandbox does."""
-        async with asyncio.timeout(30):
-            while job_id not in await self.running():
-                await asyncio.sleep(0.01)
-
-    async def run(self, name: str = "run") -> str:
-        """A run asked for; its training job."""
-        started = await self.authority.start_run(
-            PEER, RunRequest(name=name, dataset="rows", base="base", evaluate=None)
-        )
-        return started.train_job.job_id
-
-
-def make(home: Home) -> Authority:
-    return Authority(home, Settings(sandbox="none", unencrypted_swap="allow"))
-
-
-def start_launcher(home: Home) -> tuple[Launcher, asyncio.Task[None]]:
-    program = home.root / "program.py"
-    program.write_text(PROGRAM)
-    launcher = Launcher(
-        LauncherConfig(
-            home=home.root,
-            socket=home.launcher_socket,
-            sandboxed=False,
-            program=(sys.executable, str(program)),
-        )
-    )
-    return launcher, asyncio.ensure_future(launcher.serve())
-
-
-@asynccontextmanager
-async def world() -> AsyncIterator[World]:
-    with tempfile.TemporaryDirectory(prefix="home") as folder:
-        home = Home(Path(folder))
-        home.make()
-        launcher, serving = start_launcher(home)
-        authority = make(home)
-        await authority.start()
-        await authority.seal.initialise(PEER, PASSPHRASE)
-        here = World(home, authority, serving, launcher)
-        here.stored(ObjectKind.DATASET, "rows")
-        here.stored(ObjectKind.BASE, "base")
-        try:
-            yield here
-        finally:
-            await here.authority.stop()
-            await here.end_launcher()
-
-
-def moment(test: Callable[[World], Awaitable[None]]) -> Callable[[], None]:
-    """A test in a world of its own."""
-
-    def run() -> None:
-        async def inside() -> None:
-            async with world() as here:
-                await test(here)
-
-        asyncio.run(inside())
-
-    run.__name__, run.__doc__ = test.__name__, test.__doc__
-    return run
 
 
 @moment
@@ -327,7 +154,7 @@ async def test_cutting_to_lock_interrupts_a_run_also_while_locked(here: World) -
 @moment
 async def test_an_import_keeps_its_system_message_out_of_the_state(here: World) -> None:
     prompt = "nobody may read this message"
-    ticket = await here.authority.import_dataset(
+    ticket = await here.authority.requests.import_dataset(
         PEER, DatasetImport(name="d", config=ImportConfig(source_name="s", system_prompt=prompt))
     )
     job_id = ticket.job.job_id
@@ -341,7 +168,7 @@ async def test_an_import_keeps_its_system_message_out_of_the_state(here: World) 
 
 @moment
 async def test_a_job_whose_source_never_comes_gives_its_name_back(here: World) -> None:
-    ticket = await here.authority.import_dataset(
+    ticket = await here.authority.requests.import_dataset(
         PEER, DatasetImport(name="d", config=ImportConfig(source_name="s"))
     )
     waits, queue_module.SOURCE_WAIT_S = queue_module.SOURCE_WAIT_S, 0.0
@@ -349,14 +176,18 @@ async def test_a_job_whose_source_never_comes_gives_its_name_back(here: World) -
         await here.reaches(ticket.job.job_id, JobState.INTERRUPTED)
     finally:
         queue_module.SOURCE_WAIT_S = waits
-    await here.authority.import_dataset(PEER, DatasetImport(name="d", config=ImportConfig(source_name="s")))
+    await here.authority.requests.import_dataset(
+        PEER, DatasetImport(name="d", config=ImportConfig(source_name="s"))
+    )
 
 
 @moment
 async def test_numbers_without_a_canonical_form_are_refused_at_once(here: World) -> None:
     train = TrainConfig(seed=1 << 60)
     with pytest.raises(InvalidInput):
-        await here.authority.start_run(PEER, RunRequest(name="r", dataset="rows", base="base", train=train))
+        await here.authority.requests.start_run(
+            PEER, RunRequest(name="r", dataset="rows", base="base", train=train)
+        )
 
 
 @moment
@@ -415,7 +246,9 @@ async def test_an_engine_that_nobody_asks_for_is_ended_at_the_next_start(here: W
 @moment
 async def test_what_is_owed_is_entered_once_each(here: World) -> None:
     recorder = here.authority.recorder
-    recorder._owed += [recorder.entry(None, f"owed.{number}") for number in range(5)]
+    for number in range(5):
+        owed = recorder._owed
+        owed.keep(owed.note(recorder.entry(None, f"owed.{number}"), here.authority.ledger.size, None))
     await asyncio.gather(*(recorder.record(None, f"new.{number}") for number in range(5)))
     assert sorted(action for action in here.actions() if action.startswith("owed")) == [
         f"owed.{number}" for number in range(5)

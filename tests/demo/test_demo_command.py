@@ -41,7 +41,7 @@ def test_an_interrupted_demo_leaves_nothing(short_folder: Path, number: signal.S
     time.sleep(2)
     demo.send_signal(number)
     rest = demo.stdout.read()
-    assert demo.wait(60) == 1
+    assert demo.wait(60) == 130
     assert "interrupted" in rest
     assert list(short_folder.iterdir()) == []
     for process in Path("/proc").glob("[0-9]*/cmdline"):

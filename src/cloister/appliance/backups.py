@@ -27,17 +27,15 @@ import msgspec
 import structlog
 from sqlalchemy import select
 
-from cloister.api import Backup, BackupRequest, Job, JobState, Problem, Progress
+from cloister.api import Backup, BackupRequest, JobState, JobTicket, Problem, Progress
 from cloister.appliance import records
-from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.ids import new_id
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.recorder import Recorder
-from cloister.appliance.seal import Seal, appliance_id
+from cloister.appliance.seal import appliance_id
 from cloister.appliance.shredding import Shredding
-from cloister.appliance.side import Delivery
+from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.state import BackupRow, JobRow
-from cloister.appliance.store import StateStore
 from cloister.errors import (
     CloisterError,
     Conflict,
@@ -48,10 +46,7 @@ from cloister.errors import (
     NotFound,
     OutOfSpace,
 )
-from cloister.home import Home
-from cloister.ledger import Ledger
 from cloister.logs import place
-from cloister.policy import Settings
 from cloister.vault import backup as archives
 from cloister.verifier import VerificationError, verify_log
 
@@ -88,28 +83,26 @@ class Backups:
 
     def __init__(
         self,
-        home: Home,
-        settings: Settings,
-        state: StateStore,
-        seal: Seal,
-        recorder: Recorder,
-        catalogue: Catalogue,
+        parts: Parts,
         shredding: Shredding,
+        side: SideSocket,
     ) -> None:
-        self._home = home
-        self._settings = settings.backups
-        self._state = state
-        self._seal = seal
-        self._recorder = recorder
-        self._catalogue = catalogue
+        self._parts = parts
+        self._home = parts.home
+        self._settings = parts.settings.backups
+        self._state = parts.state
+        self._seal = parts.seal
+        self._recorder = parts.recorder
         self._shredding = shredding
+        self._side = side
         self._asked: dict[str, _Asked] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- asked for by clients ------------------------------------------------------------
 
-    async def ask(self, peer: Peer, request: BackupRequest) -> Job:
-        """A backup that waits for its target. Errors: InvalidInput, Conflict."""
+    async def ask(self, peer: Peer, request: BackupRequest) -> JobTicket:
+        """A backup that waits for the descriptor of its target. Errors: InvalidInput, Conflict, LedgerUnavailable."""
+        self._recorder.require()
         _ = self._seal.any_vault
         texts = request.recipients or (() if request.passphrase is not None else self._settings.recipients)
         recipients = archives.parse_recipients(texts)
@@ -142,7 +135,11 @@ class Backups:
             change.session.flush()
             change.event("job.state", row.job_id, state=row.state, verb=VERB, name=VERB)
         self._asked[row.job_id] = _Asked(peer, request, recipients, threading.Event())
-        return records.job(row)
+        return JobTicket(
+            job=records.job(row),
+            token=self._side.issue(row.job_id, peer),
+            side_socket=str(self._home.side_socket),
+        )
 
     def waits_for(self, job_id: str) -> bool:
         return job_id in self._asked
@@ -302,7 +299,7 @@ class Backups:
                     )
                 )
 
-        job = _Copy(self._home, self._state, self._seal, self._catalogue, self._recorder.ledger)
+        job = _Copy(self._parts)
         try:
             made = await asyncio.to_thread(
                 job.make, backup_id, delivery, asked, _Throttled(progress), remember, until
@@ -367,11 +364,9 @@ class _Throttled:
 class _Copy:
     """The copying itself, in a thread."""
 
-    def __init__(
-        self, home: Home, state: StateStore, seal: Seal, catalogue: Catalogue, ledger: Ledger
-    ) -> None:
-        self._home, self._state, self._seal = home, state, seal
-        self._catalogue, self._ledger = catalogue, ledger
+    def __init__(self, parts: Parts) -> None:
+        self._home, self._state, self._seal = parts.home, parts.state, parts.seal
+        self._catalogue, self._ledger = parts.catalogue, parts.recorder.ledger
 
     def make(
         self,

@@ -14,7 +14,7 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal
 from cloister.appliance.state import ClientRow
-from cloister.appliance.store import StateStore
+from cloister.appliance.store import Change, StateStore
 from cloister.errors import Conflict, NotFound
 
 KEY_PREFIX = "clo-"
@@ -55,13 +55,20 @@ class Clients:
         """End a key at once, also with a failed ledger. Twice is once. Errors: NotFound."""
         with self._state.read() as session:
             row = self._find(session, reference)
-        if row.revoked_at is None:
-            await self._recorder.record_taking_away(peer, "client.revoke", row.client_id)
+        if row.revoked_at is not None:
+            return records.api_client(row)
+        client_id = row.client_id
+
+        def end(change: Change) -> None:
+            row = change.session.get_one(ClientRow, client_id)
+            row.revoked_at = row.revoked_at or change.now
+            change.event("client.revoked", client_id, name=row.name)
+
+        if not await self._recorder.record_taking_away(peer, "client.revoke", client_id, alongside=end):
             with self._state.change() as change:
-                row = change.session.get_one(ClientRow, row.client_id)
-                row.revoked_at = row.revoked_at or change.now
-                change.event("client.revoked", row.client_id, name=row.name)
-        return records.api_client(row)
+                end(change)
+        with self._state.read() as session:
+            return records.api_client(session.get_one(ClientRow, client_id))
 
     def listed(self, *, with_hash: bool = False) -> list[ApiClient]:
         with self._state.read() as session:

@@ -6,34 +6,40 @@ their way to the worker; state and ledger get numbers only.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cloister.api import ForgetRequest, Job, JobState, ObjectKind, ShredRequest
 from cloister.appliance import records
 from cloister.appliance.catalogue import find
+from cloister.appliance.jobs import PENDING
 from cloister.appliance.lineage import SUCCESSOR, Version
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
-from cloister.appliance.recorder import Recorder
-from cloister.appliance.seal import Seal
 from cloister.appliance.shredding import Shredding, refuse_other_name
 from cloister.appliance.state import JobRow, ObjectRow, ShredRow, TombstoneRow
-from cloister.appliance.store import Change, StateStore
+from cloister.appliance.store import Change
 from cloister.errors import Conflict
-
-PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 
 
 class Forgetting:
     """Asks workers for the next version of a dataset, and has the one before it shredded."""
 
     def __init__(
-        self, state: StateStore, seal: Seal, recorder: Recorder, queue: Queue, shredding: Shredding
+        self,
+        parts: Parts,
+        queue: Queue,
+        shredding: Shredding,
+        *,
+        refuse_start: Callable[[], Awaitable[None]],
     ) -> None:
-        self._state = state
-        self._seal = seal
-        self._recorder = recorder
+        self._state = parts.state
+        self._seal = parts.seal
+        self._recorder = parts.recorder
+        self._refuse_start = refuse_start
         self._queue = queue
         self._shredding = shredding
 
@@ -42,6 +48,7 @@ class Forgetting:
 
         Errors: NotFound, Conflict, InvalidInput, Locked, LedgerUnavailable.
         """
+        await self._refuse_start()
         with self._state.read() as session:
             dataset = find(session, ObjectKind.DATASET, reference)
             self._refuse_second(session, dataset)

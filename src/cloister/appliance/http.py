@@ -122,11 +122,11 @@ def _vault_and_status(authority: Authority) -> APIRouter:
 
     @router.get("/status")
     async def status() -> Status:
-        return await authority.status()
+        return await authority.overview.status()
 
     @router.get("/whoami")
     async def whoami(peer: Caller) -> WhoAmI:
-        return authority.whoami(peer)
+        return authority.overview.whoami(peer)
 
     @router.post("/init", status_code=204)
     async def initialise(peer: Caller, body: Passphrase) -> None:
@@ -161,61 +161,61 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
 
     @router.post("/datasets", status_code=202)
     async def import_dataset(peer: Caller, body: DatasetImport) -> JobTicket:
-        return await authority.import_dataset(peer, body)
+        return await authority.requests.import_dataset(peer, body)
 
     @router.post("/bases", status_code=202)
     async def import_base(peer: Caller, body: BaseImport) -> JobTicket:
-        return await authority.import_base(peer, body)
+        return await authority.requests.import_base(peer, body)
 
     @router.post("/models", status_code=202)
     async def merge(peer: Caller, body: MergeRequest) -> Job:
-        return await authority.merge(peer, body)
+        return await authority.requests.merge(peer, body)
 
     @router.post("/runs", status_code=202)
     async def start_run(peer: Caller, body: RunRequest) -> Run:
-        return await authority.start_run(peer, body)
+        return await authority.requests.start_run(peer, body)
 
     @router.get("/runs")
     async def runs() -> list[Run]:
-        return authority.runs()
+        return authority.overview.runs()
 
     @router.get("/runs/{reference}")
     async def run(reference: str) -> Run:
-        return authority.run(reference)
+        return authority.overview.run(reference)
 
     @router.post("/runs/{reference}/resume", status_code=202)
     async def resume_run(peer: Caller, reference: str) -> Run:
-        return await authority.resume_run(peer, reference)
+        return await authority.requests.resume_run(peer, reference)
 
     @router.post("/runs/{reference}/cancel", status_code=202)
     async def cancel_run(peer: Caller, reference: str) -> Run:
-        return await authority.cancel_run(peer, reference)
+        return await authority.requests.cancel_run(peer, reference)
 
     @router.get("/jobs")
     async def jobs() -> list[Job]:
-        return authority.jobs()
+        return authority.overview.jobs()
 
     @router.get("/jobs/{job_id}")
     async def job(job_id: str) -> Job:
-        return authority.job(job_id)
+        return authority.overview.job(job_id)
 
     @router.post("/jobs/{job_id}/cancel", status_code=202)
     async def cancel_job(peer: Caller, job_id: str) -> Job:
         await authority.queue.cancel(peer, job_id)
-        return authority.job(job_id)
+        return authority.overview.job(job_id)
 
     @router.post("/jobs/{job_id}/resume", status_code=202)
     async def resume_job(peer: Caller, job_id: str) -> Job:
         await authority.queue.resume(peer, job_id)
-        return authority.job(job_id)
+        return authority.overview.job(job_id)
 
     @router.get("/{collection}")
     async def objects(collection: str) -> list[StoredObject]:
-        return authority.objects(kind_of(collection))
+        return authority.overview.objects(kind_of(collection))
 
     @router.get("/{collection}/{reference}")
     async def stored_object(collection: str, reference: str) -> StoredObject:
-        return authority.object(kind_of(collection), reference)
+        return authority.overview.object(kind_of(collection), reference)
 
     return router
 
@@ -259,7 +259,7 @@ def _serving_and_clients(authority: Authority) -> APIRouter:
 
     @router.get("/gateway/view")
     async def gateway_view() -> GatewayView:
-        return authority.gateway_view()
+        return authority.overview.gateway_view()
 
     return router
 
@@ -280,7 +280,7 @@ def _events_and_audit(authority: Authority) -> APIRouter:
 
     @router.get("/audit/head")
     async def head() -> LedgerStatus:
-        return authority.ledger_status()
+        return authority.overview.ledger_status()
 
     @router.get("/audit/key")
     async def key() -> dict[str, str]:

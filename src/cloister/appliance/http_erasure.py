@@ -59,7 +59,7 @@ def erasure_routes(authority: Authority) -> APIRouter:
 
     @router.post("/backups", status_code=202)
     async def back_up(peer: Caller, body: BackupRequest) -> JobTicket:
-        return await authority.back_up(peer, body)
+        return await authority.backups.ask(peer, body)
 
     @router.get("/backups")
     async def backups() -> list[Backup]:
@@ -79,7 +79,7 @@ def erasure_routes(authority: Authority) -> APIRouter:
 
     @router.post("/datasets/{reference}/forget", status_code=202)
     async def forget(peer: Caller, reference: str, body: ForgetRequest) -> Job:
-        return await authority.forget(peer, reference, body)
+        return await authority.forgetting.forget(peer, reference, body)
 
     @router.get("/{collection}/{reference}/shred")
     async def plan(

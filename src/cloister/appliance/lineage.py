@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloister.api import DeploymentState, JobState
+from cloister.api import DeploymentState
+from cloister.appliance.jobs import PENDING
 from cloister.appliance.state import DeploymentRow, HoldRow, JobRow, ObjectRow, RunRow
 
 Version = tuple[str, int]
@@ -27,7 +28,6 @@ SERVED = (
     DeploymentState.RESTARTING,
     DeploymentState.STOPPING,
 )
-UNENDED = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def lineage(session: Session, roots: Iterable[Version]) -> Lineage:
     using = [
         job
         for job in jobs
-        if job.state in UNENDED and (_output(job) in found or reads[job.job_id] & set(found))
+        if job.state in PENDING and (_output(job) in found or reads[job.job_id] & set(found))
     ]
     rows = {(row.object_id, row.version): row for row in session.scalars(select(ObjectRow))}
     ids = {object_id for object_id, _ in found}

@@ -8,120 +8,56 @@ The queue names objects and hands out keys. It sees events, never rows.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import math
 import os
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 
-from cloister.api import (
-    Failure,
-    Grant,
-    JobDocument,
-    JobState,
-    Metrics,
-    Mount,
-    Notice,
-    ObjectKind,
-    Problem,
-    Progress,
-    Result,
-    SandboxSpec,
-    SandboxState,
-    WorkerEvent,
-)
+from cloister.api import JobState, Result, SandboxState
 from cloister.appliance import records
-from cloister.appliance.catalogue import Catalogue
-from cloister.appliance.ids import new_id
+from cloister.appliance.documents import in_memory, worker_documents
+from cloister.appliance.endings import Endings
+from cloister.appliance.following import Follower
+from cloister.appliance.handed import Handed
+from cloister.appliance.intake import HELD_UP, Intake
+from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, SHORT, Finished, announce, job_row, new_job
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.recorder import Recorder
-from cloister.appliance.seal import Seal
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
-from cloister.appliance.store import Change, StateStore
+from cloister.appliance.store import Change
 from cloister.appliance.tombstones import refuse_shredded_job
-from cloister.errors import (
-    CloisterError,
-    Conflict,
-    JobFailed,
-    LedgerUnavailable,
-    Locked,
-    NotFound,
-    OutOfSpace,
-    Unavailable,
-)
-from cloister.home import Home
-from cloister.launcher.client import LauncherClient
+from cloister.errors import CloisterError, Conflict, JobFailed, NotFound
+from cloister.launcher.client import NoAnswer
 from cloister.logs import place
-from cloister.policy import Settings
 
 log = structlog.get_logger()
 
-OUTPUT_KIND = {
-    "import": ObjectKind.DATASET,
-    "base": ObjectKind.BASE,
-    "train": ObjectKind.ADAPTER,
-    "evaluate": ObjectKind.EVALUATION,
-    "merge": ObjectKind.MODEL,
-    "forget": ObjectKind.DATASET,
-}
-LIGHT = frozenset({"import", "base"})
-SHORT = LIGHT | {"forget"}
-"""What takes a light slot."""
-RESUMABLE = frozenset({"train", "evaluate", "merge"})
-CUT_OFF = frozenset({"interrupted", "job-failed"})
-"""What the launcher says of a program that ended without a word of its own."""
-PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 SOURCE_LOST = "the descriptors of its source were lost with the authority"
 CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
 SOURCE_WAIT_S = 120.0
 """How long a job waits for a client that has asked for it and not handed over its source."""
-RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
-"""Pauses of a finished job whose result cannot be entered yet."""
-HELD_UP = (Locked, LedgerUnavailable, OutOfSpace)
-"""What passes: a job waits for its end."""
-_EVENT: TypeAdapter[WorkerEvent] = TypeAdapter(WorkerEvent)
-
-Finished = Callable[[Change, JobRow, ObjectRow], None]
 
 
 class Queue:
     """Starts jobs as slots allow, follows them, and takes in what they made."""
 
-    def __init__(
-        self,
-        home: Home,
-        settings: Settings,
-        state: StateStore,
-        seal: Seal,
-        recorder: Recorder,
-        catalogue: Catalogue,
-        launcher: LauncherClient,
-        *,
-        refuse_work: Callable[[], None],
-        on_done: Finished,
-    ) -> None:
-        self._home = home
-        self._settings = settings
-        self._state = state
-        self._seal = seal
-        self._recorder = recorder
-        self._catalogue = catalogue
-        self._launcher = launcher
+    def __init__(self, parts: Parts, *, refuse_work: Callable[[], None], on_done: Finished) -> None:
+        self._parts = parts
+        self._state = parts.state
+        self._recorder = parts.recorder
+        self._launcher = parts.launcher
+        self._limits = parts.settings.queue
         self._refuse_work = refuse_work
-        self._on_done = on_done
-        self._deliveries: dict[str, Delivery] = {}
+        self._handed = Handed()
+        self._endings = Endings(parts, self._handed)
+        self._intake = Intake(parts, self._endings, on_done)
+        self._follower = Follower(parts, self._endings, self._intake)
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._cancelled: dict[str, JobState] = {}
-        self._held: set[str] = set()
-        self._unwritten: dict[str, dict[str, Any]] = {}
         self._wake = asyncio.Event()
         self.paused = False
 
@@ -143,52 +79,34 @@ class Queue:
         """Put a job into the queue, frozen as it is now. The caller has recorded it already.
 
         `unwritten` are settings that are content: they go to the worker in place of what `config` has
-        for them, and are kept in memory only. `output` is the object version that it makes, where that is
-        not the first one of a new object.
+        for them, and are kept in memory only. `output` is as in `new_job`.
         """
-        row = JobRow(
-            job_id=new_id("job"),
-            verb=verb,
-            state=JobState.WAITING_SOURCE if waits_for_source else JobState.QUEUED,
-            subject=output[0] if output else new_id(OUTPUT_KIND[verb]),
-            output_version=output[1] if output else 1,
-            name=name,
-            config=config,
-            inputs={
-                role: {
-                    "object_id": row.object_id,
-                    "version": row.version,
-                    "manifest_sha256": row.manifest_sha256,
-                }
-                for role, row in inputs.items()
-            },
-            requested_by=peer_account,
-            created_at=change.now,
-            attempts=0,
-            resume=False,
-            last_event=0,
-            metrics={},
-            result={},
+        row = new_job(
+            change,
+            peer_account,
+            verb,
+            name,
+            config,
+            inputs,
+            waits_for_source=waits_for_source,
+            output=output,
         )
-        change.session.add(row)
-        change.session.flush()
         if unwritten:
-            self._unwritten[row.job_id] = unwritten
-        self._announce(change, row)
+            self._handed.keep_unwritten(row.job_id, unwritten)
         self._wake.set()
         return row
 
     def deliver(self, delivery: Delivery) -> None:
         """Descriptors for a job that waits for them. Errors: Conflict, NotFound."""
         with self._state.change() as change:
-            row = self._row(change, delivery.job_id)
+            row = job_row(change, delivery.job_id)
             if row.state != JobState.WAITING_SOURCE:
                 raise Conflict(f"the job is {row.state} and takes no source", where=row.job_id)
             if change.now - row.created_at > timedelta(seconds=SOURCE_WAIT_S):
                 raise Conflict("its source comes too late", where=row.job_id, remedy="Start it again.")
             row.state = JobState.QUEUED
-            self._announce(change, row)
-        self._deliveries[delivery.job_id] = delivery
+            announce(change, row)
+        self._handed.deliver(delivery)
         self._wake.set()
 
     async def cancel(self, peer: Peer | None, job_id: str, final: JobState = JobState.CANCELLED) -> None:
@@ -199,17 +117,27 @@ class Queue:
             raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister status`.")
         if row.state not in PENDING:
             raise Conflict(f"the job is {row.state} already", where=job_id)
-        await self._recorder.record_taking_away(peer, "job.cancel", job_id)
+
+        def keep(change: Change) -> None:
+            row = job_row(change, job_id)
+            if row.state in PENDING:
+                row.stopping = final
+
+        await self._recorder.record_taking_away(peer, "job.cancel", job_id, alongside=keep)
         if job_id in self._tasks:
-            self._cancelled[job_id] = final
-            with contextlib.suppress(CloisterError):
-                await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
+            self._endings.stop_as(job_id, final)
+            try:
+                await self._launcher.stop(job_id, self._limits.stop_grace_s)
+            except NoAnswer as error:
+                await self._abandon(job_id, error)
+            except CloisterError:
+                pass  # there is no sandbox yet, or none any more: whoever looks after the job ends it
             return
         with self._state.read() as session:  # it may have ended while the entry was made
             state = session.get_one(JobRow, job_id).state
         if state not in PENDING:
             raise Conflict(f"the job is {state} already", where=job_id)
-        self._end(job_id, final)
+        self._endings.end(job_id, final)
 
     async def resume(self, peer: Peer, job_id: str) -> None:
         """Queue a job that was cut off again; a run goes on from its last checkpoint."""
@@ -226,11 +154,12 @@ class Queue:
         self._refuse_work()
         await self._recorder.record(peer, "job.resume", job_id)
         with self._state.change() as change:
-            row = self._row(change, job_id)
+            row = job_row(change, job_id)
             refuse_shredded_job(change.session, row)
             self._refuse_resume(row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, True, None, None
-            self._announce(change, row)
+            row.stopping = None
+            announce(change, row)
         self._wake.set()
 
     @staticmethod
@@ -248,7 +177,7 @@ class Queue:
     @property
     def running(self) -> list[str]:
         """What has a sandbox, or is being taken in; not what waits to be taken in."""
-        return sorted(self._tasks.keys() - self._held)
+        return sorted(self._tasks.keys() - self._intake.held)
 
     @property
     def known(self) -> list[str]:
@@ -277,27 +206,31 @@ class Queue:
     # --- the authority's own life ----------------------------------------------------------
 
     async def recover(self, sandboxes: dict[str, SandboxState]) -> None:
-        """After a start: follow what still runs, mark what was cut off."""
+        """After a start: follow what still runs, stop what was being stopped, mark what was cut off."""
         with self._state.read() as session:
             rows = session.scalars(
                 select(JobRow).where(JobRow.state.in_(("waiting-source", "queued", "running")))
             ).all()
         for row in rows:
+            if row.stopping is not None:
+                self._endings.stop_as(row.job_id, JobState(row.stopping))
             if row.state == JobState.RUNNING and row.job_id in sandboxes:
-                self._spawn(row.job_id, self._follow(row.job_id))
+                self._spawn(row.job_id, self._adopt(row.job_id))
             elif row.state == JobState.RUNNING and row.result:
-                self._spawn(row.job_id, self._take_in(row.job_id, Result(values=row.result)))
+                self._spawn(row.job_id, self._intake.take_in(row.job_id, Result(values=row.result)))
             elif row.state == JobState.RUNNING:
-                await self._interrupt(row.job_id, "its sandbox ended while the authority was away")
+                await self._endings.interrupt(row.job_id, "its sandbox ended while the authority was away")
+            elif row.stopping is not None:
+                await self._endings.stopped(row.job_id)
             elif row.state == JobState.WAITING_SOURCE or row.verb in LIGHT:
-                await self._interrupt(row.job_id, SOURCE_LOST)
+                await self._endings.interrupt(row.job_id, SOURCE_LOST)
             elif row.verb in SHORT:
-                await self._interrupt(row.job_id, CONTENT_LOST)
+                await self._endings.interrupt(row.job_id, CONTENT_LOST)
 
     async def run(self) -> None:
         """Start queued jobs as slots come free, for ever."""
         while True:
-            await self._seal.opened.wait()
+            await self._parts.seal.opened.wait()
             try:
                 await self._expire()
                 if await self._can_start():
@@ -319,7 +252,7 @@ class Queue:
                 )
             ).all()
         for job_id in waiting:
-            await self._interrupt(job_id, "its source was never handed over")
+            await self._endings.interrupt(job_id, "its source was never handed over")
 
     async def _can_start(self) -> bool:
         """Whether something waits and nothing that it needs is away; until then it stays queued."""
@@ -339,11 +272,10 @@ class Queue:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        for delivery in self._deliveries.values():
-            delivery.close()
+        self._handed.close()
 
     def _start_what_fits(self) -> None:
-        if self.paused or self._seal.locked:
+        if self.paused or self._parts.seal.locked:
             return
         with self._state.read() as session:
             queued = session.scalars(
@@ -357,15 +289,15 @@ class Queue:
         for row in queued:
             if row.job_id in self._tasks:
                 continue
-            if row.verb in SHORT and light < self._settings.queue.light_slots:
+            if row.verb in SHORT and light < self._limits.light_slots:
                 light += 1
-            elif row.verb not in SHORT and heavy < self._settings.queue.heavy_slots:
+            elif row.verb not in SHORT and heavy < self._limits.heavy_slots:
                 heavy += 1
             else:
                 continue
             self._spawn(row.job_id, self._start_and_follow(row.job_id))
 
-    def _spawn(self, job_id: str, work: Any) -> None:
+    def _spawn(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
             try:
                 await work
@@ -381,7 +313,7 @@ class Queue:
                 )
             finally:
                 self._tasks.pop(job_id, None)
-                self._cancelled.pop(job_id, None)
+                self._endings.forget(job_id)
                 self._wake.set()
 
         self._tasks[job_id] = asyncio.create_task(guarded())
@@ -389,17 +321,18 @@ class Queue:
     # --- one job -----------------------------------------------------------------------------
 
     async def _start_and_follow(self, job_id: str) -> None:
-        delivery = self._deliveries.pop(job_id, None)
+        delivery = self._handed.take_delivery(job_id)
         try:
             self._refuse_work()
             with self._state.read() as session:
                 row = session.get_one(JobRow, job_id)
             if row.verb in LIGHT and delivery is None:
                 raise JobFailed(SOURCE_LOST, where=job_id, remedy="Start it again.")
-            if row.verb in SHORT - LIGHT and job_id not in self._unwritten:
-                raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
             roles = list(delivery.descriptors) if delivery else []
-            document, spec = self._prepare(row, roles)
+            unwritten = self._handed.take_unwritten(job_id)
+            if row.verb in SHORT - LIGHT and not unwritten:
+                raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
+            document, spec = worker_documents(self._parts, row, roles, unwritten)
             try:
                 await self._recorder.record(
                     None,
@@ -409,293 +342,54 @@ class Queue:
                     *sorted(ref["object_id"] for ref in row.inputs.values()),
                 )
             except HELD_UP:
-                if delivery is not None or job_id in self._cancelled:
+                if delivery is not None or self._endings.is_stopping(job_id):
                     raise
+                self._handed.keep_unwritten(job_id, unwritten)
                 return  # it stays queued
-            if job_id in self._cancelled:
-                await self._stopped(job_id)
+            if self._endings.is_stopping(job_id):
+                await self._endings.stopped(job_id)
                 return
             with self._state.change() as change:
-                row = self._row(change, job_id)
+                row = job_row(change, job_id)
                 row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
                 row.attempts, row.result = row.attempts + 1, {}
-                self._announce(change, row)
+                announce(change, row)
             memory = in_memory(document)
             try:
                 extra = [delivery.descriptors[role] for role in roles] if delivery else []
+                with contextlib.suppress(NotFound):  # what an attempt before this one has left
+                    await self._launcher.stop(job_id, 0)
                 await self._launcher.forget(job_id)
                 await self._launcher.start(spec, [memory, *extra])
-                self._unwritten.pop(job_id, None)
-                if job_id in self._cancelled:
-                    await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
+                if self._endings.is_stopping(job_id):
+                    await self._launcher.stop(job_id, self._limits.stop_grace_s)
             finally:
                 os.close(memory)
         finally:
             if delivery is not None:
                 delivery.close()
-        await self._follow(job_id)
+        await self._follower.follow(job_id)
 
-    def _prepare(self, row: JobRow, roles: list[str]) -> tuple[JobDocument, SandboxSpec]:
-        """The job document, with the keys of just its objects, and the sandbox around it."""
-        vault = self._seal.vault
-        kind = OUTPUT_KIND[row.verb]
-        subject = row.subject or ""
-        output = self._home.output_folder(row.job_id)
-        if not row.resume:
-            shutil.rmtree(output.parent, ignore_errors=True)
-        output.mkdir(mode=0o700, parents=True, exist_ok=True)
-        inputs: dict[str, Grant] = {}
-        mounts = [Mount(source=str(output), inside="/out", writable=True)]
-        isolated = self._settings.sandbox == "required"
-        with self._state.read() as session:
-            for role, reference in row.inputs.items():
-                stored = session.get_one(ObjectRow, (reference["object_id"], reference["version"]))
-                sealed = stored.kind != ObjectKind.BASE
-                inputs[role] = Grant(
-                    object_id=stored.object_id,
-                    kind=ObjectKind(stored.kind),
-                    version=stored.version,
-                    path=f"/in/{role}" if isolated else str(self._catalogue.folder(stored)),
-                    key=_b64(vault.data_key(stored.object_id, stored.version)) if sealed else None,
-                    manifest_sha256=stored.manifest_sha256,
-                )
-                mounts.append(Mount(source=str(self._catalogue.folder(stored)), inside=f"/in/{role}"))
-        key = None
-        if kind != ObjectKind.BASE:
-            try:
-                key = _b64(vault.data_key(subject, row.output_version))  # an attempt before this one made it
-            except NotFound:
-                key = _b64(vault.new_data_key(subject, row.output_version))
-        document = JobDocument.model_validate(
-            {
-                "job_id": row.job_id,
-                "verb": row.verb,
-                "config": {**row.config, **self._unwritten.get(row.job_id, {})},
-                "inputs": inputs,
-                "output": Grant(
-                    object_id=subject,
-                    kind=kind,
-                    version=row.output_version,
-                    path="/out" if isolated else str(output),
-                    key=key,
-                ),
-                "descriptors": {role: 3 + index for index, role in enumerate(roles)},
-                "resume": row.resume,
-                "threads": self._settings.queue.threads,
-            }
-        )
-        spec = SandboxSpec(
-            sandbox_id=row.job_id,
-            program="worker",
-            mounts=tuple(mounts),
-            tmp_mib=self._settings.sandboxes.tmp_mib,
-            shm_mib=self._settings.sandboxes.shm_mib,
-            descriptors=tuple(roles),
-            threads=self._settings.queue.threads,
-        )
-        return document, spec
-
-    async def _follow(self, job_id: str) -> None:
-        """Take in what the sandbox says, from where it was left, to its end."""
-        with self._state.read() as session:
-            after = session.get_one(JobRow, job_id).last_event
-        result: Result | None = None
-        failure: Failure | None = None
-        exit_code: int | None = None
-        try:
-            async for event in self._launcher.follow(job_id, after):
-                if event.exit_code is not None:
-                    exit_code = event.exit_code
-                    break
-                said = parse_event(event.line or "")
-                if isinstance(said, Result):
-                    result = said
-                elif isinstance(said, Failure):
-                    failure = said
-                elif said is not None:
-                    with contextlib.suppress(OutOfSpace):  # progress that cannot be kept costs no work
-                        self._take(job_id, event.number, said)
-        except (Unavailable, NotFound):
-            await self._interrupt(job_id, "the launcher stopped, and the sandbox with it")
-            return
-        if result is not None and exit_code == 0:
-            await self._take_in(job_id, result)
-        elif job_id in self._cancelled:
-            await self._stopped(job_id)
-        elif exit_code is None or (_killed(exit_code) and (failure is None or failure.code in CUT_OFF)):
-            await self._interrupt(job_id, "its process was killed")
-        elif failure is not None and failure.code != "interrupted":
-            await self._fail(job_id, _problem(failure))
-        else:
-            await self._interrupt(job_id, "it was stopped")
-        with contextlib.suppress(CloisterError):
-            await self._launcher.forget(job_id)
-
-    def _take(self, job_id: str, number: int, said: Progress | Metrics | Notice) -> None:
-        with self._state.change() as change:
-            row = self._row(change, job_id)
-            row.last_event = number
-            if isinstance(said, Progress):
-                row.progress = said.model_dump()
-            elif isinstance(said, Metrics):
-                row.metrics = {**row.metrics, "step": float(said.step), **said.values}
-            change.event(f"job.{said.event}", job_id, **said.model_dump(exclude={"event"}))
-
-    async def _take_in(self, job_id: str, result: Result) -> None:
-        """Complete a job; while the vault is locked or the ledger refuses, wait. Its result is kept."""
-        with contextlib.suppress(OutOfSpace), self._state.change() as change:
-            self._row(change, job_id).result = result.values
-        attempt = 0
-        while True:
-            await self._hold(job_id, self._seal.opened)
-            try:
-                if self._seal.locked:
-                    await self._stopped(job_id)
-                else:
-                    await self._complete(job_id, result)
-                return
-            except HELD_UP as error:
-                log.warning("job.held-up", job=job_id, code=error.code)
-                await self._hold(job_id, asyncio.Event(), RETRY_S[min(attempt, len(RETRY_S) - 1)])
-                attempt += 1
-                if job_id in self._cancelled:
-                    await self._stopped(job_id)
-                    return
-
-    async def _hold(self, job_id: str, until: asyncio.Event, at_most_s: float = math.inf) -> None:
-        """Wait for that event, for so long, or until the job is cancelled."""
-        end = asyncio.get_running_loop().time() + at_most_s
-        self._held.add(job_id)
-        try:
-            while not until.is_set() and job_id not in self._cancelled:
-                left = end - asyncio.get_running_loop().time()
-                if left <= 0:
-                    return
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, 0.5)):
-                        await until.wait()
-        finally:
-            self._held.discard(job_id)
-
-    async def _complete(self, job_id: str, result: Result) -> None:
-        with self._state.read() as session:
-            row = session.get_one(JobRow, job_id)
-        output = self._home.output_folder(job_id)
-        index = await self._recorder.record(None, "job.done", job_id, row.subject or "")
-        stored = await self._catalogue.take_in(
-            row,
-            output,
-            kind=OUTPUT_KIND[row.verb],
-            ledger_index=index,
-            details=result.values,
-        )
-        with self._state.change() as change:
-            row = self._row(change, job_id)
-            row.state, row.ended_at, row.result, row.error = JobState.DONE, change.now, result.values, None
-            change.session.add(stored)
-            change.session.flush()
-            self._announce(change, row)
-            change.event(f"{stored.kind}.registered", stored.object_id, name=stored.name)
-            self._on_done(change, row, stored)
-        await asyncio.to_thread(shutil.rmtree, output.parent, ignore_errors=True)
-
-    async def _fail(self, job_id: str, problem: Problem) -> None:
-        await self._recorder.record_taking_away(None, "job.failed", job_id, reason=problem.code)
-        self._end(job_id, JobState.FAILED, problem)
+    async def _adopt(self, job_id: str) -> None:
+        """Follow a sandbox that the authority before this one has started."""
+        if self._endings.is_stopping(job_id):
+            with contextlib.suppress(NotFound):
+                await self._launcher.stop(job_id, self._limits.stop_grace_s)
+        await self._follower.follow(job_id)
 
     async def _give_up(self, job_id: str, error: CloisterError) -> None:
         """End a job that cannot be followed or taken in, its sandbox first."""
-        with contextlib.suppress(CloisterError):
-            await self._launcher.stop(job_id, self._settings.queue.stop_grace_s)
-            await self._launcher.forget(job_id)
-        await self._fail(job_id, records.problem(error))
+        if not isinstance(error, NoAnswer):
+            with contextlib.suppress(CloisterError):
+                await self._launcher.stop(job_id, self._limits.stop_grace_s)
+                await self._launcher.forget(job_id)
+        await self._endings.fail(job_id, records.problem(error))
 
-    async def _interrupt(self, job_id: str, why: str) -> None:
-        if job_id in self._cancelled:
-            await self._stopped(job_id)
-            return
-        await self._recorder.record_taking_away(None, "job.interrupted", job_id, reason=why)
-        with self._state.read() as session:
-            verb = session.get_one(JobRow, job_id).verb
-        remedy = f"Run `cloister run resume {job_id}`." if verb in RESUMABLE else "Start it again."
-        self._end(
-            job_id,
-            JobState.INTERRUPTED,
-            Problem(
-                title="Interrupted",
-                status=500,
-                code="interrupted",
-                detail=f"the job was cut off: {why}",
-                remedy=remedy,
-            ),
-        )
-
-    async def _stopped(self, job_id: str) -> None:
-        """End a job as whoever stopped it wants it."""
-        final = self._cancelled.pop(job_id)
-        if final == JobState.INTERRUPTED:
-            await self._interrupt(job_id, "the vault was locked")
-        else:
-            self._end(job_id, final)
-
-    def _end(self, job_id: str, final: JobState, problem: Problem | None = None) -> None:
-        with self._state.change() as change:
-            row = self._row(change, job_id)
-            row.state, row.ended_at = final, change.now
-            row.error = problem.model_dump() if problem else None
-            verb = row.verb
-            self._announce(change, row)
-        self._unwritten.pop(job_id, None)
-        delivery = self._deliveries.pop(job_id, None)
-        if delivery is not None:
-            delivery.close()
-        if verb in SHORT:
-            shutil.rmtree(self._home.output_folder(job_id).parent, ignore_errors=True)
-
-    def _row(self, change: Change, job_id: str) -> JobRow:
-        row = change.session.get(JobRow, job_id)
-        if row is None:
-            raise NotFound("there is no job of that id", where=job_id)
-        return row
-
-    @staticmethod
-    def _announce(change: Change, row: JobRow) -> None:
-        change.event("job.state", row.job_id, state=row.state, verb=row.verb, name=row.name)
-
-
-def _killed(exit_code: int) -> bool:
-    """By a signal, seen directly or through bubblewrap, which adds 128 to it."""
-    return exit_code < 0 or exit_code > 128
-
-
-def _problem(failure: Failure) -> Problem:
-    return Problem(
-        title=failure.code.replace("-", " ").capitalize(),
-        status=422,
-        code=failure.code,
-        detail=failure.message,
-        where=failure.where,
-        remedy=failure.remedy,
-        values=failure.values,
-    )
-
-
-def parse_event(line: str) -> WorkerEvent | None:
-    """One line of a worker; None for what does not fit the protocol, which is dropped unread."""
-    try:
-        return _EVENT.validate_json(line)
-    except ValidationError:
-        log.warning("worker.unreadable-line", length=len(line))
-        return None
-
-
-def _b64(key: bytes) -> str:
-    return base64.b64encode(key).decode()
-
-
-def in_memory(document: JobDocument) -> int:
-    """A descriptor of an anonymous file in memory that holds the document, at its start."""
-    memory = os.memfd_create("job", os.MFD_CLOEXEC)
-    os.write(memory, document.model_dump_json().encode())
-    os.lseek(memory, 0, os.SEEK_SET)
-    return memory
+    async def _abandon(self, job_id: str, error: NoAnswer) -> None:
+        """End a job whose sandbox nobody can end, and that may say nothing any more."""
+        task = self._tasks.get(job_id)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self._endings.is_pending(job_id):
+            await self._endings.fail(job_id, records.problem(error))

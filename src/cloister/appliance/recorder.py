@@ -1,20 +1,23 @@
 """Append, durable, then act: every action of the authority passes through here before it happens.
 
 Actions that only take away (stop, revoke, cancel, lock) are never held up by a ledger that fails: they
-go into the space kept for them, and failing that are owed and entered first when it writes again.
+go into the space kept for them, and failing that are owed and entered first when it writes again, by
+the next authority too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 
 from cloister.appliance.ballast import Ballast
+from cloister.appliance.owed import Debt, Owed
 from cloister.appliance.peer import Peer
-from cloister.appliance.store import Clock, utc_now
+from cloister.appliance.store import Change, Clock, utc_now
 from cloister.errors import LedgerUnavailable
 from cloister.ledger import Entry, Ledger
 
@@ -25,19 +28,25 @@ class Recorder:
     """Writes the control ledger. `policy` is the digest of the policy set in force, if there is one."""
 
     def __init__(
-        self, ledger: Ledger, ballast: Ballast, *, clock: Clock = utc_now, policy: str | None = None
+        self,
+        ledger: Ledger,
+        ballast: Ballast,
+        owed: Owed,
+        *,
+        clock: Clock = utc_now,
+        policy: str | None = None,
     ) -> None:
         self.ledger = ledger
         self._ballast = ballast
+        self._owed = owed
         self._clock = clock
         self._policy = policy
-        self._owed: list[Entry] = []
         self._paying = asyncio.Lock()
 
     @property
     def owed(self) -> int:
         """How many entries about things taken away still wait for the ledger to write again."""
-        return len(self._owed)
+        return len(self._owed.waiting)
 
     def entry(
         self,
@@ -77,18 +86,48 @@ class Recorder:
         await self._pay()
         return await asyncio.wrap_future(self.ledger.submit(self.entry(actor, action, *objects, **more)))
 
-    async def record_taking_away(self, actor: Peer | None, action: str, *objects: str, **more: Any) -> None:
-        """Like `record`, for what must succeed even when the ledger does not."""
+    async def record_taking_away(
+        self,
+        actor: Peer | None,
+        action: str,
+        *objects: str,
+        alongside: Callable[[Change], None] | None = None,
+        **more: Any,
+    ) -> bool:
+        """Like `record`, for what must succeed even when the ledger does not.
+
+        `alongside` changes the state in the commit that keeps the entry: however this process ends,
+        either both are kept or neither is. Returns whether that commit was made; on a disk without
+        any room it is not, and the entry is made all the same.
+        """
         entry = self.entry(actor, action, *objects, **more)
         self._ballast.make_room()
+        if self.ledger.failure is None:
+            await self.enter_owed()
+        debt = self._owed.note(entry, self.ledger.size, alongside)
         try:
             await asyncio.wrap_future(self.ledger.submit(entry, urgent=True))
         except LedgerUnavailable as error:
             log.error("ledger.owed", action=action, cause=error.message)
-            self._owed.append(entry)
+            self._owed.keep(debt)
+        else:
+            self._owed.settle(debt)
+        return debt.number is not None
+
+    async def enter_owed(self) -> None:
+        """Enter what is owed, where the ledger takes it."""
+        with contextlib.suppress(LedgerUnavailable):
+            await self._pay()
 
     async def _pay(self) -> None:
         async with self._paying:  # two at once would enter one twice and drop the next
-            while self._owed:
-                await asyncio.wrap_future(self.ledger.submit(self._owed[0]))
-                self._owed.pop(0)
+            while self._owed.waiting:
+                debt = self._owed.waiting[0]
+                if not await asyncio.to_thread(self._has, debt):
+                    await asyncio.wrap_future(self.ledger.submit(debt.entry))
+                self._owed.settle(debt)
+
+    def _has(self, debt: Debt) -> bool:
+        """Whether the ledger has it after all: the end may have come between its entry and its settling."""
+        wanted = debt.entry.canonical()
+        return any(data == wanted for data in self.ledger.raw_entries(debt.since, self.ledger.size))

@@ -7,7 +7,6 @@ the engine's socket itself.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import shutil
@@ -21,30 +20,24 @@ from cloister.api import (
     Deployment,
     DeploymentState,
     Failure,
-    Grant,
-    JobDocument,
-    Mount,
     ObjectKind,
     Problem,
     Progress,
-    SandboxSpec,
     SandboxState,
     ServeRequest,
 )
 from cloister.appliance import records
-from cloister.appliance.catalogue import Catalogue, find
+from cloister.appliance.catalogue import find
+from cloister.appliance.documents import engine_documents, in_memory
 from cloister.appliance.ids import new_id
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.queue import in_memory, parse_event
-from cloister.appliance.recorder import Recorder
-from cloister.appliance.seal import Seal
 from cloister.appliance.state import DeploymentRow, ObjectRow
-from cloister.appliance.store import StateStore
+from cloister.appliance.store import Change
+from cloister.appliance.worker_events import parse_event, problem_of
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, Unavailable
-from cloister.home import Home
-from cloister.launcher.client import LauncherClient
+from cloister.launcher.client import NoAnswer
 from cloister.logs import place
-from cloister.policy import Settings
 
 log = structlog.get_logger()
 
@@ -56,26 +49,20 @@ BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 GRACE_S = 10.0
 
 
+class NeverReady(Unavailable):
+    """An engine that has not answered in the time that it has for its start."""
+
+
 class Serving:
     """Every deployment of this appliance, each with one task that keeps it as it should be."""
 
-    def __init__(
-        self,
-        home: Home,
-        settings: Settings,
-        state: StateStore,
-        seal: Seal,
-        recorder: Recorder,
-        catalogue: Catalogue,
-        launcher: LauncherClient,
-    ) -> None:
-        self._home = home
-        self._settings = settings
-        self._state = state
-        self._seal = seal
-        self._recorder = recorder
-        self._catalogue = catalogue
-        self._launcher = launcher
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._home = parts.home
+        self._settings = parts.settings
+        self._state = parts.state
+        self._recorder = parts.recorder
+        self._launcher = parts.launcher
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, peer: Peer, request: ServeRequest) -> Deployment:
@@ -110,16 +97,18 @@ class Serving:
         """Stop serving. Succeeds with a failed ledger. Errors: NotFound."""
         with self._state.read() as session:
             row = self._find(session, reference)
-        await self._recorder.record_taking_away(peer, "deployment.stop", row.deployment_id, row.model)
-        with contextlib.suppress(OutOfSpace):
-            self._set(row.deployment_id, DeploymentState.STOPPING)
+        await self._recorder.record_taking_away(
+            peer,
+            "deployment.stop",
+            row.deployment_id,
+            row.model,
+            alongside=lambda change: _mark(change, row.deployment_id, DeploymentState.STOPPING),
+        )
         task = self._tasks.get(row.deployment_id)
         if task is not None:  # first of all: it must not start another engine after this one is stopped
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        with contextlib.suppress(CloisterError):
-            await self._launcher.stop(row.deployment_id, GRACE_S)
-        self._set(row.deployment_id, DeploymentState.STOPPED)
+        await self._end_engine(row.deployment_id)
         shutil.rmtree(self._home.engine_folder(row.deployment_id), ignore_errors=True)
         with contextlib.suppress(CloisterError):
             await self._launcher.forget(row.deployment_id)
@@ -157,16 +146,24 @@ class Serving:
                     self._set(row.deployment_id, DeploymentState.RESTARTING)
                 self._keep(row.deployment_id, adopted=adopted)
             elif row.state == DeploymentState.STOPPING:
-                if row.deployment_id in sandboxes:
-                    with contextlib.suppress(CloisterError):
-                        await self._launcher.stop(row.deployment_id, GRACE_S)
-                self._set(row.deployment_id, DeploymentState.STOPPED)
+                await self._end_engine(row.deployment_id)
 
     async def let_go(self) -> None:
         """End the tasks and leave the engines running, for the next authority to adopt."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _end_engine(self, deployment_id: str) -> None:
+        """Stop it, and say so; one that the launcher does not end is `failed`, with what to do."""
+        try:
+            await self._launcher.stop(deployment_id, GRACE_S)
+        except NoAnswer as error:
+            self._set(deployment_id, DeploymentState.FAILED, records.problem(error))
+            return
+        except CloisterError:
+            pass  # there is none
+        self._set(deployment_id, DeploymentState.STOPPED)
 
     def _keep(self, deployment_id: str, *, adopted: bool) -> None:
         task = asyncio.create_task(self._keep_running(deployment_id, adopted=adopted))
@@ -179,10 +176,13 @@ class Serving:
             started = asyncio.get_running_loop().time()
             try:
                 if not adopted:
-                    await self._seal.opened.wait()
+                    await self._parts.seal.opened.wait()
                     await self._launch(deployment_id)
                 adopted = False
                 problem = await self._watch(deployment_id)
+            except NeverReady as error:
+                await self._give_up(deployment_id, error)
+                return
             except CloisterError as error:
                 problem = records.problem(error)
             except Exception as error:
@@ -204,41 +204,27 @@ class Serving:
                 self._set(deployment_id, DeploymentState.RESTARTING, problem)
             await asyncio.sleep(pause)
 
+    async def _give_up(self, deployment_id: str, error: NeverReady) -> None:
+        log.warning("deployment.failed", deployment=deployment_id, code=error.code)
+        with contextlib.suppress(CloisterError):
+            await self._launcher.stop(deployment_id, GRACE_S)
+            await self._launcher.forget(deployment_id)
+        problem = records.problem(error)
+        done = await self._recorder.record_taking_away(
+            None,
+            "deployment.failed",
+            deployment_id,
+            reason=error.code,
+            alongside=lambda change: _mark(change, deployment_id, DeploymentState.FAILED, problem),
+        )
+        if not done:
+            self._set(deployment_id, DeploymentState.FAILED, problem)
+
     async def _launch(self, deployment_id: str) -> None:
         with self._state.read() as session:
             row = session.get_one(DeploymentRow, deployment_id)
             model = session.scalars(select(ObjectRow).where(ObjectRow.object_id == row.model)).one()
-        folder = self._home.engine_folder(deployment_id)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True)
-        isolated = self._settings.sandbox == "required"
-        grant = Grant(
-            object_id=model.object_id,
-            kind=ObjectKind.MODEL,
-            version=model.version,
-            path="/in/model" if isolated else str(self._catalogue.folder(model)),
-            key=base64.b64encode(self._seal.vault.data_key(model.object_id, model.version)).decode(),
-            manifest_sha256=model.manifest_sha256,
-        )
-        document = JobDocument(
-            job_id=deployment_id,
-            verb="serve",
-            config=row.config,
-            inputs={"model": grant},
-            socket_dir="/run/engine" if isolated else str(folder),
-            threads=self._settings.queue.threads,
-        )
-        spec = SandboxSpec(
-            sandbox_id=deployment_id,
-            program="engine",
-            mounts=(
-                Mount(source=str(self._catalogue.folder(model)), inside="/in/model"),
-                Mount(source=str(folder), inside="/run/engine", writable=True),
-            ),
-            tmp_mib=self._settings.sandboxes.tmp_mib,
-            shm_mib=self._settings.sandboxes.shm_mib,
-            threads=self._settings.queue.threads,
-        )
+        document, spec = engine_documents(self._parts, row, model)
         await self._recorder.record(None, "engine.start", deployment_id, model.object_id)
         with self._state.change() as change:
             live = change.session.get_one(DeploymentRow, deployment_id)
@@ -249,7 +235,7 @@ class Serving:
             with contextlib.suppress(CloisterError):
                 await self._launcher.stop(deployment_id, 0)
                 await self._launcher.forget(deployment_id)
-            _ = self._seal.vault  # it may have been locked meanwhile
+            _ = self._parts.seal.vault  # it may have been locked meanwhile
             await self._launcher.start(spec, [memory])
         finally:
             os.close(memory)
@@ -273,13 +259,7 @@ class Serving:
         async for event in self._launcher.follow(deployment_id, after):
             if event.exit_code is not None:
                 if failure is not None:
-                    return Problem(
-                        title=failure.code,
-                        status=503,
-                        code=failure.code,
-                        detail=failure.message,
-                        remedy=failure.remedy,
-                    )
+                    return problem_of(failure, 503)
                 return Problem(
                     title="Unavailable",
                     status=503,
@@ -296,7 +276,12 @@ class Serving:
         raise Unavailable("the launcher stopped, and the engine with it")
 
     async def _probe(self, deployment_id: str) -> Problem:
-        """Ask the engine's health, set `ready` when it answers, end when it no longer does."""
+        """Ask the engine's health, set `ready` when it answers, end when it no longer does.
+
+        Errors: NeverReady.
+        """
+        limit_s = self._settings.serving.start_limit_s
+        end = asyncio.get_running_loop().time() + limit_s
         path = str(self._home.engine_folder(deployment_id) / "engine.sock")
         failed, was_ready = 0, False
         while failed < PROBES_FAILED:
@@ -308,6 +293,13 @@ class Serving:
                         was_ready = True
             elif was_ready:
                 failed += 1
+            elif asyncio.get_running_loop().time() > end:
+                raise NeverReady(
+                    f"the engine did not answer within {limit_s:g} s of its start",
+                    where=deployment_id,
+                    remedy="See whether memory and device suit the model; a slow start may have more time by "
+                    "`serving.start_limit_s` in the settings. Then serve it again.",
+                )
             await asyncio.sleep(PROBE_EVERY_S if was_ready else 0.3)
         with contextlib.suppress(CloisterError):
             await self._launcher.stop(deployment_id, 0)
@@ -320,9 +312,7 @@ class Serving:
 
     def _set(self, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
         with self._state.change() as change:
-            row = change.session.get_one(DeploymentRow, deployment_id)
-            row.state, row.error = state, problem.model_dump() if problem else None
-            change.event("deployment.state", deployment_id, state=state, name=row.name)
+            _mark(change, deployment_id, state, problem)
 
     def _refuse_taken(self, session: Session, name: str) -> None:
         taken = select(DeploymentRow).where(DeploymentRow.name == name, DeploymentRow.state.in_(LIVE))
@@ -345,6 +335,12 @@ class Serving:
                 remedy="See `cloister serve list`.",
             )
         return next((row for row in rows if row.state in LIVE), rows[0])
+
+
+def _mark(change: Change, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
+    row = change.session.get_one(DeploymentRow, deployment_id)
+    row.state, row.error = state, problem.model_dump() if problem else None
+    change.event("deployment.state", deployment_id, state=state, name=row.name)
 
 
 async def _healthy(path: str) -> bool:

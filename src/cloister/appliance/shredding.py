@@ -27,14 +27,14 @@ from cloister.api import (
     ShredUse,
 )
 from cloister.appliance import records
-from cloister.appliance.catalogue import Catalogue, find
+from cloister.appliance.catalogue import find
 from cloister.appliance.holds import hold_document
 from cloister.appliance.ids import new_id
+from cloister.appliance.jobs import OUTPUT_KIND
 from cloister.appliance.lineage import Lineage, Version, holds_on, lineage
+from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.queue import OUTPUT_KIND, Queue
-from cloister.appliance.recorder import Recorder
-from cloister.appliance.seal import Seal
+from cloister.appliance.queue import Queue
 from cloister.appliance.serving import Serving
 from cloister.appliance.state import (
     BackupRow,
@@ -45,10 +45,9 @@ from cloister.appliance.state import (
     ShredRow,
     TombstoneRow,
 )
-from cloister.appliance.store import Change, StateStore
+from cloister.appliance.store import Change
 from cloister.appliance.tombstones import ending, refuse_shredded
 from cloister.errors import CloisterError, Conflict, InvalidInput, LedgerUnavailable, NotFound, OutOfSpace
-from cloister.home import Home
 from cloister.vault.shredding import Condemned, shred
 
 log = structlog.get_logger()
@@ -64,19 +63,15 @@ class Shredding:
 
     def __init__(
         self,
-        home: Home,
-        state: StateStore,
-        seal: Seal,
-        recorder: Recorder,
-        catalogue: Catalogue,
+        parts: Parts,
         queue: Queue,
         serving: Serving,
     ) -> None:
-        self._home = home
-        self._state = state
-        self._seal = seal
-        self._recorder = recorder
-        self._catalogue = catalogue
+        self._home = parts.home
+        self._state = parts.state
+        self._seal = parts.seal
+        self._recorder = parts.recorder
+        self._catalogue = parts.catalogue
         self._queue = queue
         self._serving = serving
         self.alone = asyncio.Lock()

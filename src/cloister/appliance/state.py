@@ -57,7 +57,10 @@ class ObjectRow(Base):
 
 
 class JobRow(Base):
-    """`last_event` is the number of the last sandbox line that was taken in, for following on."""
+    """`last_event` is the number of the last sandbox line that was taken in, for following on.
+
+    `stopping` is the final state that whoever stops it wants, from before its entry until its end.
+    """
 
     __tablename__ = "jobs"
 
@@ -75,6 +78,7 @@ class JobRow(Base):
     output_version: Mapped[int] = mapped_column(default=1)
     attempts: Mapped[int] = mapped_column(default=0)
     resume: Mapped[bool] = mapped_column(default=False)
+    stopping: Mapped[str | None] = mapped_column(String(16))
     last_event: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -213,6 +217,17 @@ class EventRow(Base):
     kind: Mapped[str] = mapped_column(String(32))
     subject: Mapped[str | None] = mapped_column(String(15))
     data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class OwedRow(Base):
+    """An entry that the ledger may lack; `since` is how many entries it had when this was noted."""
+
+    __tablename__ = "owed"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - SQLAlchemy's own form
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    entry: Mapped[dict[str, Any]]
+    since: Mapped[int]
 
 
 def open_state(path: Path) -> tuple[Engine, Sessions]:

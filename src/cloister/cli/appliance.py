@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cloister.cli.leaving import SEE_STATUS, leaving
 from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
 from cloister.cli.session import connect, read_passphrase
 
@@ -40,7 +41,8 @@ def up(json: JsonFlag = False) -> None:
     from cloister import embedded
     from cloister.home import Home
 
-    started = embedded.start(Home.default())
+    with leaving("what was started so far goes on."):
+        started = embedded.start(Home.default())
     if json:
         print_json({"ok": True, "started": started})
     else:
@@ -58,7 +60,8 @@ def down(json: JsonFlag = False) -> None:
     from cloister import embedded
     from cloister.home import Home
 
-    stopped = embedded.stop(Home.default())
+    with leaving("what was told to stop goes on stopping, the rest runs.", "Again: `cloister down`."):
+        stopped = embedded.stop(Home.default())
     if json:
         print_json({"ok": True, "stopped": stopped})
     else:
@@ -126,13 +129,21 @@ def lock(
     cut: Annotated[bool, typer.Option("--cut", help="Stop what runs now; runs can be resumed.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Close the vault and wipe its keys. Refuses while work runs unless told what to do with it."""
+    """Close the vault and wipe its keys. Refuses while work runs unless told what to do with it.
+
+    Ctrl-C while it drains leaves it draining; `cloister lock --cut` then ends it sooner.
+    """
     from cloister.api import LockRequest
     from cloister.errors import InvalidInput
 
     if drain and cut:
         raise InvalidInput("--drain and --cut exclude each other")
-    with connect() as client:
+    if drain:
+        goes_on = "draining goes on: nothing new starts, and the vault is locked once nothing runs."
+        remedy = "See `cloister status`; `cloister lock --cut` does not wait."
+    else:
+        goes_on, remedy = "locking goes on.", SEE_STATUS
+    with connect() as client, leaving(goes_on, remedy):
         client.lock(LockRequest(mode="drain" if drain else "cut" if cut else "refuse"))
     print_json({"ok": True}) if json else say("The vault is locked.")
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from cloister.cli import shredding
+from cloister.cli.leaving import Left
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
 from cloister.cli.session import connect, watch
 
@@ -46,7 +47,7 @@ def import_(
     """Import a file, sealed. Every bad row is named as `file:line: field: rule`; one is enough to refuse."""
     from cloister.api import ColumnMap, DatasetImport, ImportConfig
     from cloister.cli.validation import validated
-    from cloister.errors import InvalidInput
+    from cloister.errors import CloisterError, InvalidInput
 
     columns = None
     if input or output or label or system:
@@ -91,8 +92,12 @@ def import_(
                 os.close(descriptor)
                 os.close(writing)
             job = watch(client, job.job_id, quiet=json)
-        finally:
+        except Left:
+            raise  # the worker has not closed its end yet
+        except CloisterError:
             reporter.join(timeout=5)
+            raise
+        reporter.join(timeout=5)
         stored = client.dataset(job.subject or name)
     if json:
         print_json(stored)

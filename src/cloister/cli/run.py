@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cloister.cli import shredding
+from cloister.cli.leaving import leaving
 from cloister.cli.output import JsonFlag, describe, duration, moment, print_json, print_table, say, visible
 from cloister.cli.session import connect, watch
 
@@ -238,7 +239,7 @@ def resume(
 @app.command()
 def cancel(reference: Reference, json: JsonFlag = False) -> None:
     """Stop a run; it writes a checkpoint first and can be resumed."""
-    with connect() as client:
+    with connect() as client, leaving("it is being stopped all the same.", "See `cloister run list`."):
         run = client.cancel_run(reference)
     print_json(run) if json else say(f"{visible(run.name)} is being stopped.")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cloister.cli.leaving import leaving
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, visible
 from cloister.cli.session import connect
 
@@ -29,8 +30,10 @@ def start(
     request = validated(ServeRequest, name=name, model=model, config=ServeConfig(max_model_len=max_model_len))
     with connect() as client:
         deployment = client.serve(request)
-        if wait:
-            deployment = client.ready_deployment(deployment.deployment_id)
+        stop = f"See `cloister serve list`, or end it: `cloister serve stop {deployment.name}`."
+        with leaving("its engine goes on starting.", stop):
+            if wait:
+                deployment = client.ready_deployment(deployment.deployment_id)
         url = client.status().gateway_url
     if json:
         print_json({**deployment.model_dump(mode="json"), "gateway_url": url})
@@ -70,6 +73,6 @@ def list_(json: JsonFlag = False) -> None:
 @app.command()
 def stop(reference: Annotated[str, typer.Argument(metavar="NAME")], json: JsonFlag = False) -> None:
     """Stop a deployment. Works also while the ledger refuses."""
-    with connect() as client:
+    with connect() as client, leaving("stopping goes on.", "See `cloister serve list`."):
         deployment = client.stop_deployment(reference)
     print_json(deployment) if json else say(f"{visible(deployment.name)} is {deployment.state}.")

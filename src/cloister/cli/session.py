@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from cloister.cli.leaving import Left, leaving
 from cloister.errors import InvalidInput
 from cloister.home import Home
 
@@ -44,9 +45,10 @@ def read_passphrase(descriptor: int | None, *, new: bool = False) -> str:
             )
         import getpass
 
-        text = getpass.getpass("Passphrase: ")
-        if new and getpass.getpass("Once more: ") != text:
-            raise InvalidInput("the two passphrases differ")
+        with leaving("nothing was changed.", "Ask again with the passphrase at hand."):
+            text = getpass.getpass("Passphrase: ")
+            if new and getpass.getpass("Once more: ") != text:
+                raise InvalidInput("the two passphrases differ")
     if not text or len(text) > MAX_PASSPHRASE:
         raise InvalidInput(f"a passphrase has 1 to {MAX_PASSPHRASE} characters")
     return text
@@ -63,11 +65,18 @@ def _read_line(descriptor: int) -> bytes:
     return raw.split(b"\n", 1)[0]
 
 
+def again(job: Job | None, job_id: str) -> str:
+    """How to pick a job up whose end was not seen."""
+    if job is not None and job.verb in ("train", "evaluate"):
+        return f"Pick it up again with `cloister run watch {job_id}`."
+    return "See `cloister status`."
+
+
 def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
     """Follow a job to its end with a live line. Ctrl-C leaves it running. Errors: what it failed with."""
-    from cloister.cli.output import Live, say
+    from cloister.cli.output import Live
     from cloister.client import error_of
-    from cloister.errors import JobFailed
+    from cloister.errors import JobFailed, Unavailable
 
     live = Live()
     job = None
@@ -76,12 +85,12 @@ def watch(client: Client, job_id: str, *, quiet: bool = False) -> Job:
             if not quiet:
                 live.show(job)
     except KeyboardInterrupt:
+        raise Left("the job goes on.", remedy=again(job, job_id)) from None
+    except Unavailable as error:
+        remedy = f"Start it with `cloister up` and `cloister unlock`. {again(job, job_id)}"
+        raise Unavailable(error.message, where=error.where, remedy=remedy) from None
+    finally:
         live.end()
-        run = job is not None and job.verb in ("train", "evaluate")
-        again = f"Pick it up again with `cloister run watch {job_id}`" if run else "See `cloister status`"
-        say(f"left; the job goes on. {again}.")
-        raise SystemExit(0) from None
-    live.end()
     assert job is not None
     if job.error is not None:
         raise error_of(job.error)

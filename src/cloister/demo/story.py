@@ -59,7 +59,7 @@ TRAIN = TrainConfig(
 
 
 def tell(*, keep: bool, rows: int, as_json: bool) -> int:
-    """Run the demo. Returns the exit status: 0 where everything held."""
+    """Run the demo. Returns the exit status: 0 where everything held, 130 where it was interrupted."""
     started = time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="cloister-demo-"))
     stage = Stages(quiet=as_json)
@@ -80,6 +80,8 @@ def tell(*, keep: bool, rows: int, as_json: bool) -> int:
         print(json.dumps(report), flush=True)
     elif report["ok"]:
         _say_what_next(root if keep else None)
+    if report.get("error") == "interrupted":
+        return 130
     return 0 if report["ok"] else 1
 
 

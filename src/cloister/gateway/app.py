@@ -10,79 +10,33 @@ import asyncio
 import hmac
 import itertools
 import secrets as randomness
-from collections.abc import Awaitable, Callable, MutableMapping
-from time import monotonic
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import structlog
 
 from cloister.errors import LedgerUnavailable
 from cloister.gateway import refusal
-from cloister.gateway.answer import DONE, EventReader, Tally, engine_refusal
 from cloister.gateway.authority import Secrets
-from cloister.gateway.directory import Caller, Directory, Target
-from cloister.gateway.engine_pool import (
-    AnswerTooLarge,
-    EngineLost,
-    EnginePool,
-    EngineTimeout,
-    EngineUnreachable,
-    Exchange,
-)
-from cloister.gateway.journal import Journal, Outcome
+from cloister.gateway.directory import Caller, Directory
+from cloister.gateway.engine_pool import EnginePool
+from cloister.gateway.inference import Passage
+from cloister.gateway.journal import Journal
 from cloister.gateway.limits import Limits
 from cloister.gateway.refusal import Refusal
-from cloister.gateway.request import Inference, parse
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from cloister.gateway.reply import ClientGone, Message, Receive, Reply, Scope, Send, send_response
+from cloister.gateway.request import parse
 
 log = structlog.get_logger()
 
-_CHAT: Final = b"/v1/chat/completions"
-_TEXT: Final = b"/v1/completions"
-_MODELS: Final = b"/v1/models"
 _HEALTH: Final = b"/healthz"
 _ROUTES: Final[dict[tuple[str, bytes], Literal["chat", "text", "models"]]] = {
-    ("POST", _CHAT): "chat",
-    ("POST", _TEXT): "text",
-    ("GET", _MODELS): "models",
+    ("POST", b"/v1/chat/completions"): "chat",
+    ("POST", b"/v1/completions"): "text",
+    ("GET", b"/v1/models"): "models",
 }
-_ENGINE_PATH: Final = {"chat": _CHAT.decode(), "text": _TEXT.decode()}
-_JSON: Final = (b"content-type", b"application/json")
-_EVENTS: Final = (b"content-type", b"text/event-stream; charset=utf-8")
-_NO_STORE: Final = (b"cache-control", b"no-store")
 _UNKNOWN_BODY: Final = 64 << 10
 _DISCARD_S: Final = 5.0
-
-
-class ClientGone(Exception):
-    """The client closed its connection, or stopped reading."""
-
-
-class _Presence:
-    """Watches whether the client is still there, and aborts the exchange with the engine when it is not."""
-
-    def __init__(self, receive: Receive, exchange: Exchange) -> None:
-        self.gone = False
-        self._receive = receive
-        self._exchange = exchange
-        self._task = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.leave()
-
-    def leave(self) -> None:
-        self.gone = True
-        self._exchange.abort()
-
-    def end(self) -> None:
-        self._task.cancel()
 
 
 class Gateway:
@@ -134,7 +88,7 @@ class Gateway:
         if scope["type"] != "http":
             raise RuntimeError("only HTTP is served here")
         if scope["raw_path"] == _HEALTH and scope["method"] == "GET":
-            await _send(send, 200 if self.ready else 503, b"", None, (b"content-type", b"text/plain"))
+            await send_response(send, 200 if self.ready else 503, b"", None, (b"content-type", b"text/plain"))
             return
         request = _Request(self, scope, receive, send)
         if self._in_progress >= self._limits.requests:
@@ -150,7 +104,7 @@ class Gateway:
         except LedgerUnavailable:
             await request.refuse(refusal.ledger_failed())
         except Exception as fault:
-            log.error("request.fault", request_id=request.request_id, cause=where(fault))
+            log.error("request.fault", request_id=request.id, cause=where(fault))
             await request.refuse(
                 Refusal(500, "internal_error", "The gateway failed on this request.", close=True)
             )
@@ -170,11 +124,13 @@ class _Request:
         self._salt = gateway._salt
         self._scope = scope
         self._receive = receive
-        self._send = send
-        self._started = False
+        self._reply = Reply(send, gateway._next_id())
         self._body_read = False
         self._caller: Caller | None = None
-        self.request_id = gateway._next_id()
+
+    @property
+    def id(self) -> str:
+        return self._reply.request_id
 
     async def serve(self) -> None:
         route = _ROUTES.get((self._scope["method"], self._scope["raw_path"]))
@@ -201,7 +157,7 @@ class _Request:
         salt = self._salt(caller.client_id, self._secrets)
         message = wanted.engine_body(cache_salt=salt, max_model_len=target.max_model_len, limits=self._limits)
         await self._journal.admitted(
-            self.request_id,
+            self._reply.request_id,
             caller.client_id,
             target,
             route=route,
@@ -211,16 +167,17 @@ class _Request:
             max_tokens=wanted.max_tokens,
         )
         del body
-        await self._infer(caller, target, wanted, message)
+        passage = Passage(self._journal, self._engines, self._limits, self._reply)
+        await passage.run(caller, target, wanted, message, self._receive)
 
     async def refuse(self, outcome: Refusal) -> None:
         """Answer with an error; where an answer has begun, end the connection without its end."""
-        if self._started:
+        if self._reply.started:
             return
         client_id = self._caller.client_id if self._caller else None
-        await self._journal.refused(self.request_id, client_id, outcome.status, outcome.code)
+        await self._journal.refused(self._reply.request_id, client_id, outcome.status, outcome.code)
         keep = not outcome.close and (self._body_read or await self._discard_body())
-        await self._send_error(outcome, close=not keep)
+        await self._reply.send_error(outcome, close=not keep)
 
     async def _discard_body(self) -> bool:
         """Take a small rest of the request off the connection; False where it is better closed."""
@@ -248,12 +205,12 @@ class _Request:
         return caller
 
     async def _list_models(self, caller: Caller) -> None:
-        await self._journal.answered(self.request_id, caller.client_id, "models.list")
+        await self._journal.answered(self._reply.request_id, caller.client_id, "models.list")
         models = [
             {"id": target.name, "object": "model", "created": target.created, "owned_by": "cloister"}
             for target in self._directory.targets(caller)
         ]
-        await self._send_whole(200, msgspec.json.encode({"object": "list", "data": models}))
+        await self._reply.send_whole(200, msgspec.json.encode({"object": "list", "data": models}))
 
     async def _body(self, headers: dict[bytes, bytes]) -> bytes:
         kind, _, parameter = headers.get(b"content-type", b"").partition(b";")
@@ -300,146 +257,6 @@ class _Request:
         message.setdefault("body", b"")
         message.setdefault("more_body", False)
         return message
-
-    async def _infer(self, caller: Caller, target: Target, wanted: Inference, message: bytes) -> None:
-        """From the durable intent to the durable completion; whatever happens, one completion is tried."""
-        begun = monotonic()
-        outcome = Outcome()
-        tally = Tally(wanted.model, wanted.choices)
-        exchange = self._engines.post(
-            target.socket, _ENGINE_PATH[wanted.route], message, request_id=self.request_id
-        )
-        presence = _Presence(self._receive, exchange)
-        failure: Refusal | None = None
-        whole, held = b"", b""
-        try:
-            status = await exchange.status()
-            if status != 200:
-                raise engine_refusal(status, await exchange.read(1 << 16), target.max_model_len)
-            if wanted.stream:
-                held = await self._relay(exchange, tally, presence, wanted)
-            else:
-                whole = tally.whole(await exchange.read(self._limits.answer_bytes))
-            outcome.status = 200
-        except Refusal as refused:
-            failure = refused
-        except EngineUnreachable:
-            failure = refusal.engine_stopped()
-        except EngineTimeout:
-            failure = refusal.engine_slow()
-        except AnswerTooLarge:
-            failure = refusal.engine_failed()
-        except EngineLost:
-            failure = None if presence.gone else refusal.engine_stopped()
-        except ClientGone:
-            pass
-        except asyncio.CancelledError:
-            failure = Refusal(503, "shutdown", "The gateway is shutting down.", close=True)
-        finally:
-            presence.end()
-            exchange.close()
-        if presence.gone:
-            outcome.status, outcome.reason = 499, "client-gone"
-        elif failure is not None:
-            outcome.status, outcome.reason = failure.status, failure.code
-        outcome.prompt_tokens, outcome.completion_tokens = tally.prompt_tokens, tally.completion_tokens
-        outcome.finish_reason = tally.finish_reason
-        outcome.events = tally.events if wanted.stream else None
-        outcome.duration_ms = int((monotonic() - begun) * 1000)
-        try:
-            await self._journal.completed(self.request_id, caller.client_id, target, outcome)
-        except LedgerUnavailable:
-            if not self._started:
-                await self._send_error(refusal.ledger_failed())
-            return  # a stream that has begun is cut without its end
-        if presence.gone:
-            return
-        if failure is not None:
-            if not self._started:
-                await self._send_error(failure, close=failure.close)
-            else:
-                await self._send_block(b"data: " + failure.body() + b"\n\n", last=True)
-        elif wanted.stream:
-            await self._begin_stream()
-            await self._send_block(held + DONE, last=True)
-        else:
-            await self._send_whole(200, whole)
-
-    async def _relay(self, exchange: Exchange, tally: Tally, presence: _Presence, wanted: Inference) -> bytes:
-        """Pass events on as they come. Returns the last ones, which wait for the completion entry."""
-        reader = EventReader(self._limits.event_bytes)
-        held = bytearray()
-        while True:
-            block = await exchange.block()
-            if not block:
-                raise refusal.engine_failed()
-            passed = bytearray()
-            done = False
-            fault: Refusal | None = None
-            try:
-                for data in reader.feed(block):
-                    if data == b"[DONE]":
-                        done = True
-                        break
-                    event = tally.event(data, usage=wanted.include_usage)
-                    if tally.finished:
-                        held += event
-                    else:
-                        passed += event
-            except Refusal as found:
-                fault = found
-            if passed:
-                await self._begin_stream()
-                try:
-                    async with asyncio.timeout(self._limits.write_s):
-                        await self._send_block(bytes(passed), last=False)
-                except TimeoutError:
-                    presence.leave()
-                    raise ClientGone from None
-            if fault is not None:
-                raise fault
-            if len(held) > self._limits.event_bytes:
-                raise refusal.engine_failed()
-            if done:
-                await self._drain(exchange)
-                return bytes(held)
-
-    async def _drain(self, exchange: Exchange) -> None:
-        """Take the end of the engine's body, so that its connection can be used again."""
-        if await exchange.block():
-            raise refusal.engine_failed()
-
-    async def _begin_stream(self) -> None:
-        if not self._started:
-            self._started = True
-            headers = [_EVENTS, _NO_STORE, (b"x-request-id", self.request_id.encode())]
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _send_block(self, block: bytes, *, last: bool) -> None:
-        await self._send({"type": "http.response.body", "body": block, "more_body": not last})
-
-    async def _send_whole(self, status: int, body: bytes) -> None:
-        self._started = True
-        await _send(self._send, status, body, self.request_id, _JSON, _NO_STORE)
-
-    async def _send_error(self, outcome: Refusal, *, close: bool = False) -> None:
-        self._started = True
-        headers = [_JSON, _NO_STORE]
-        if close:
-            headers.append((b"connection", b"close"))
-        if outcome.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        await _send(self._send, outcome.status, outcome.body(), self.request_id, *headers)
-
-
-async def _send(
-    send: Send, status: int, body: bytes, request_id: str | None, *headers: tuple[bytes, bytes]
-) -> None:
-    listed = [(b"content-length", b"%d" % len(body)), *headers]
-    if request_id is not None:
-        listed.append((b"x-request-id", request_id.encode()))
-    await send({"type": "http.response.start", "status": status, "headers": listed})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes]:

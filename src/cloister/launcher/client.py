@@ -15,18 +15,24 @@ from cloister.errors import Unavailable, by_code
 from cloister.launcher import wire
 
 _LINE_LIMIT = 16 << 20
+ANSWER_S = 60.0
+
+
+class NoAnswer(Unavailable):
+    """The launcher is there and does not answer in time. What it was asked may happen yet."""
 
 
 class LauncherClient:
-    """Talks to the launcher at `path`.
+    """Talks to the launcher at `path`, which has `answer_s` seconds for an answer.
 
     Raises (all methods):
-        Unavailable: no launcher answers there.
+        Unavailable: no launcher answers there; NoAnswer where it has not answered in time.
         CloisterError: what the launcher refused, as the class that it named.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, answer_s: float = ANSWER_S) -> None:
         self.path = path
+        self._answer_s = answer_s
 
     async def start(self, spec: SandboxSpec, fds: Sequence[int]) -> SandboxState:
         """Build a sandbox. `fds`: a memfd with the job document, then one for each of `spec.descriptors`.
@@ -36,7 +42,8 @@ class LauncherClient:
 
     async def stop(self, sandbox_id: str, grace_s: float = 10.0) -> SandboxState:
         """SIGTERM, and SIGKILL after `grace_s` seconds; returns once it has ended."""
-        reply = await self._ask(LauncherRequest(verb="stop", sandbox_id=sandbox_id, grace_s=grace_s))
+        request = LauncherRequest(verb="stop", sandbox_id=sandbox_id, grace_s=grace_s)
+        reply = await self._ask(request, within_s=grace_s + self._answer_s)
         return reply.sandboxes[0]
 
     async def list(self) -> tuple[SandboxState, ...]:
@@ -81,7 +88,21 @@ class LauncherClient:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _ask(self, request: LauncherRequest, descriptors: Sequence[int] = ()) -> LauncherReply:
+    async def _ask(
+        self, request: LauncherRequest, descriptors: Sequence[int] = (), *, within_s: float | None = None
+    ) -> LauncherReply:
+        limit_s = self._answer_s if within_s is None else within_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return _check(await self._exchange(request, descriptors))
+        except TimeoutError:
+            raise NoAnswer(
+                f"The launcher has not answered within {limit_s:g} s; its sandboxes may still run.",
+                where=request.sandbox_id or str(self.path),
+                remedy="End it and them: `cloister down`, and `cloister up` again. Runs can be resumed.",
+            ) from None
+
+    async def _exchange(self, request: LauncherRequest, descriptors: Sequence[int]) -> bytes:
         sock = await self._connect()
         loop = asyncio.get_running_loop()
         with sock:
@@ -95,7 +116,7 @@ class LauncherClient:
                     data += piece
             except OSError:
                 raise _gone(self.path) from None
-        return _check(data)
+        return data
 
     async def _connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

@@ -92,7 +92,8 @@ class Sandbox:
             self._loop.add_reader(spawned.status_fd, self._on_status, spawned.status_fd)
         self._watch(spawned.pid)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._built.wait(), _BUILD_TIMEOUT_S)
+            async with asyncio.timeout(_BUILD_TIMEOUT_S):
+                await self._built.wait()
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM to the program, SIGKILL to all of it after `grace_s`; returns when it has ended."""
@@ -108,7 +109,8 @@ class Sandbox:
                 break
             await asyncio.sleep(0.01)  # it is still being built
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.ended.wait(), max(0.0, deadline - self._loop.time()))
+            async with asyncio.timeout_at(deadline):
+                await self.ended.wait()
         self.kill()
         await self.ended.wait()
 

@@ -115,7 +115,8 @@ class Launcher:
         with connection:
             descriptors: list[int] = []
             try:
-                line, descriptors = await asyncio.wait_for(wire.receive(connection), _REQUEST_TIMEOUT_S)
+                async with asyncio.timeout(_REQUEST_TIMEOUT_S):  # wait_for may swallow a cancellation
+                    line, descriptors = await wire.receive(connection)
                 peer = wire.peer_of(connection)
                 if peer.uid not in self.config.accounts | {os.getuid()}:
                     raise Denied("This account may not call the launcher.", where=f"uid {peer.uid}")

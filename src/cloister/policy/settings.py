@@ -36,6 +36,20 @@ class QueueSettings(_Section):
     stop_grace_s: float = Field(
         default=30.0, ge=1, le=3600, description="time to write a checkpoint when stopped"
     )
+    answer_limit_s: float = Field(
+        default=60.0, ge=1, le=3600, description="how long the launcher may take for an answer beyond that"
+    )
+
+
+class ServingSettings(_Section):
+    """How long an engine may take."""
+
+    start_limit_s: float = Field(
+        default=1800.0,
+        ge=1,
+        le=86_400,
+        description="an engine that does not answer after so long is given up",
+    )
 
 
 class GatewaySettings(_Section):
@@ -73,6 +87,7 @@ class Settings(_Section):
     )
     sandboxes: SandboxSettings = SandboxSettings()
     queue: QueueSettings = QueueSettings()
+    serving: ServingSettings = ServingSettings()
     gateway: GatewaySettings = GatewaySettings()
     backups: BackupSettings = BackupSettings()
 

@@ -28,12 +28,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     config = EvaluateConfig.model_validate(job.config)
     opening.use_threads(job)
     with ExitStack() as stack:
-        dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
-        base = stack.enter_context(opening.open_object(job, "base"))
-        adapter = stack.enter_context(opening.open_object(job, "adapter"))
-        holdout = opening.open_holdout(job, dataset, stack)
-        opening.require_rows(holdout)
-        holdout = opening.sample(holdout, config.max_rows, config.seed)
+        given = opening.open_measured(job, stack, max_rows=config.max_rows, seed=config.seed)
+        base, adapter, holdout = given.base, given.adapter, given.holdout
         writer = opening.open_writer(job)
         emit.progress("load", 0, 1)
         base.check(full=True)

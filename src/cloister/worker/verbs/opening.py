@@ -86,6 +86,25 @@ def require_rows(rows: RowSource) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a verb that measures works on: base and adapter, and the rows of the hold-out that it measures."""
+
+    base: ObjectReader
+    adapter: ObjectReader
+    holdout: RowSource
+
+
+def open_measured(job: JobDocument, stack: ExitStack, *, max_rows: int, seed: int) -> Measured:
+    """Open them, at most `max_rows` rows of the hold-out. Raises InvalidInput where it has none."""
+    dataset = stack.enter_context(open_dataset(job, "dataset"))
+    base = stack.enter_context(open_object(job, "base"))
+    adapter = stack.enter_context(open_object(job, "adapter"))
+    holdout = open_holdout(job, dataset, stack)
+    require_rows(holdout)
+    return Measured(base, adapter, sample(holdout, max_rows, seed))
+
+
 def open_writer(job: JobDocument) -> ObjectWriter:
     """The job's output."""
     if job.output is None:

@@ -1,0 +1,135 @@
+"""What a sandbox is given: the document with its configuration and just its keys, and what is mounted.
+
+It names objects and hands out keys; it starts nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from typing import Any
+
+from cloister.api import Grant, JobDocument, Mount, ObjectKind, SandboxSpec
+from cloister.appliance.jobs import OUTPUT_KIND
+from cloister.appliance.parts import Parts
+from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
+from cloister.errors import NotFound
+
+
+def worker_documents(
+    parts: Parts, row: JobRow, roles: list[str], unwritten: dict[str, Any]
+) -> tuple[JobDocument, SandboxSpec]:
+    """A job's document, with the keys of just its objects, and the sandbox around it.
+
+    `roles` are those of its descriptors, in order; `unwritten` settings take the place of the row's.
+    """
+    _ = parts.seal.vault  # locked, it raises before anything is touched
+    subject = row.subject or ""
+    kind = OUTPUT_KIND[row.verb]
+    output = parts.home.output_folder(row.job_id)
+    if not row.resume:
+        shutil.rmtree(output.parent, ignore_errors=True)
+    output.mkdir(mode=0o700, parents=True, exist_ok=True)
+    inputs: dict[str, Grant] = {}
+    mounts = [Mount(source=str(output), inside="/out", writable=True)]
+    with parts.state.read() as session:
+        for role, reference in row.inputs.items():
+            stored = session.get_one(ObjectRow, (reference["object_id"], reference["version"]))
+            inputs[role], mount = _granted(parts, stored, f"/in/{role}")
+            mounts.append(mount)
+    path = "/out" if _isolated(parts) else str(output)
+    document = JobDocument.model_validate(
+        {
+            "job_id": row.job_id,
+            "verb": row.verb,
+            "config": {**row.config, **unwritten},
+            "inputs": inputs,
+            "output": Grant(
+                object_id=subject,
+                kind=kind,
+                version=row.output_version,
+                path=path,
+                key=_output_key(parts, subject, row.output_version, kind),
+            ),
+            "descriptors": {role: 3 + index for index, role in enumerate(roles)},
+            "resume": row.resume,
+            "threads": parts.settings.queue.threads,
+        }
+    )
+    spec = SandboxSpec(
+        sandbox_id=row.job_id,
+        program="worker",
+        mounts=tuple(mounts),
+        tmp_mib=parts.settings.sandboxes.tmp_mib,
+        shm_mib=parts.settings.sandboxes.shm_mib,
+        descriptors=tuple(roles),
+        threads=parts.settings.queue.threads,
+    )
+    return document, spec
+
+
+def engine_documents(parts: Parts, row: DeploymentRow, model: ObjectRow) -> tuple[JobDocument, SandboxSpec]:
+    """An engine's document and sandbox, with an empty folder for its socket."""
+    folder = parts.home.engine_folder(row.deployment_id)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    grant, mount = _granted(parts, model, "/in/model")
+    document = JobDocument(
+        job_id=row.deployment_id,
+        verb="serve",
+        config=row.config,
+        inputs={"model": grant},
+        socket_dir="/run/engine" if _isolated(parts) else str(folder),
+        threads=parts.settings.queue.threads,
+    )
+    spec = SandboxSpec(
+        sandbox_id=row.deployment_id,
+        program="engine",
+        mounts=(mount, Mount(source=str(folder), inside="/run/engine", writable=True)),
+        tmp_mib=parts.settings.sandboxes.tmp_mib,
+        shm_mib=parts.settings.sandboxes.shm_mib,
+        threads=parts.settings.queue.threads,
+    )
+    return document, spec
+
+
+def in_memory(document: JobDocument) -> int:
+    """A descriptor of an anonymous file in memory that holds the document, at its start."""
+    memory = os.memfd_create("job", os.MFD_CLOEXEC)
+    os.write(memory, document.model_dump_json().encode())
+    os.lseek(memory, 0, os.SEEK_SET)
+    return memory
+
+
+def _isolated(parts: Parts) -> bool:
+    return parts.settings.sandbox == "required"
+
+
+def _granted(parts: Parts, stored: ObjectRow, inside: str) -> tuple[Grant, Mount]:
+    """One object to be read, with its key where it is sealed."""
+    folder = str(parts.catalogue.folder(stored))
+    sealed = stored.kind != ObjectKind.BASE
+    grant = Grant(
+        object_id=stored.object_id,
+        kind=ObjectKind(stored.kind),
+        version=stored.version,
+        path=inside if _isolated(parts) else folder,
+        key=_b64(parts.seal.vault.data_key(stored.object_id, stored.version)) if sealed else None,
+        manifest_sha256=stored.manifest_sha256,
+    )
+    return grant, Mount(source=folder, inside=inside)
+
+
+def _output_key(parts: Parts, subject: str, version: int, kind: ObjectKind) -> str | None:
+    if kind == ObjectKind.BASE:
+        return None
+    vault = parts.seal.vault
+    try:
+        return _b64(vault.data_key(subject, version))  # an attempt before this one has made it
+    except NotFound:
+        return _b64(vault.new_data_key(subject, version))
+
+
+def _b64(key: bytes) -> str:
+    return base64.b64encode(key).decode()

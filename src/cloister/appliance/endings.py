@@ -1,0 +1,84 @@
+"""How a job ends without its result: failed, cut off, or as whoever stops it wants it.
+
+Each ending is entered, then kept. It starts nothing and follows nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from cloister.api import JobState, Problem
+from cloister.appliance.handed import Handed
+from cloister.appliance.jobs import PENDING, RESUMABLE, SHORT, announce, job_row
+from cloister.appliance.parts import Parts
+from cloister.appliance.state import JobRow
+
+
+class Endings:
+    """Ends jobs, and knows which of them are being stopped."""
+
+    def __init__(self, parts: Parts, handed: Handed) -> None:
+        self._home = parts.home
+        self._state = parts.state
+        self._recorder = parts.recorder
+        self._handed = handed
+        self._stopping: dict[str, JobState] = {}
+
+    def is_stopping(self, job_id: str) -> bool:
+        return job_id in self._stopping
+
+    def stop_as(self, job_id: str, final: JobState) -> None:
+        """From now on the job is being stopped, to end in that state."""
+        self._stopping[job_id] = final
+
+    def forget(self, job_id: str) -> None:
+        self._stopping.pop(job_id, None)
+
+    def is_pending(self, job_id: str) -> bool:
+        with self._state.read() as session:
+            return session.get_one(JobRow, job_id).state in PENDING
+
+    async def stopped(self, job_id: str) -> None:
+        """End a job as whoever stopped it wants it."""
+        final = self._stopping.pop(job_id)
+        if final == JobState.INTERRUPTED:
+            await self.interrupt(job_id, "the vault was locked")
+        else:
+            self.end(job_id, final)
+
+    async def fail(self, job_id: str, problem: Problem) -> None:
+        await self._recorder.record_taking_away(None, "job.failed", job_id, reason=problem.code)
+        self.end(job_id, JobState.FAILED, problem)
+
+    async def interrupt(self, job_id: str, why: str) -> None:
+        """End a job that was cut off; one that is being stopped ends as `stopped` says."""
+        if job_id in self._stopping:
+            await self.stopped(job_id)
+            return
+        await self._recorder.record_taking_away(None, "job.interrupted", job_id, reason=why)
+        with self._state.read() as session:
+            verb = session.get_one(JobRow, job_id).verb
+        remedy = f"Run `cloister run resume {job_id}`." if verb in RESUMABLE else "Start it again."
+        self.end(
+            job_id,
+            JobState.INTERRUPTED,
+            Problem(
+                title="Interrupted",
+                status=500,
+                code="interrupted",
+                detail=f"the job was cut off: {why}",
+                remedy=remedy,
+            ),
+        )
+
+    def end(self, job_id: str, final: JobState, problem: Problem | None = None) -> None:
+        """Keep its final state, and let go of what it held. The caller has entered it."""
+        with self._state.change() as change:
+            row = job_row(change, job_id)
+            row.state, row.ended_at, row.stopping = final, change.now, None
+            row.error = problem.model_dump() if problem else None
+            verb = row.verb
+            announce(change, row)
+        self._handed.drop(job_id)
+        if verb in SHORT:
+            shutil.rmtree(self._home.output_folder(job_id).parent, ignore_errors=True)

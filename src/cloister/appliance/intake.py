@@ -1,0 +1,101 @@
+"""Taking in what a job has made: its object enters the catalogue, and the job is done.
+
+While the vault is locked or the ledger refuses, it waits; the result is kept meanwhile. It reads no
+row: a worker's output stays sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import shutil
+
+import structlog
+
+from cloister.api import JobState, Result
+from cloister.appliance.endings import Endings
+from cloister.appliance.jobs import OUTPUT_KIND, Finished, announce, job_row
+from cloister.appliance.parts import Parts
+from cloister.appliance.state import JobRow
+from cloister.errors import LedgerUnavailable, Locked, OutOfSpace
+
+log = structlog.get_logger()
+
+RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
+"""Pauses of a finished job whose result cannot be entered yet."""
+HELD_UP = (Locked, LedgerUnavailable, OutOfSpace)
+"""What passes: a job waits for its end."""
+
+
+class Intake:
+    """Completes jobs, one call each. `held` are those that wait."""
+
+    def __init__(self, parts: Parts, endings: Endings, on_done: Finished) -> None:
+        self._home = parts.home
+        self._state = parts.state
+        self._seal = parts.seal
+        self._recorder = parts.recorder
+        self._catalogue = parts.catalogue
+        self._endings = endings
+        self._on_done = on_done
+        self.held: set[str] = set()
+
+    async def take_in(self, job_id: str, result: Result) -> None:
+        """Complete a job; while the vault is locked or the ledger refuses, wait. Its result is kept."""
+        with contextlib.suppress(OutOfSpace), self._state.change() as change:
+            job_row(change, job_id).result = result.values
+        attempt = 0
+        while True:
+            await self._hold(job_id, self._seal.opened)
+            try:
+                if self._seal.locked:
+                    await self._endings.stopped(job_id)
+                else:
+                    await self._complete(job_id, result)
+                return
+            except HELD_UP as error:
+                log.warning("job.held-up", job=job_id, code=error.code)
+                await self._hold(job_id, asyncio.Event(), RETRY_S[min(attempt, len(RETRY_S) - 1)])
+                attempt += 1
+                if self._endings.is_stopping(job_id):
+                    await self._endings.stopped(job_id)
+                    return
+
+    async def _hold(self, job_id: str, until: asyncio.Event, at_most_s: float = math.inf) -> None:
+        """Wait for that event, for so long, or until the job is being stopped."""
+        end = asyncio.get_running_loop().time() + at_most_s
+        self.held.add(job_id)
+        try:
+            while not until.is_set() and not self._endings.is_stopping(job_id):
+                left = end - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, 0.5)):
+                        await until.wait()
+        finally:
+            self.held.discard(job_id)
+
+    async def _complete(self, job_id: str, result: Result) -> None:
+        with self._state.read() as session:
+            row = session.get_one(JobRow, job_id)
+        output = self._home.output_folder(job_id)
+        index = await self._recorder.record(None, "job.done", job_id, row.subject or "")
+        stored = await self._catalogue.take_in(
+            row,
+            output,
+            kind=OUTPUT_KIND[row.verb],
+            ledger_index=index,
+            details=result.values,
+        )
+        with self._state.change() as change:
+            row = job_row(change, job_id)
+            row.state, row.ended_at, row.result, row.error = JobState.DONE, change.now, result.values, None
+            row.stopping = None
+            change.session.add(stored)
+            change.session.flush()
+            announce(change, row)
+            change.event(f"{stored.kind}.registered", stored.object_id, name=stored.name)
+            self._on_done(change, row, stored)
+        await asyncio.to_thread(shutil.rmtree, output.parent, ignore_errors=True)

@@ -1,0 +1,86 @@
+"""A job as a row: its verbs, its states, how it is made and told of. It knows nothing of sandboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloister.api import JobState, ObjectKind
+from cloister.appliance.ids import new_id
+from cloister.appliance.state import JobRow, ObjectRow
+from cloister.appliance.store import Change
+from cloister.errors import NotFound
+
+OUTPUT_KIND = {
+    "import": ObjectKind.DATASET,
+    "base": ObjectKind.BASE,
+    "train": ObjectKind.ADAPTER,
+    "evaluate": ObjectKind.EVALUATION,
+    "merge": ObjectKind.MODEL,
+    "forget": ObjectKind.DATASET,
+}
+LIGHT = frozenset({"import", "base"})
+SHORT = LIGHT | {"forget"}
+"""What takes a light slot, and leaves nothing behind where it ends badly."""
+RESUMABLE = frozenset({"train", "evaluate", "merge"})
+PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
+
+Finished = Callable[[Change, JobRow, ObjectRow], None]
+"""What follows from a job, in the commit that ends it."""
+
+
+def new_job(
+    change: Change,
+    peer_account: str,
+    verb: str,
+    name: str,
+    config: dict[str, Any],
+    inputs: Mapping[str, ObjectRow],
+    *,
+    waits_for_source: bool = False,
+    output: tuple[str, int] | None = None,
+) -> JobRow:
+    """Add a job, frozen as it is now. The caller has recorded it already.
+
+    `output` is the object version that it makes, where that is not the first one of a new object.
+    """
+    row = JobRow(
+        job_id=new_id("job"),
+        verb=verb,
+        state=JobState.WAITING_SOURCE if waits_for_source else JobState.QUEUED,
+        subject=output[0] if output else new_id(OUTPUT_KIND[verb]),
+        output_version=output[1] if output else 1,
+        name=name,
+        config=config,
+        inputs={
+            role: {
+                "object_id": row.object_id,
+                "version": row.version,
+                "manifest_sha256": row.manifest_sha256,
+            }
+            for role, row in inputs.items()
+        },
+        requested_by=peer_account,
+        created_at=change.now,
+        attempts=0,
+        resume=False,
+        last_event=0,
+        metrics={},
+        result={},
+    )
+    change.session.add(row)
+    change.session.flush()
+    announce(change, row)
+    return row
+
+
+def job_row(change: Change, job_id: str) -> JobRow:
+    """Errors: NotFound."""
+    row = change.session.get(JobRow, job_id)
+    if row is None:
+        raise NotFound("there is no job of that id", where=job_id)
+    return row
+
+
+def announce(change: Change, row: JobRow) -> None:
+    change.event("job.state", row.job_id, state=row.state, verb=row.verb, name=row.name)

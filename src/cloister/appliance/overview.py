@@ -1,0 +1,174 @@
+"""What clients may see: the status, and everything that exists. It changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from sqlalchemy import select
+
+from cloister import __version__
+from cloister.api import (
+    GatewayView,
+    Job,
+    LedgerStatus,
+    ObjectKind,
+    ProcessStatus,
+    Run,
+    Status,
+    StoredObject,
+    WhoAmI,
+)
+from cloister.appliance import records
+from cloister.appliance.catalogue import find, listed
+from cloister.appliance.clients import Clients
+from cloister.appliance.fitness import Fitness
+from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.parts import Parts
+from cloister.appliance.peer import ROLES, Peer
+from cloister.appliance.queue import Queue
+from cloister.appliance.runs import find_run
+from cloister.appliance.serving import Serving
+from cloister.appliance.state import JobRow, RunRow
+from cloister.errors import CloisterError, NotFound
+
+
+class Overview:
+    """Reads the parts, as they are at that moment."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        fitness: Fitness,
+        queue: Queue,
+        serving: Serving,
+        clients: Clients,
+        forgetting: Forgetting,
+    ) -> None:
+        self._home = parts.home
+        self._settings = parts.settings
+        self._state = parts.state
+        self._seal = parts.seal
+        self._recorder = parts.recorder
+        self._ledger = parts.recorder.ledger
+        self._launcher = parts.launcher
+        self._fitness = fitness
+        self._queue = queue
+        self._serving = serving
+        self._clients = clients
+        self._forgetting = forgetting
+
+    def whoami(self, peer: Peer) -> WhoAmI:
+        return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
+
+    def ledger_status(self) -> LedgerStatus:
+        head = self._ledger.head()
+        return LedgerStatus(
+            origin=self._ledger.origin,
+            entries=self._ledger.size,
+            signed=self._ledger.signed_size,
+            root=head.root.hex() if head.root else None,
+            failure=self._ledger.failure,
+        )
+
+    async def status(self) -> Status:
+        warnings = []
+        if self._settings.sandbox == "none":
+            warnings.append("SANDBOX OFF: work runs without isolation, as the settings say")
+        swap = self._fitness.swap()
+        if swap is not None:
+            warnings.append(swap)
+        if self._queue.paused:
+            warnings.append("LOCKING: nothing new starts, and the vault is locked once nothing runs")
+        ledger = self.ledger_status()
+        if ledger.failure:
+            warnings.append(f"the ledger refuses entries: {ledger.failure}")
+        if not ledger.witnessed:
+            warnings.append("UNWITNESSED: no tree head of the ledger has left this machine yet")
+        warnings += self._forgetting.warnings()
+        if self._recorder.owed:
+            warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")
+        gateway, url = self._gateway()
+        return Status(
+            version=__version__,
+            home=str(self._home.root),
+            initialised=self._seal.initialised,
+            locked=self._seal.locked,
+            sandbox=self._fitness.sandbox,
+            ledger=ledger,
+            processes=[
+                ProcessStatus(name="authority", state="running"),
+                await self._launcher_status(),
+                gateway,
+            ],
+            jobs=self._queue.counts(),
+            deployments=self._serving.listed(only_live=True),
+            last_seq=self._state.last_seq(),
+            gateway_url=url,
+            warnings=warnings,
+        )
+
+    async def _launcher_status(self) -> ProcessStatus:
+        try:
+            async with asyncio.timeout(2):
+                await self._launcher.ping()
+        except (CloisterError, TimeoutError):
+            return ProcessStatus(name="launcher", state="stopped", detail="run `cloister up`")
+        return ProcessStatus(name="launcher", state="running")
+
+    def _gateway(self) -> tuple[ProcessStatus, str | None]:
+        try:
+            known = json.loads(self._home.gateway_file.read_text())
+            alive = _is_gateway(int(known["pid"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            alive, known = False, {}
+        if not alive:
+            return ProcessStatus(name="gateway", state="stopped", detail="run `cloister up`"), None
+        return ProcessStatus(name="gateway", state="running", pid=known["pid"]), str(known.get("url"))
+
+    def gateway_view(self) -> GatewayView:
+        seq = self._state.last_seq()
+        return GatewayView(
+            seq=seq,
+            clients=self._clients.listed(with_hash=True),
+            deployments=self._serving.listed(),
+        )
+
+    def objects(self, kind: ObjectKind) -> list[StoredObject]:
+        with self._state.read() as session:
+            return [records.stored_object(row) for row in listed(session, kind)]
+
+    def object(self, kind: ObjectKind, reference: str) -> StoredObject:
+        with self._state.read() as session:
+            return records.stored_object(find(session, kind, reference))
+
+    def jobs(self) -> list[Job]:
+        with self._state.read() as session:
+            return [records.job(row) for row in session.scalars(select(JobRow).order_by(JobRow.created_at))]
+
+    def job(self, job_id: str) -> Job:
+        with self._state.read() as session:
+            row = session.get(JobRow, job_id)
+            if row is None:
+                raise NotFound(
+                    "there is no job of that id", where=job_id[:64], remedy="See `cloister status`."
+                )
+            return records.job(row)
+
+    def runs(self) -> list[Run]:
+        with self._state.read() as session:
+            return [
+                records.run(session, row)
+                for row in session.scalars(select(RunRow).order_by(RunRow.created_at))
+            ]
+
+    def run(self, reference: str) -> Run:
+        with self._state.read() as session:
+            return records.run(session, find_run(session, reference))
+
+
+def _is_gateway(pid: int) -> bool:
+    """Whether that process is a gateway: numbers of processes are used again."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"cloister.gateway" in command or b"cloister-gateway" in command

@@ -1,0 +1,175 @@
+"""What clients ask to be made: objects, runs and merged models, each recorded and then queued.
+
+It freezes what was asked for; how a job runs is the queue's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cloister.api import (
+    BaseImport,
+    DatasetImport,
+    Job,
+    JobTicket,
+    MergeRequest,
+    ObjectKind,
+    Run,
+    RunRequest,
+)
+from cloister.appliance import records
+from cloister.appliance.catalogue import find, refuse_taken_name
+from cloister.appliance.ids import new_id
+from cloister.appliance.parts import Parts
+from cloister.appliance.peer import Peer
+from cloister.appliance.queue import Queue
+from cloister.appliance.runs import find_run, refuse_taken_run
+from cloister.appliance.side import SideSocket
+from cloister.appliance.state import RunRow
+from cloister.errors import Conflict
+
+
+class Requests:
+    """One call a request. Errors (all): Locked, LedgerUnavailable, SandboxUnavailable, Unavailable."""
+
+    def __init__(
+        self, parts: Parts, queue: Queue, side: SideSocket, *, refuse_start: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._home = parts.home
+        self._state = parts.state
+        self._seal = parts.seal
+        self._recorder = parts.recorder
+        self._queue = queue
+        self._side = side
+        self._refuse_start = refuse_start
+
+    async def import_dataset(self, peer: Peer, request: DatasetImport) -> JobTicket:
+        config = request.config.model_dump()
+        unwritten: dict[str, Any] = {}
+        if request.config.system_prompt is not None:  # content: the state holds a keyed digest of it
+            unwritten["system_prompt"] = config["system_prompt"]
+            config["system_prompt"] = self._seal.config_digest({"system_prompt": config["system_prompt"]})
+        return await self._import(peer, "import", ObjectKind.DATASET, request.name, config, unwritten)
+
+    async def import_base(self, peer: Peer, request: BaseImport) -> JobTicket:
+        return await self._import(
+            peer, "base", ObjectKind.BASE, request.name, request.config.model_dump(mode="json")
+        )
+
+    async def _import(
+        self,
+        peer: Peer,
+        verb: str,
+        kind: ObjectKind,
+        name: str,
+        config: dict[str, Any],
+        unwritten: dict[str, Any] | None = None,
+    ) -> JobTicket:
+        await self._refuse_start()
+        digests = {"config": self._seal.config_digest(config)}
+        with self._state.read() as session:
+            refuse_taken_name(session, kind, name)
+        await self._recorder.record(peer, f"{kind}.import", digests=digests, name=name)
+        with self._state.change() as change:
+            refuse_taken_name(change.session, kind, name)
+            row = self._queue.add(
+                change, peer.account, verb, name, config, {}, waits_for_source=True, unwritten=unwritten
+            )
+            job = records.job(row)
+        return JobTicket(
+            job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
+        )
+
+    async def start_run(self, peer: Peer, request: RunRequest) -> Run:
+        """Queue a fine-tuning, frozen as asked for. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
+        await self._refuse_start()
+        with self._state.read() as session:
+            inputs = {
+                "dataset": find(session, ObjectKind.DATASET, request.dataset),
+                "base": find(session, ObjectKind.BASE, request.base),
+            }
+            if request.holdout is not None:
+                inputs["holdout"] = find(session, ObjectKind.DATASET, request.holdout)
+            refuse_taken_run(session, request.name)
+        run_id = new_id("run")
+        config = request.train.model_dump()
+        evaluate = request.evaluate.model_dump() if request.evaluate else None
+        digests = {"config": self._seal.config_digest(config)}
+        if evaluate is not None:
+            digests["evaluate"] = self._seal.config_digest(evaluate)
+        await self._recorder.record(
+            peer,
+            "run.start",
+            run_id,
+            *(row.object_id for row in inputs.values()),
+            digests=digests,
+            name=request.name,
+        )
+        with self._state.change() as change:
+            refuse_taken_run(change.session, request.name)
+            job = self._queue.add(change, peer.account, "train", request.name, config, inputs)
+            change.session.add(
+                RunRow(
+                    run_id=run_id,
+                    name=request.name,
+                    dataset=inputs["dataset"].object_id,
+                    base=inputs["base"].object_id,
+                    holdout=inputs["holdout"].object_id if "holdout" in inputs else None,
+                    train=config,
+                    evaluate=evaluate,
+                    created_at=change.now,
+                    created_by=peer.account,
+                    train_job=job.job_id,
+                )
+            )
+            change.event("run.started", run_id, name=request.name)
+        return self._shown(run_id)
+
+    async def resume_run(self, peer: Peer, reference: str) -> Run:
+        """Resume whichever job of the run was cut off. Errors: NotFound, Conflict."""
+        run = self._shown(reference)
+        cut = run.evaluate_job or run.train_job
+        await self._queue.resume(peer, cut.job_id)
+        return self._shown(run.run_id)
+
+    async def cancel_run(self, peer: Peer, reference: str) -> Run:
+        run = self._shown(reference)
+        await self._queue.cancel(peer, (run.evaluate_job or run.train_job).job_id)
+        return self._shown(run.run_id)
+
+    async def merge(self, peer: Peer, request: MergeRequest) -> Job:
+        """Queue the merge of a run's adapter. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
+        await self._refuse_start()
+        config = request.config.model_dump()
+        digests = {"config": self._seal.config_digest(config)}
+        with self._state.read() as session:
+            refuse_taken_name(session, ObjectKind.MODEL, request.name)
+            run = find_run(session, request.run)
+            if run.adapter is None:
+                raise Conflict(
+                    "the run has no adapter yet", where=run.name, remedy="Wait for it, or resume it."
+                )
+            inputs = {
+                "dataset": find(session, ObjectKind.DATASET, run.dataset),
+                "base": find(session, ObjectKind.BASE, run.base),
+                "adapter": find(session, ObjectKind.ADAPTER, run.adapter),
+            }
+            if run.holdout is not None:
+                inputs["holdout"] = find(session, ObjectKind.DATASET, run.holdout)
+        await self._recorder.record(
+            peer,
+            "model.merge",
+            run.run_id,
+            inputs["adapter"].object_id,
+            digests=digests,
+            name=request.name,
+        )
+        with self._state.change() as change:
+            refuse_taken_name(change.session, ObjectKind.MODEL, request.name)
+            row = self._queue.add(change, peer.account, "merge", request.name, config, inputs)
+            return records.job(row)
+
+    def _shown(self, reference: str) -> Run:
+        with self._state.read() as session:
+            return records.run(session, find_run(session, reference))
