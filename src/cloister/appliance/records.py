@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from cloister.api import (
     ApiClient,
+    Backup,
     Deployment,
     DeploymentState,
     EvaluateConfig,
@@ -19,7 +20,7 @@ from cloister.api import (
     StoredObject,
     TrainConfig,
 )
-from cloister.appliance.state import ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow
+from cloister.appliance.state import BackupRow, ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow
 from cloister.errors import CloisterError
 
 
@@ -115,4 +116,21 @@ def api_client(row: ClientRow, *, with_hash: bool = False) -> ApiClient:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         key_hash=row.key_hash if with_hash else None,
+    )
+
+
+def backup(row: BackupRow) -> Backup:
+    return Backup(
+        backup_id=row.backup_id,
+        made_at=row.made_at,
+        made_by=row.made_by,
+        where=row.where,
+        keys_until=row.keys_until,
+        discarded_at=row.discarded_at,
+        packs=row.packs,
+        copied=row.copied,
+        copied_bytes=row.copied_bytes,
+        objects_sha256=row.objects_sha256,
+        keys_sha256=row.keys_sha256,
+        ledger_entries=row.ledger_entries,
     )

@@ -73,7 +73,7 @@ class Rotation:
                 row.name,
                 config.model_dump(mode="json"),
                 {ROLE: row},
-                subject=row.object_id,
+                output=(row.object_id, config.version),
             )
             return records.job(job)
 
