@@ -8,11 +8,11 @@ answer; only `JobDocument` holds keys, and it only ever lies in memory.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """What people call a thing: lower-case letters, digits, `.`, `_`, `-`; at most 63 characters."""
@@ -198,7 +198,18 @@ class JobDocument(Document):
     """
 
     job_id: ObjectId
-    verb: Literal["import", "base", "train", "evaluate", "merge", "forget", "serve", "self-check"]
+    verb: Literal[
+        "import",
+        "base",
+        "train",
+        "evaluate",
+        "merge",
+        "rotate",
+        "forget",
+        "reveal",
+        "serve",
+        "self-check",
+    ]
     config: dict[str, Any]
     inputs: dict[str, Grant] = {}
     output: Grant | None = None
@@ -345,6 +356,108 @@ class Passphrase(Document):
     """Lies in the request body of `init` and `unlock`, over the Unix socket only."""
 
     passphrase: str = Field(min_length=1, max_length=1024, repr=False)
+
+
+class SlotSecret(Document):
+    """What opens an unlock slot: of the fields, just those of its `kind`. `slot` names one slot alone.
+
+    `key` is a credential's bytes in base64; `shares` are SLIP-39 mnemonics, as many as are at hand.
+    """
+
+    kind: Literal["passphrase", "credential", "shares", "token"]
+    slot: int | None = Field(default=None, ge=1)
+    passphrase: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
+    key: str | None = Field(default=None, max_length=8192, repr=False)
+    shares: tuple[Annotated[str, Field(max_length=1024)], ...] = Field(default=(), max_length=16, repr=False)
+    pin: str | None = Field(default=None, min_length=1, max_length=255, repr=False)
+
+
+class NewSlot(Document):
+    """An unlock slot to make. `proof` opens another slot that exists.
+
+    For `passphrase`: `passphrase`, and `memory_mib`, `iterations` and `lanes` of Argon2id. For
+    `credential`: `key` (base64) and the credential's `name`. For `shares`: `threshold` of `count`. For
+    `token`: the driver's path `module`, the label `token`, `key_id` (hex) and the `pin`.
+    """
+
+    kind: Literal["passphrase", "credential", "shares", "token"]
+    proof: SlotSecret
+    passphrase: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
+    memory_mib: int = Field(default=256, ge=8, le=4096)
+    iterations: int = Field(default=3, ge=1, le=64)
+    lanes: int = Field(default=4, ge=1, le=16)
+    key: str | None = Field(default=None, max_length=8192, repr=False)
+    name: str = Field(default="cloister-unlock", max_length=64)
+    threshold: int = Field(default=2, ge=2, le=16)
+    count: int = Field(default=3, ge=2, le=16)
+    module: str | None = Field(default=None, max_length=4096)
+    token: str | None = Field(default=None, max_length=32)
+    key_id: str | None = Field(default=None, max_length=128)
+    pin: str | None = Field(default=None, min_length=1, max_length=255, repr=False)
+
+
+class AddedSlot(BaseModel):
+    """A slot that was made; `shares` are shown this one time."""
+
+    slot: int
+    kind: str
+    shares: list[str] = Field(default=[], repr=False)
+
+
+class SlotView(BaseModel):
+    """An unlock slot. `state` is `good` or `damaged`; `detail` says what it asks for, in a few words."""
+
+    slot: int
+    kind: str
+    state: Literal["good", "damaged"]
+    detail: str
+
+
+class Opening(BaseModel):
+    """How far an unlocking is. With shares it may take several people: `given` of `needed` so far."""
+
+    open: bool
+    slot: int | None = None
+    given: int = 0
+    needed: int = 0
+
+
+class KekRotated(BaseModel):
+    """`version` is in use now; the `destroyed` ones are gone. `resumed`: an earlier one was completed."""
+
+    version: int
+    rewrapped: int
+    destroyed: list[int]
+    resumed: bool
+
+
+class RootRotated(BaseModel):
+    """The slot that remains, those that ended, and the rotation of the KEK that came with it."""
+
+    kept: int
+    ended: list[int]
+    kek: KekRotated
+
+
+class RotateConfig(Document):
+    """One object version to re-encrypt under a fresh data key, as its next version."""
+
+    kind: ObjectKind
+    version: int = Field(ge=2)
+
+
+class CheckLine(BaseModel):
+    """One line of a check of the vault: how far it is, what it found wrong, or at the end the whole."""
+
+    event: Literal["progress", "problem", "result"]
+    done: int = 0
+    total: int = 0
+    where: str | None = None
+    problem: str | None = None
+    objects: int = 0
+    keys: int = 0
+    bytes: int = 0
+    problems: int = 0
 
 
 class LockRequest(Document):
@@ -671,12 +784,22 @@ class GatewayHello(Document):
     url: str = Field(max_length=255)
 
 
+class BodiesPolicy(Document):
+    """Which bodies a gateway keeps. `public_key` is what they are sealed to, in base64; None while it cannot
+    be had: what would have to be kept is then refused."""
+
+    prompts: bool = False
+    answers: bool = False
+    public_key: str | None = None
+
+
 class GatewayView(BaseModel):
     """What the gateway needs to know, as of event number `seq`."""
 
     seq: int
     clients: list[ApiClient]
     deployments: list[Deployment]
+    bodies: BodiesPolicy = BodiesPolicy()
 
 
 class Event(BaseModel):
@@ -696,15 +819,68 @@ class ProcessStatus(BaseModel):
     detail: str | None = None
 
 
+class LedgerWitness(BaseModel):
+    """When a head of one ledger last left this machine, and which head a witness last cosigned.
+
+    `overdue_since` is set where neither happened within the period of the settings (where witnesses are
+    named: where none cosigned). `command` is what to do next.
+    """
+
+    ledger: str
+    left_at: datetime | None = None
+    left_size: int | None = None
+    cosigned_at: datetime | None = None
+    cosigned_size: int | None = None
+    cosigned_by: str | None = None
+    overdue_since: datetime | None = None
+    command: str
+
+
 class LedgerStatus(BaseModel):
-    """`signed` is how many entries the last signed tree head covers; `failure` says why it refuses."""
+    """`signed` is how many entries the last signed tree head covers; `failure` says why it refuses.
+
+    `witnessed`: no ledger of this home is overdue.
+    """
 
     origin: str
     entries: int
     signed: int
     root: str | None = None
     witnessed: bool = False
+    witnesses: list[LedgerWitness] = []
     failure: str | None = None
+
+
+class SinkStatus(BaseModel):
+    """Where the ledgers are exported to. `behind` counts entries not sent yet; `down_s` is None while it works."""
+
+    name: str
+    to: str
+    required: bool
+    behind: int
+    sent: int
+    down_s: float | None = None
+    problem: str | None = None
+
+
+class HeadsLeft(BaseModel):
+    """Tree heads that have left this machine: signed entries by ledger, and how they left."""
+
+    sizes: dict[Literal["control", "gateway"], Annotated[int, Field(ge=0)]]
+    how: Literal["export", "carry", "syslog"]
+
+
+class CosignedHead(BaseModel):
+    """A tree head of one ledger with cosignatures, as a signed note."""
+
+    ledger: Literal["control", "gateway"]
+    note: str = Field(max_length=1 << 19)
+
+
+class LedgerProof(BaseModel):
+    """A tlog-proof (c2sp.org/tlog-proof)."""
+
+    proof: str
 
 
 class Status(BaseModel):
@@ -720,6 +896,7 @@ class Status(BaseModel):
     last_seq: int
     gateway_url: str | None = None
     warnings: list[str] = []
+    sinks: list[SinkStatus] = []
 
 
 class WhoAmI(BaseModel):
@@ -742,3 +919,69 @@ class LedgerEntry(BaseModel):
     decision: str | None = None
     reason: str | None = None
     details: dict[str, Any] = {}
+
+
+LedgerName = Literal["control", "gateway"]
+
+
+class LedgerMatches(BaseModel):
+    """Entries that match a search, oldest first. `more` means that older ones match as well.
+
+    `size` is how many entries the ledger had then; `indexed` says whether an index told where to look.
+    """
+
+    entries: list[LedgerEntry]
+    more: bool
+    size: int
+    indexed: bool
+
+
+class BodyRequest(Document):
+    """The body that an entry commits to."""
+
+    ledger: LedgerName
+    index: int = Field(ge=0, lt=1 << 53)
+
+
+class RevealConfig(Document):
+    """How a worker opens one body. `key` is in base64, `commitment` in hex."""
+
+    key: str = Field(repr=False)
+    commitment: str
+    origin: str
+
+
+class RevealTicket(BaseModel):
+    """Send the descriptor that the body is to be written to, role `output`, with `token` over the side socket."""
+
+    reveal_id: str
+    part: str
+    token: str = Field(repr=False)
+    side_socket: str
+
+
+class RevealResult(BaseModel):
+    """What was revealed: prompt or answer, how many bytes, and which entry says so."""
+
+    part: str
+    bytes: int
+    entry: int
+
+
+class ShredBodiesRequest(Document):
+    """Exactly one of the two: one body, or all bodies of the days before `before`."""
+
+    body: BodyRequest | None = None
+    before: date | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ShredBodiesRequest:
+        if (self.body is None) == (self.before is None):
+            raise ValueError("name one body, or a day")
+        return self
+
+
+class ShredBodiesResult(BaseModel):
+    shredded: int
+    left: int
+    entry: int

@@ -21,33 +21,51 @@ from pydantic import BaseModel, TypeAdapter
 
 from cloister.api import (
     FINAL_STATES,
+    AddedSlot,
     ApiClient,
     Backup,
     BackupRequest,
     BaseImport,
+    BodyRequest,
+    CheckLine,
     ClientRequest,
+    CosignedHead,
     DatasetImport,
     Deployment,
     DeploymentState,
     Event,
     ForgetRequest,
+    HeadsLeft,
     Hold,
     HoldRequest,
     IssuedClient,
     Job,
     JobTicket,
+    KekRotated,
     LedgerEntry,
+    LedgerMatches,
+    LedgerName,
+    LedgerProof,
     LedgerStatus,
     LockRequest,
     MergeRequest,
+    NewSlot,
+    Opening,
     Passphrase,
     Problem,
+    RevealResult,
+    RevealTicket,
+    RootRotated,
     Run,
     RunRequest,
     ServeRequest,
     Shred,
+    ShredBodiesRequest,
+    ShredBodiesResult,
     ShredPlan,
     ShredRequest,
+    SlotSecret,
+    SlotView,
     Status,
     StoredObject,
     WhoAmI,
@@ -58,6 +76,8 @@ Answer = TypeVar("Answer")
 
 REQUEST_TIMEOUT_S = 60.0
 STREAM_SILENCE_S = 30.0
+SLOT_TIMEOUT_S = 300.0
+"""Key derivations and tokens take their time."""
 PATIENCE_S = 120.0
 """How long a job is watched without a word of the authority."""
 DESCRIPTORS_PER_MESSAGE = 250
@@ -99,6 +119,43 @@ class Client:
 
     def lock(self, request: LockRequest) -> None:
         self._send("/v1/lock", request, timeout=None)
+
+    def open_with(self, secret: SlotSecret) -> Opening:
+        """Unlock by any slot; with shares it may take several calls, also of several people."""
+        return self._post("/v1/vault/unlock", secret, Opening, timeout=SLOT_TIMEOUT_S)
+
+    def slots(self) -> list[SlotView]:
+        return self._get("/v1/vault/slots", list[SlotView])
+
+    def add_slot(self, request: NewSlot) -> AddedSlot:
+        return self._post("/v1/vault/slots", request, AddedSlot, timeout=SLOT_TIMEOUT_S)
+
+    def remove_slot(self, slot: int, proof: SlotSecret) -> None:
+        self._send(f"/v1/vault/slots/{slot}/remove", proof, timeout=SLOT_TIMEOUT_S)
+
+    def rotate_kek(self) -> KekRotated:
+        return self._post("/v1/vault/rotate/kek", None, KekRotated, timeout=None)
+
+    def rotate_root(self, proof: SlotSecret) -> RootRotated:
+        return self._post("/v1/vault/rotate/root", proof, RootRotated, timeout=None)
+
+    def rotate_object(self, reference: str) -> Job:
+        return self._post(f"/v1/vault/rotate/objects/{_quoted(reference)}", None, Job)
+
+    def check_vault(self, *, quick: bool = False) -> Iterator[CheckLine]:
+        """The lines of a check of the whole vault as they come; the last one is its result."""
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=None)
+        try:
+            with self._http.stream(
+                "POST", "/v1/vault/check", params={"quick": quick}, timeout=timeout
+            ) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error(response)
+                for line in response.iter_lines():
+                    yield CheckLine.model_validate_json(line)
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from None
 
     # --- objects ---------------------------------------------------------------------------
 
@@ -290,18 +347,8 @@ class Client:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The ordered stream from after that number on. Errors: Unavailable when it breaks off."""
-        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
-        try:
-            with self._http.stream("GET", "/v1/events", params={"after": after}, timeout=timeout) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _error(response)
-                for line in response.iter_lines():
-                    if line.startswith("data: "):
-                        yield Event.model_validate_json(line[6:])
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from None
-        raise Unavailable("the event stream ended", where=str(self._socket))
+        for data in self._stream("/v1/events", after=after):
+            yield Event.model_validate_json(data)
 
     def ledger(self) -> LedgerStatus:
         return self._get("/v1/audit/head", LedgerStatus)
@@ -312,6 +359,40 @@ class Client:
 
     def entries(self, start: int = 0, limit: int = 100) -> list[LedgerEntry]:
         return self._get("/v1/audit/entries", list[LedgerEntry], start=start, limit=limit)
+
+    def search_ledger(self, limit: int = 50, **wanted: Any) -> LedgerMatches:
+        """The newest entries that match: `ledger`, `actor`, `action`, `object`, `since`, `until`, `before`, `index`."""
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return self._get("/v1/audit/search", LedgerMatches, limit=limit, **query)
+
+    def follow_ledger(self, after: int = 0, **wanted: Any) -> Iterator[LedgerEntry]:
+        """Entries from that index on as they are made. Errors: Unavailable when it breaks off."""
+        query = {name: value for name, value in wanted.items() if value is not None}
+        for data in self._stream("/v1/audit/follow", after=after, **query):
+            yield LedgerEntry.model_validate_json(data)
+
+    def prove(self, ledger: str, index: int) -> str:
+        """A tlog-proof of one entry."""
+        return self._get(f"/v1/audit/proof/{_quoted(ledger)}/{index}", LedgerProof).proof
+
+    def heads_left(self, heads: HeadsLeft) -> None:
+        """Say that tree heads have left this machine."""
+        self._send("/v1/audit/left", heads)
+
+    def take_in(self, head: CosignedHead) -> list[dict[str, Any]]:
+        """Hand in a cosigned tree head; returns the cosignatures that were new."""
+        return self._post("/v1/audit/cosigned", head, list[dict[str, Any]])
+
+    def reveal(self, ledger: LedgerName, index: int, output: int) -> RevealResult:
+        """Have the body of an entry written to the descriptor `output`, a pipe that is read meanwhile."""
+        ticket = self._post("/v1/audit/reveal", BodyRequest(ledger=ledger, index=index), RevealTicket)
+        self._hand_over(ticket.token, ticket.side_socket, {"output": output})
+        return TypeAdapter(RevealResult).validate_json(
+            self._request("GET", f"/v1/audit/reveal/{_quoted(ticket.reveal_id)}", None, timeout=None)
+        )
+
+    def shred_bodies(self, request: ShredBodiesRequest) -> ShredBodiesResult:
+        return self._post("/v1/audit/shred-bodies", request, ShredBodiesResult, timeout=None)
 
     def flush_ledger(self) -> None:
         self._send("/v1/audit/flush", None)
@@ -338,6 +419,21 @@ class Client:
             raise _error(response)
         return response.content
 
+    def _stream(self, path: str, **query: Any) -> Iterator[str]:
+        """The data of server-sent events, one after the other. Errors: Unavailable when they break off."""
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
+        try:
+            with self._http.stream("GET", path, params=query, timeout=timeout) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        yield line[6:]
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from None
+        raise Unavailable("the event stream ended", where=str(self._socket))
+
     def _unavailable(self, error: httpx.TransportError) -> Unavailable:
         return Unavailable(
             f"the authority does not answer ({type(error).__name__})",
@@ -348,29 +444,31 @@ class Client:
     def _deliver(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> Job:
         """Hand over what the job waits for; one that does not get it is taken out again."""
         try:
-            self._hand_over(ticket, descriptors)
+            assert ticket.token is not None and ticket.side_socket is not None
+            self._hand_over(ticket.token, ticket.side_socket, descriptors)
         except BaseException:
             with contextlib.suppress(CloisterError):
                 self.cancel_job(ticket.job.job_id)
             raise
         return self.job(ticket.job.job_id)
 
-    def _hand_over(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> None:
-        assert ticket.token is not None and ticket.side_socket is not None
+    @staticmethod
+    def _hand_over(token: str, side_socket: str, descriptors: Mapping[str, int]) -> None:
         roles: Sequence[str] = list(descriptors)
         if len(roles) > DESCRIPTORS_PER_MESSAGE:
             raise InvalidInput(f"more than {DESCRIPTORS_PER_MESSAGE} files cannot be passed at once")
-        message = json.dumps({"token": ticket.token, "roles": roles}).encode() + b"\n"
+        message = json.dumps({"token": token, "roles": roles}).encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(REQUEST_TIMEOUT_S)
-                connection.connect(ticket.side_socket)
+                connection.connect(side_socket)
                 sent = socket.send_fds(connection, [message], [descriptors[role] for role in roles])
-                connection.sendall(message[sent:])
+                if message[sent:]:  # sending nothing would fail where the other side has answered and gone
+                    connection.sendall(message[sent:])
                 reply = json.loads(connection.makefile("rb").readline() or b"{}")
         except (OSError, ValueError) as error:
             raise Unavailable(
-                f"the source could not be handed over ({type(error).__name__})", where=ticket.side_socket
+                f"the source could not be handed over ({type(error).__name__})", where=side_socket
             ) from None
         if not reply.get("ok"):
             raise by_code(str(reply.get("code")))(str(reply.get("detail", "the source was refused")))

@@ -64,6 +64,29 @@ class Home:
     def gateway_ledger(self) -> Path:
         return self.root / "ledger" / "gateway"
 
+    def ledger(self, name: str) -> Path:
+        """The folder of the control or the gateway ledger."""
+        return self.root / "ledger" / name
+
+    @property
+    def left_file(self) -> Path:
+        return self.root / "ledger" / "left.json"
+
+    @property
+    def ledger_index(self) -> Path:
+        """Where the indices of the ledgers lie. They can be deleted: they are built again."""
+        return self.root / "ledger" / "index"
+
+    @property
+    def bodies(self) -> Path:
+        """Prompts and answers, sealed, where policy keeps them."""
+        return self.root / "bodies"
+
+    @property
+    def export_cursors(self) -> Path:
+        """How far each sink of the ledgers has got."""
+        return self.root / "state" / "export"
+
     @property
     def state(self) -> Path:
         return self.root / "state" / "state.db"

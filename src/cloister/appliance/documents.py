@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from cloister.api import Grant, JobDocument, Mount, ObjectKind, SandboxSpec
-from cloister.appliance.jobs import OUTPUT_KIND
+from cloister.appliance.jobs import made_by
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
 from cloister.errors import NotFound
@@ -26,7 +26,7 @@ def worker_documents(
     """
     _ = parts.seal.vault  # locked, it raises before anything is touched
     subject = row.subject or ""
-    kind = OUTPUT_KIND[row.verb]
+    kind, version = made_by(row)
     output = parts.home.output_folder(row.job_id)
     if not row.resume:
         shutil.rmtree(output.parent, ignore_errors=True)
@@ -48,9 +48,9 @@ def worker_documents(
             "output": Grant(
                 object_id=subject,
                 kind=kind,
-                version=row.output_version,
+                version=version,
                 path=path,
-                key=_output_key(parts, subject, row.output_version, kind),
+                key=_output_key(parts, subject, kind, version),
             ),
             "descriptors": {role: 3 + index for index, role in enumerate(roles)},
             "resume": row.resume,
@@ -121,7 +121,7 @@ def _granted(parts: Parts, stored: ObjectRow, inside: str) -> tuple[Grant, Mount
     return grant, Mount(source=folder, inside=inside)
 
 
-def _output_key(parts: Parts, subject: str, version: int, kind: ObjectKind) -> str | None:
+def _output_key(parts: Parts, subject: str, kind: ObjectKind, version: int) -> str | None:
     if kind == ObjectKind.BASE:
         return None
     vault = parts.seal.vault

@@ -15,7 +15,7 @@ import structlog
 
 from cloister.api import JobState, Result
 from cloister.appliance.endings import Endings
-from cloister.appliance.jobs import OUTPUT_KIND, Finished, announce, job_row
+from cloister.appliance.jobs import OUTPUT_KIND, Completion, Finished, announce, job_row
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
 from cloister.errors import LedgerUnavailable, Locked, OutOfSpace
@@ -40,6 +40,8 @@ class Intake:
         self._endings = endings
         self._on_done = on_done
         self.held: set[str] = set()
+        self.completions: dict[str, Completion] = {}
+        """By verb, what takes in a result that is no new object."""
 
     async def take_in(self, job_id: str, result: Result) -> None:
         """Complete a job; while the vault is locked or the ledger refuses, wait. Its result is kept."""
@@ -82,6 +84,11 @@ class Intake:
             row = session.get_one(JobRow, job_id)
         output = self._home.output_folder(job_id)
         index = await self._recorder.record(None, "job.done", job_id, row.subject or "")
+        complete = self.completions.get(row.verb)
+        if complete is not None:
+            await complete(job_id, result.values, index)
+            await asyncio.to_thread(shutil.rmtree, output.parent, ignore_errors=True)
+            return
         stored = await self._catalogue.take_in(
             row,
             output,

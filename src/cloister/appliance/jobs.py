@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from cloister.api import JobState, ObjectKind
+from cloister.api import JobState, ObjectKind, RotateConfig
 from cloister.appliance.ids import new_id
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
@@ -27,6 +27,10 @@ PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 
 Finished = Callable[[Change, JobRow, ObjectRow], None]
 """What follows from a job, in the commit that ends it."""
+
+Completion = Callable[[str, dict[str, Any], int], Awaitable[None]]
+"""Takes in a job's result where it is no new object: the job's id, its values, the index of its entry. Asked
+again after a crash, it goes on."""
 
 
 def new_job(
@@ -72,6 +76,13 @@ def new_job(
     change.session.flush()
     announce(change, row)
     return row
+
+
+def made_by(job: JobRow) -> tuple[ObjectKind, int]:
+    """Kind and version of the object that a job makes."""
+    if job.verb in OUTPUT_KIND:
+        return OUTPUT_KIND[job.verb], job.output_version
+    return RotateConfig.model_validate(job.config).kind, job.output_version
 
 
 def job_row(change: Change, job_id: str) -> JobRow:

@@ -56,6 +56,7 @@ class Queue:
         self._handed = Handed()
         self._endings = Endings(parts, self._handed)
         self._intake = Intake(parts, self._endings, on_done)
+        self.completions = self._intake.completions
         self._follower = Follower(parts, self._endings, self._intake)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()

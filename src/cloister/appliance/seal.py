@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from base64 import b64encode
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cloister.api import GatewaySecrets
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
-from cloister.errors import Conflict, InvalidInput, LedgerUnavailable, Locked, Tampered, Unauthenticated
-from cloister.vault import Vault
+from cloister.errors import (
+    CloisterError,
+    Conflict,
+    InvalidInput,
+    LedgerUnavailable,
+    Locked,
+    Tampered,
+    Unauthenticated,
+)
+from cloister.vault import PassphraseSlot, UnlockSlot, Vault
 
 LEDGER_KEY = "ledger-control"
 MANIFEST_KEY = "manifest"
@@ -93,26 +102,42 @@ class Seal:
             self._open()
 
     async def unlock(self, peer: Peer, passphrase: str) -> None:
-        """Open the vault. Each attempt is an entry. Errors: Unauthenticated, Conflict, Tampered."""
+        """Open the vault by a passphrase. Errors: Unauthenticated, Conflict, Tampered."""
+        await self.unlock_with(peer, PassphraseSlot(passphrase.encode()))
+
+    async def unlock_with(
+        self, peer: Peer | None, secret: UnlockSlot, number: int | None = None
+    ) -> int | None:
+        """Open the vault by a slot; its number, or None where it was open. Each attempt is an entry.
+
+        Errors: Unauthenticated, Denied, Unavailable (a token), Conflict, Tampered.
+        """
         async with self._changing:
-            if self._vault is None:
-                raise Conflict("this appliance is not initialised", remedy="Run `cloister init`.")
             if not self.locked:
-                return
-            await self._recorder.record(peer, "vault.unlock", decision="attempt")
+                return None
+            vault = self.any_vault
+            said = {"kind": secret.kind} | ({"slot": number} if number is not None else {})
+            await self._recorder.record(peer, "vault.unlock", decision="attempt", **said)
             try:
-                await asyncio.to_thread(self._vault.unlock, passphrase.encode())
-            except Unauthenticated:
-                await self._recorder.record(
-                    peer, "vault.unlock", decision="refused", reason="wrong passphrase"
-                )
+                opened = await asyncio.to_thread(vault.unlock_with, secret, number)
+            except CloisterError as error:
+                why = f"wrong {secret.kind}" if isinstance(error, Unauthenticated) else error.code
+                await self._recorder.record(peer, "vault.unlock", decision="refused", reason=why, **said)
                 raise
             try:
-                await self._recorder.record(peer, "vault.unlock", decision="opened")
+                said["slot"] = opened
+                await self._recorder.record(peer, "vault.unlock", decision="opened", **said)
             except BaseException:
-                self._vault.lock()
+                vault.lock()
                 raise
             self._open()
+            return opened
+
+    @contextlib.asynccontextmanager
+    async def changing(self) -> AsyncIterator[Vault]:
+        """The open vault, which is neither locked nor unlocked meanwhile. Errors: Conflict, Locked."""
+        async with self._changing:
+            yield self.vault
 
     async def lock(self, peer: Peer) -> None:
         """Wipe the keys. Work must have ended."""

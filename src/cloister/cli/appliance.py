@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cloister.cli.leaving import SEE_STATUS, leaving
 from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
+from cloister.cli.secret_input import Kind
 from cloister.cli.session import connect, read_passphrase
+
+if TYPE_CHECKING:
+    from cloister.api import Opening
+    from cloister.client import Client
 
 PassphraseFd = Annotated[
     int | None,
@@ -115,11 +120,67 @@ def doctor(json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
-def unlock(passphrase_fd: PassphraseFd = None, json: JsonFlag = False) -> None:
-    """Open the vault."""
+def unlock(
+    passphrase_fd: PassphraseFd = None,
+    kind: Annotated[
+        Kind | None, typer.Option("--with", help="What to unlock with; a passphrase unless said otherwise.")
+    ] = None,
+    slot: Annotated[int | None, typer.Option("--slot", metavar="N", help="Try this slot alone.")] = None,
+    shares_fd: Annotated[
+        int | None,
+        typer.Option("--shares-fd", metavar="N", help="Read recovery shares from here, a line each."),
+    ] = None,
+    pin_fd: Annotated[
+        int | None, typer.Option("--pin-fd", metavar="N", help="Read a token's PIN from here.")
+    ] = None,
+    key_fd: Annotated[
+        int | None, typer.Option("--key-fd", metavar="N", help="Read a credential's key from here.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Open the vault. Recovery shares may be entered by several people, each on a terminal of their own."""
+    from cloister.cli.secret_input import ask_secret
+    from cloister.errors import InvalidInput
+
+    given = {
+        Kind.PASSPHRASE: passphrase_fd,
+        Kind.SHARES: shares_fd,
+        Kind.TOKEN: pin_fd,
+        Kind.CREDENTIAL: key_fd,
+    }
+    named = [one for one, descriptor in given.items() if descriptor is not None]
+    if len(named) > 1 or (kind is not None and named not in ([], [kind])):
+        raise InvalidInput("the options name several ways to unlock", remedy="Choose one.")
+    chosen = kind or (named[0] if named else Kind.PASSPHRASE)
     with connect() as client:
-        client.unlock(read_passphrase(passphrase_fd))
-    print_json({"ok": True}) if json else say("The vault is open.")
+        if chosen == Kind.SHARES and shares_fd is None:
+            opening = _enter_shares(client, slot)
+        else:
+            opening = client.open_with(ask_secret(chosen, given[chosen], slot))
+    if json:
+        print_json({"ok": opening.open, **opening.model_dump()})
+    elif opening.open:
+        say("The vault is open.")
+    else:
+        say(
+            f"{opening.given} of {opening.needed} shares. The others may be entered here or elsewhere, in 10 min."
+        )
+
+
+def _enter_shares(client: Client, slot: int | None) -> Opening:
+    """Each share as it is entered; leaving early leaves the rest to somebody else."""
+    from cloister.api import Opening, SlotSecret
+    from cloister.cli.secret_input import ask_share
+
+    opening = Opening(open=False)
+    while not opening.open:
+        share = ask_share(opening.given + 1)
+        if share is None:
+            break
+        opening = client.open_with(SlotSecret(kind="shares", slot=slot, shares=(share,)))
+        if not opening.open:
+            say(f"{opening.given} of {opening.needed} shares.")
+    return opening
 
 
 def lock(

@@ -17,6 +17,7 @@ EPILOG = (
 )
 
 NOUNS = {
+    "vault": "The vault: unlock slots, rotation of keys, a check of all that is stored.",
     "dataset": "Datasets: bring rows in, sealed, and see what is there.",
     "base": "Base models: bring in a local folder of safetensors.",
     "run": "Fine-tuning runs: start, watch, leave, resume, compare with the base.",
@@ -24,7 +25,7 @@ NOUNS = {
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",
     "backup": "Backups: make one into a folder, list them; `cloister restore` brings one back.",
-    "audit": "The ledger: read, verify, export.",
+    "audit": "The ledger: read, prove, verify, carry its tree heads out.",
 }
 
 

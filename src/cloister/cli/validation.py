@@ -11,7 +11,7 @@ from cloister.errors import InvalidInput
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def validated(kind: type[Kind], **values: object) -> Kind:
+def validated(kind: type[Kind], /, **values: object) -> Kind:
     """An instance of `kind`. Errors: InvalidInput, naming each field and its rule, no values."""
     try:
         return kind(**values)

@@ -27,6 +27,7 @@ from cloister.ledger.export import export
 from cloister.ledger.integrate import Integrator
 from cloister.ledger.journal import Journal
 from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_origin, check_signature, sign_head
+from cloister.ledger.reading import Snapshot
 from cloister.ledger.state import Settings, State, cannot, is_out_of_space
 from cloister.ledger.tiles import WIDTH, TileStore, Tree
 
@@ -214,6 +215,12 @@ class Ledger:
                 return
             position += len(waiting)
             yield from (entry for entry, _ in waiting)
+
+    def snapshot(self) -> Snapshot:
+        """The log as it is now, for readers that take their time."""
+        with self._state.changed:
+            tail = tuple(entry for entry, _ in self._state.tail)
+            return Snapshot(self._state.tree, tail, self._state.head)
 
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """RFC 6962 audit path of an entry in the tree of the first `size` entries, from the leaf upwards.

@@ -8,21 +8,41 @@ from __future__ import annotations
 import secrets
 import threading
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cloister.errors import Conflict, InvalidInput, Locked, NotFound, Tampered, Unauthenticated
+from cloister.errors import (
+    CloisterError,
+    Conflict,
+    InvalidInput,
+    Locked,
+    NotFound,
+    Tampered,
+    Unauthenticated,
+)
 from cloister.vault.files import naming, sync_folder
 from cloister.vault.format import KEY_BYTES
 from cloister.vault.keystore import KEYSTORE_NAME, KeyStore, WrappedKey
 from cloister.vault.manifest import check_word
-from cloister.vault.memory import SecretBytes
-from cloister.vault.slots import ArgonParams, PassphraseSlot, UnlockSlot
+from cloister.vault.memory import SecretBytes, wipe_bytes
+from cloister.vault.slots import ArgonParams, PassphraseSlot, StoredSlot, UnlockSlot, damaged_slot
 from cloister.vault.wrapping import UnwrapError, unwrap_labelled, wrap_labelled
 
 _SIGNING = "ed25519"
 _SECRET = "secret"  # noqa: S105 - a purpose, not a password
+_BATCH = 200
+"""Keys that are wrapped anew in one transaction."""
+
+
+class KekRotation(NamedTuple):
+    """What a rotation of the KEK did: the version now in use, how many keys it wrapped anew, which versions
+    it destroyed, and whether it completed one that had been cut off."""
+
+    version: int
+    rewrapped: int
+    destroyed: tuple[int, ...]
+    resumed: bool
 
 
 class Vault:
@@ -81,30 +101,56 @@ class Vault:
         """Names this vault; no secret."""
         return self._store.vault_id
 
-    def unlock(self, passphrase: bytes) -> None:
-        """Opens the vault by any passphrase slot. Raises Unauthenticated or Tampered."""
-        self.unlock_with(PassphraseSlot(passphrase))
+    def unlock(self, passphrase: bytes) -> int:
+        """Opens the vault by any passphrase slot; returns its number. Raises Unauthenticated or Tampered."""
+        return self.unlock_with(PassphraseSlot(passphrase))
 
-    def unlock_with(self, slot: UnlockSlot) -> None:
-        """Opens the vault by any slot of that kind.
+    def unlock_with(self, slot: UnlockSlot, number: int | None = None) -> int:
+        """Opens the vault by any slot of that kind, or by slot `number` alone; returns the slot's number.
 
         A damaged slot is Tampered only where no other one opens.
         """
-        failure: Tampered | Unauthenticated | None = None
-        for stored in self._store.slots():
+        opened, root_key = self._opened_by(slot, number)
+        try:
+            self._take(root_key)
+        finally:
+            wipe_bytes(root_key)
+        return opened
+
+    def prove(self, slot: UnlockSlot, number: int | None = None, *, but_not: int | None = None) -> int:
+        """The number of a slot that this opens, other than `but_not`; changes nothing.
+
+        Raises Unauthenticated where it opens none, Tampered where the one that it opens is damaged.
+        """
+        opened, root_key = self._opened_by(slot, number, but_not)
+        wipe_bytes(root_key)
+        return opened
+
+    def _opened_by(
+        self, slot: UnlockSlot, number: int | None, but_not: int | None = None
+    ) -> tuple[int, bytes]:
+        stored_slots = [stored for stored in self._store.slots() if stored.slot_id != but_not]
+        if number is not None:
+            stored_slots = [stored for stored in stored_slots if stored.slot_id == number]
+            if not stored_slots:
+                raise NotFound(f"no unlock slot {number}", where=self._where, remedy=_SEE_SLOTS)
+        failure: CloisterError | None = None
+        for stored in stored_slots:
             try:
                 document = stored.checked(self.vault_id, self._where)
                 if stored.kind != slot.kind:
                     continue
-                root_key = slot.open(document, self.vault_id, self._where, stored.slot_id)
-            except Unauthenticated as error:
-                failure = failure or error
+                return stored.slot_id, slot.open(document, self.vault_id, self._where, stored.slot_id)
             except Tampered as error:
                 failure = error
-            else:
-                self._take(root_key)
-                return
-        raise failure or Unauthenticated(f"no unlock slot of kind {slot.kind}", where=self._where)
+            except CloisterError as error:  # what a person can mend comes before a token that is away
+                if failure is None or isinstance(error, Unauthenticated) > isinstance(
+                    failure, Unauthenticated
+                ):
+                    failure = failure if isinstance(failure, Tampered) else error
+        raise failure or Unauthenticated(
+            f"no unlock slot of kind {slot.kind}", where=self._where, remedy=_SEE_SLOTS
+        )
 
     def lock(self) -> None:
         """Wipes every key that is held. May be called twice."""
@@ -125,22 +171,85 @@ class Vault:
         """Number and kind of each unlock slot."""
         return [(slot.slot_id, slot.kind) for slot in self._store.slots()]
 
+    def stored_slots(self) -> list[StoredSlot]:
+        """The unlock slots as they are kept, unchecked."""
+        return self._store.slots()
+
     def add_slot(self, slot: UnlockSlot) -> int:
         """Adds a way to unlock; returns its number."""
         with self._lock:
             if self._root is None:
                 raise _locked()
-            return self._store.add_slot(slot.kind, slot.seal(self._root.reveal(), self.vault_id))
+            root_key = self._root.reveal()
+        try:
+            document = slot.seal(root_key, self.vault_id)
+        finally:
+            wipe_bytes(root_key)
+        return self._store.add_slot(slot.kind, document)
 
     def remove_slot(self, slot_id: int) -> None:
-        """Removes a way to unlock. Conflict for the last one."""
+        """Removes a way to unlock, and every trace of it in the file. Conflict for the last one."""
         self._store.remove_slot(slot_id)
+
+    def rotate_kek(self) -> KekRotation:
+        """Wraps every key anew under a fresh KEK and destroys the KEKs before it; touches no object.
+
+        Cut off at any point, every key still opens, and the next call completes what was begun.
+        """
+        with self._lock:
+            root = self._need_open()
+            self._refresh()
+            resumed = len(self._keks) > 1
+            if not resumed:
+                version = max(self._keks) + 1
+                kek = secrets.token_bytes(KEY_BYTES)
+                root_key = root.reveal()
+                wrapped = wrap_labelled(root_key, kek, f"kek:{self.vault_id}:{version}")
+                self._store.add_kek(version, wrapped)
+                self._keks[version] = SecretBytes(kek)
+                wipe_bytes(root_key, kek)
+            newest = max(self._keks)
+            rewrapped = 0
+            while count := self._rewrap_some(newest):
+                rewrapped += count
+            destroyed = self._store.drop_keks_below(newest)
+            for version in destroyed:
+                self._keks.pop(version).wipe()
+            return KekRotation(newest, rewrapped, destroyed, resumed)
+
+    @property
+    def rotation_pending(self) -> bool:
+        """Whether a rotation of the KEK was cut off and waits to be completed."""
+        return len(self._store.keks()) > 1
+
+    def rotate_root(self, slot: UnlockSlot, number: int | None = None) -> tuple[int, tuple[int, ...]]:
+        """A fresh root key behind the one slot that `slot` opens; every other slot ends at once.
+
+        For a slot whose secret others may know: what they keep of an older key store opens nothing that
+        is made from now on. Rotate the KEK next. Returns the slot that stays and those that ended.
+        """
+        with self._lock:
+            self._need_open()
+            kept = self.prove(slot, number)
+            self._refresh()
+            root_key = secrets.token_bytes(KEY_BYTES)
+            old = next(stored.document for stored in self._store.slots() if stored.slot_id == kept)
+            document = slot.reseal(old, root_key, self.vault_id, self._where, kept)
+            keks = {}
+            for version, kek in self._keks.items():
+                plain = kek.reveal()
+                keks[version] = wrap_labelled(root_key, plain, f"kek:{self.vault_id}:{version}")
+                wipe_bytes(plain)
+            ended = self._store.replace_root(kept, slot.kind, document, keks)
+            self._take(root_key)
+            wipe_bytes(root_key)
+            return kept, ended
 
     def new_data_key(self, object_id: str, version: int = 1) -> bytes:
         """A fresh data key for an object version, kept. Conflict where it has or had one."""
         label = _data_label(object_id, version)
         key = secrets.token_bytes(KEY_BYTES)
-        with self._lock:
+        with self._lock, self._store.transaction():
             self._store.add_data_key(object_id, version, self._wrap(key, label))
         return key
 
@@ -182,16 +291,33 @@ class Vault:
 
     def check(self) -> int:
         """Opens every key that is stored, and checks every slot; returns how many. Raises Tampered."""
+        count, found = self.survey()
+        if found:
+            raise found[0]
+        return count
+
+    def survey(self) -> tuple[int, list[Tampered]]:
+        """How many keys are stored, and everything that is wrong with them, the slots and the file."""
         self._store.integrity()
+        found = []
         for slot in self._store.slots():
-            slot.checked(self.vault_id, self._where)
+            if not slot.intact(self.vault_id):
+                found.append(damaged_slot(self._where, slot.slot_id))
         with self._lock:
-            data, named = self._store.data_keys(), self._store.named_keys()
-            for object_id, version, wrapped in data:
-                self._unwrap(wrapped, _data_label(object_id, version))
-            for name, purpose, wrapped in named:
-                self._unwrap(wrapped, f"{purpose}:{name}")
-            return len(data) + len(named) + len(self._keks)
+            self._need_open()
+            labelled = [(_data_label(name, number), key) for name, number, key in self._store.data_keys()]
+            labelled += [(f"{purpose}:{name}", key) for name, purpose, key in self._store.named_keys()]
+            for label, wrapped in labelled:
+                try:
+                    wipe_bytes(self._unwrap(wrapped, label))
+                except Tampered as error:
+                    error.message = f"the stored key {label} does not open"
+                    found.append(error)
+            return len(labelled) + len(self._keks), found
+
+    def keyed_versions(self) -> list[tuple[str, int]]:
+        """The object versions that have a data key. Works while locked."""
+        return [(object_id, version) for object_id, version, _ in self._store.data_keys()]
 
     def _named(self, name: str, purpose: str) -> bytes:
         label = f"{purpose}:{check_word(name, 'a name of a key')}"
@@ -199,8 +325,9 @@ class Vault:
             self._need_open()
             wrapped = self._store.named_key(name, purpose)
             if wrapped is None:
-                fresh = self._wrap(secrets.token_bytes(KEY_BYTES), label)
-                wrapped = self._store.add_named_key(name, purpose, fresh)
+                with self._store.transaction():
+                    fresh = self._wrap(secrets.token_bytes(KEY_BYTES), label)
+                    wrapped = self._store.add_named_key(name, purpose, fresh)
             return self._unwrap(wrapped, label)
 
     def _take(self, root_key: bytes) -> None:
@@ -208,35 +335,66 @@ class Vault:
         keks: dict[int, SecretBytes] = {}
         for version, wrapped in self._store.keks().items():
             try:
-                keks[version] = SecretBytes(
-                    unwrap_labelled(root_key, wrapped, f"kek:{self.vault_id}:{version}")
-                )
+                kek = unwrap_labelled(root_key, wrapped, f"kek:{self.vault_id}:{version}")
             except UnwrapError:
                 raise self._damaged(f"key-encryption key {version}") from None
+            keks[version] = SecretBytes(kek)
+            wipe_bytes(kek)
         if not keks:
             raise self._damaged("the key-encryption key")
         with self._lock:
             self.lock()
             self._root, self._keks = SecretBytes(root_key), keks
 
-    def _need_open(self) -> None:
+    def _refresh(self) -> None:
+        """Takes in KEKs that another process has made or destroyed."""
+        root = self._need_open()
+        if self._store.keks().keys() != self._keks.keys():
+            root_key = root.reveal()
+            self._take(root_key)
+            wipe_bytes(root_key)
+
+    def _rewrap_some(self, newest: int) -> int:
+        """Wraps some keys anew that an older KEK wraps; returns how many."""
+        with self._store.transaction():
+            data, named = self._store.keys_below(newest, _BATCH)
+            for object_id, version, old in data:
+                label = _data_label(object_id, version)
+                self._store.replace_data_key(object_id, version, self._wrap(self._unwrap(old, label), label))
+            for name, purpose, old in named:
+                label = f"{purpose}:{name}"
+                self._store.replace_named_key(name, purpose, self._wrap(self._unwrap(old, label), label))
+        return len(data) + len(named)
+
+    def _need_open(self) -> SecretBytes:
         if self._root is None:
             raise _locked()
+        return self._root
 
     def _wrap(self, key: bytes, label: str) -> WrappedKey:
-        self._need_open()
+        """`key` under the newest KEK of the store. Inside a transaction, so that it stays the newest."""
+        self._refresh()
         newest = max(self._keks)
-        return WrappedKey(newest, wrap_labelled(self._keks[newest].reveal(), key, label))
+        kek = self._keks[newest].reveal()
+        try:
+            return WrappedKey(newest, wrap_labelled(kek, key, label))
+        finally:
+            wipe_bytes(kek)
 
     def _unwrap(self, wrapped: WrappedKey, label: str) -> bytes:
         self._need_open()
-        kek = self._keks.get(wrapped.kek)
-        if kek is None:
+        if wrapped.kek not in self._keks:
+            self._refresh()
+        held = self._keks.get(wrapped.kek)
+        if held is None:
             raise self._damaged("the key-encryption key of a stored key")
+        kek = held.reveal()
         try:
-            key = unwrap_labelled(kek.reveal(), wrapped.wrapped, label)
+            key = unwrap_labelled(kek, wrapped.wrapped, label)
         except UnwrapError:
             raise self._damaged("a stored key") from None
+        finally:
+            wipe_bytes(kek)
         if len(key) != KEY_BYTES:
             raise self._damaged("a stored key")
         return key
@@ -245,6 +403,9 @@ class Vault:
         return Tampered(
             f"{what} does not open", where=self._where, remedy="Restore the key store from a backup."
         )
+
+
+_SEE_SLOTS = "See `cloister vault slot list`."
 
 
 def _locked() -> Locked:

@@ -9,7 +9,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +146,64 @@ class KeyStore:
         """Keeps a wrapped KEK."""
         with self.transaction():
             self._run("INSERT INTO keks VALUES (?, ?)", version, wrapped)
+
+    def drop_keks_below(self, newest: int) -> tuple[int, ...]:
+        """Deletes the KEKs that nothing needs any more, for good. Conflict where a key is wrapped by one."""
+        with self.transaction():
+            data, named = self.keys_below(newest, 1)
+            if data or named:
+                raise Conflict("an older key-encryption key is still needed", where=str(self.path))
+            old = tuple(version for version in self.keks() if version < newest)
+            self._run("DELETE FROM keks WHERE version < ?", newest)
+        self._scrub_journal()
+        return old
+
+    def replace_root(
+        self, kept: int, kind: str, document: bytes, keks: Mapping[int, bytes]
+    ) -> tuple[int, ...]:
+        """Puts these KEKs and this one slot in the place of all; returns the slots that ended."""
+        with self.transaction():
+            ended = tuple(slot.slot_id for slot in self.slots() if slot.slot_id != kept)
+            if keks.keys() != self.keks().keys():
+                raise Conflict("the key-encryption keys have changed meanwhile", where=str(self.path))
+            slot = StoredSlot.of(kept, kind, document, self.vault_id)
+            self._run("DELETE FROM slots")
+            self._run("INSERT INTO slots VALUES (?, ?, ?, ?)", kept, kind, document, slot.digest)
+            for version, wrapped in keks.items():
+                self._run("UPDATE keks SET wrapped = ? WHERE version = ?", wrapped, version)
+        self._scrub_journal()
+        return ended
+
+    def keys_below(
+        self, newest: int, limit: int
+    ) -> tuple[list[tuple[str, int, WrappedKey]], list[tuple[str, str, WrappedKey]]]:
+        """Some data keys and named keys that a KEK older than `newest` wraps, at most `limit` of each."""
+        data = self._all(
+            "SELECT object_id, version, kek, wrapped FROM data_keys WHERE kek < ? LIMIT ?",
+            (str, int, int, bytes),
+            newest,
+            limit,
+        )
+        named = self._all(
+            "SELECT name, purpose, kek, wrapped FROM named_keys WHERE kek < ? LIMIT ?",
+            (str, str, int, bytes),
+            newest,
+            limit,
+        )
+        return (
+            [(object_id, version, WrappedKey(kek, wrapped)) for object_id, version, kek, wrapped in data],
+            [(name, purpose, WrappedKey(kek, wrapped)) for name, purpose, kek, wrapped in named],
+        )
+
+    def replace_data_key(self, object_id: str, version: int, key: WrappedKey) -> None:
+        """Puts the same data key, wrapped anew, in its place."""
+        sql = "UPDATE data_keys SET kek = ?, wrapped = ? WHERE object_id = ? AND version = ?"
+        self._run(sql, key.kek, key.wrapped, object_id, version)
+
+    def replace_named_key(self, name: str, purpose: str, key: WrappedKey) -> None:
+        """Puts the same named key, wrapped anew, in its place."""
+        sql = "UPDATE named_keys SET kek = ?, wrapped = ? WHERE name = ? AND purpose = ?"
+        self._run(sql, key.kek, key.wrapped, name, purpose)
 
     def data_key(self, object_id: str, version: int) -> WrappedKey | None:
         """The wrapped data key of an object version."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -290,8 +290,13 @@ def open_member(folder: Path, record: FileRecord) -> int:
     return descriptor
 
 
-def check_member(folder: Path, record: FileRecord) -> None:
-    """Raises Tampered unless a file's size, header and SHA-256 are the recorded ones."""
+def check_member(
+    folder: Path, record: FileRecord, *, progress: Callable[[int], None] = lambda count: None
+) -> None:
+    """Raises Tampered unless a file's size, header and SHA-256 are the recorded ones.
+
+    `progress` is told how many bytes each block had.
+    """
     path = folder / record.path
     descriptor = open_member(folder, record)
     digest = hashlib.sha256()
@@ -300,6 +305,7 @@ def check_member(folder: Path, record: FileRecord) -> None:
             block = memoryview(bytearray(_HASH_BLOCK))
             while count := os.readv(descriptor, [block]):
                 digest.update(block[:count])
+                progress(count)
     finally:
         os.close(descriptor)
     if not hmac.compare_digest(digest.hexdigest(), record.sha256):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import msgspec
+from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cloister.errors import InvalidInput, Tampered, Unauthenticated
 from cloister.vault.canonical import canonical_json
@@ -20,6 +22,9 @@ from cloister.vault.wrapping import UnwrapError, unwrap_labelled, wrap_labelled
 
 MAX_DOCUMENT = 16_384
 MAX_PASSPHRASE = 1024
+SALT_BYTES = 16
+
+Document = TypeVar("Document", bound=msgspec.Struct)
 
 _MEMORY_KIB = (8 * 1024, 4 * 1024 * 1024)
 _ITERATIONS = (1, 64)
@@ -79,6 +84,13 @@ class UnlockSlot(Protocol):
     def open(self, document: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
         """The root key. Raises Unauthenticated (wrong secret) or Tampered (no document of this kind)."""
 
+    def reseal(self, document: bytes, root_key: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        """A document like this one, opened by the same secret, that gives another root key."""
+
+    @staticmethod
+    def summary(document: bytes, where: str, slot_id: int) -> str:
+        """What the document says of itself, in a few words without secrets. Raises Tampered."""
+
 
 class _PassphraseDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     salt: str
@@ -100,37 +112,87 @@ class PassphraseSlot:
     def seal(self, root_key: bytes, vault_id: str) -> bytes:
         if not self._argon.within_bounds():
             raise InvalidInput("these Argon2id parameters are out of bounds")
-        salt = secrets.token_bytes(16)
-        wrapped = wrap_labelled(self._derive(salt, self._argon, vault_id), root_key, f"root:{vault_id}")
+        salt = secrets.token_bytes(SALT_BYTES)
+        wrapped = wrap_labelled(self._derive(salt, self._argon, vault_id), root_key, root_label(vault_id))
         document = _PassphraseDocument(salt.hex(), self._argon, wrapped.hex())
         return canonical_json(msgspec.to_builtins(document))
 
     def open(self, document: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
-        try:
-            parsed = msgspec.json.decode(document, type=_PassphraseDocument)
-            salt, wrapped = bytes.fromhex(parsed.salt), bytes.fromhex(parsed.wrapped)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            raise damaged_slot(where, slot_id) from None
-        if len(salt) != 16 or not parsed.argon.within_bounds():
+        parsed = parse_document(document, _PassphraseDocument, where, slot_id)
+        salt, wrapped = unhex(parsed.salt, where, slot_id), unhex(parsed.wrapped, where, slot_id)
+        if len(salt) != SALT_BYTES or not parsed.argon.within_bounds():
             raise Tampered(
                 f"unlock slot {slot_id} asks for a key derivation out of bounds",
                 where=where,
                 remedy="Restore the key store from a backup.",
             )
         try:
-            return unwrap_labelled(self._derive(salt, parsed.argon, vault_id), wrapped, f"root:{vault_id}")
+            return unwrap_labelled(self._derive(salt, parsed.argon, vault_id), wrapped, root_label(vault_id))
         except UnwrapError:
             raise Unauthenticated("the passphrase is wrong", remedy="Try again.") from None
 
+    def reseal(self, document: bytes, root_key: bytes, vault_id: str, where: str, slot_id: int) -> bytes:
+        parsed = parse_document(document, _PassphraseDocument, where, slot_id)
+        return PassphraseSlot(self._passphrase, parsed.argon).seal(root_key, vault_id)
+
+    @staticmethod
+    def summary(document: bytes, where: str, slot_id: int) -> str:
+        argon = parse_document(document, _PassphraseDocument, where, slot_id).argon
+        return f"Argon2id, {argon.memory_kib // 1024} MiB, {argon.iterations} passes, {argon.lanes} lanes"
+
     def _derive(self, salt: bytes, argon: ArgonParams, vault_id: str) -> bytes:
-        return Argon2id(
-            salt=salt,
-            length=32,
-            iterations=argon.iterations,
-            lanes=argon.lanes,
-            memory_cost=argon.memory_kib,
-            ad=b"cloister/passphrase@v1\x00" + vault_id.encode(),
-        ).derive(self._passphrase)
+        context = b"cloister/passphrase@v1\x00" + vault_id.encode()
+        return argon2id(self._passphrase, salt, argon, context)
+
+
+def argon2id(secret: bytes, salt: bytes, argon: ArgonParams, context: bytes, length: int = 32) -> bytes:
+    """Argon2id (RFC 9106) of `secret` with the associated data `context`; `length` bytes."""
+    return Argon2id(
+        salt=salt,
+        length=length,
+        iterations=argon.iterations,
+        lanes=argon.lanes,
+        memory_cost=argon.memory_kib,
+        ad=context,
+    ).derive(secret)
+
+
+def wrap_root(secret: bytes, root_key: bytes, kind: str, vault_id: str) -> tuple[str, str]:
+    """Salt and wrapped root key, in hex, under a `secret` of full entropy (HKDF-SHA-512, no stretching)."""
+    salt = secrets.token_bytes(SALT_BYTES)
+    wrapped = wrap_labelled(_wrapping_key(secret, salt, kind, vault_id), root_key, root_label(vault_id))
+    return salt.hex(), wrapped.hex()
+
+
+def unwrap_root(secret: bytes, salt: bytes, wrapped: bytes, kind: str, vault_id: str) -> bytes:
+    """The root key of `wrap_root`. Raises UnwrapError."""
+    return unwrap_labelled(_wrapping_key(secret, salt, kind, vault_id), wrapped, root_label(vault_id))
+
+
+def root_label(vault_id: str) -> str:
+    """What a wrapped root key is bound to."""
+    return f"root:{vault_id}"
+
+
+def parse_document(document: bytes, kind: type[Document], where: str, slot_id: int) -> Document:
+    """A slot's document as that kind's. Raises Tampered."""
+    try:
+        return msgspec.json.decode(document, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise damaged_slot(where, slot_id) from None
+
+
+def unhex(text: str, where: str, slot_id: int) -> bytes:
+    """Bytes from a document's hexadecimal field. Raises Tampered."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise damaged_slot(where, slot_id) from None
+
+
+def _wrapping_key(secret: bytes, salt: bytes, kind: str, vault_id: str) -> bytes:
+    info = f"cloister/{kind}@v1\x00{vault_id}".encode()
+    return HKDF(SHA512(), length=32, salt=salt, info=info).derive(secret)
 
 
 def damaged_slot(where: str, slot_id: int) -> Tampered:

@@ -135,6 +135,10 @@ class ObjectStore:
                 above.rmdir()
         self._sweep()
 
+    def strays_in(self, manifest: Manifest) -> Iterator[Tampered]:
+        """What lies in an object version's folder beside its own files."""
+        return _strays(self.folder(manifest.kind, manifest.object_id, manifest.version), manifest)
+
     def check(
         self,
         kind: str,
@@ -178,6 +182,11 @@ def _folders(folder: Path) -> list[Path]:
 
 def _check_only(folder: Path, manifest: Manifest) -> None:
     """Raises Tampered where anything but the manifest's own regular files lies in `folder`."""
+    for stray in _strays(folder, manifest):
+        raise stray
+
+
+def _strays(folder: Path, manifest: Manifest) -> Iterator[Tampered]:
     expected = {record.path for record in manifest.files} | {MANIFEST_NAME}
     with naming(folder):
         for at, folders, names in os.walk(folder):
@@ -187,9 +196,9 @@ def _check_only(folder: Path, manifest: Manifest) -> None:
                 if stat.S_ISDIR(mode.st_mode):
                     continue
                 if not stat.S_ISREG(mode.st_mode) or mode.st_nlink != 1:
-                    raise Tampered("neither link nor device belongs in an object", where=str(path))
-                if path.relative_to(folder).as_posix() not in expected:
-                    raise Tampered("a file that its manifest does not name", where=str(path))
+                    yield Tampered("neither link nor device belongs in an object", where=str(path))
+                elif path.relative_to(folder).as_posix() not in expected:
+                    yield Tampered("a file that its manifest does not name", where=str(path))
 
 
 def _sync_tree(folder: Path) -> None:

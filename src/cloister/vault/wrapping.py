@@ -15,7 +15,10 @@ from cryptography.hazmat.primitives.keywrap import (
     aes_key_wrap_with_padding,
 )
 
+from cloister.vault.memory import wipe_bytes
+
 _LABEL_BYTES = 16
+_NO_KEY = bytes(32)
 
 
 class UnwrapError(Exception):
@@ -30,22 +33,36 @@ def wrap(wrapping_key: bytes, key: bytes) -> bytes:
 def unwrap(wrapping_key: bytes, wrapped: bytes) -> bytes:
     """The key of `wrap`. Raises UnwrapError."""
     try:
-        return aes_key_unwrap_with_padding(wrapping_key, wrapped)
+        key = aes_key_unwrap_with_padding(wrapping_key, wrapped)
     except (InvalidUnwrap, ValueError):
         raise UnwrapError from None
+    _overwrite_scratch(len(key))
+    return key
 
 
 def wrap_labelled(wrapping_key: bytes, key: bytes, label: str) -> bytes:
     """Wraps `key` together with what it is for."""
-    return wrap(wrapping_key, _mark(label) + key)
+    both = _mark(label) + key
+    try:
+        return wrap(wrapping_key, both)
+    finally:
+        wipe_bytes(both)
 
 
 def unwrap_labelled(wrapping_key: bytes, wrapped: bytes, label: str) -> bytes:
     """The key of `wrap_labelled` with the same label. Raises UnwrapError."""
     both = unwrap(wrapping_key, wrapped)
-    if not hmac.compare_digest(both[:_LABEL_BYTES], _mark(label)):
-        raise UnwrapError
-    return both[_LABEL_BYTES:]
+    try:
+        if not hmac.compare_digest(both[:_LABEL_BYTES], _mark(label)):
+            raise UnwrapError
+        return both[_LABEL_BYTES:]
+    finally:
+        wipe_bytes(both)
+
+
+def _overwrite_scratch(length: int) -> None:
+    """Lets the library unwrap zeros: it frees its scratch memory without wiping it, and takes the same again."""
+    aes_key_unwrap_with_padding(_NO_KEY, aes_key_wrap_with_padding(_NO_KEY, bytes(length)))
 
 
 def _mark(label: str) -> bytes:
