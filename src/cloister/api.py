@@ -685,6 +685,8 @@ class Backup(BaseModel):
 class ShredPlan(BaseModel):
     """What shredding a thing takes with it, and what stands in its way.
 
+    `kept_bodies` are prompts and answers of its models that policy kept.
+
     `backups` are those whose key archives could still open some of it; `final_after` is when the last
     of them ends by the retention of the settings, None where there is none.
     """
@@ -697,6 +699,7 @@ class ShredPlan(BaseModel):
     runs: dict[str, str]
     jobs: list[str]
     in_use: list[ShredUse]
+    kept_bodies: int = 0
     holds: list[Hold]
     backups: list[Backup]
     final_after: datetime | None = None

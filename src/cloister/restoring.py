@@ -19,9 +19,10 @@ from typing import Any
 
 from cloister.errors import Conflict, InvalidInput, NotFound, Tampered
 from cloister.home import Home
-from cloister.vault import KeyStore, ObjectStore
+from cloister.vault import KeyStore, ObjectStore, age
 from cloister.vault import backup as archives
-from cloister.vault.files import naming, sync_folder, write_whole
+from cloister.vault.body_store import CAPSULES_NAME
+from cloister.vault.files import make_folders, naming, sync_folder, write_whole
 from cloister.vault.manifest import check_path
 from cloister.verifier import VerificationError, parse_tree_head, parse_vkey, verify_log, verify_note
 
@@ -170,9 +171,9 @@ def _open_keys(index: archives.Index, folder: Path, home: Home, opener: Opener) 
     name = f"{index.backup_id}.age"
     where = str(folder / name)
     sealed = archives.read_bytes(folder, name, index.keys_sha256, limit=1 << 30)
-    plain = archives.decrypt(sealed, identities=opener.identities, passphrase=opener.passphrase, where=where)
+    plain = age.decrypt(sealed, identities=opener.identities, passphrase=opener.passphrase, where=where)
     files = archives.untar(plain, where)
-    if set(files) != {"backup.json", "keystore.db"}:
+    if set(files) - {CAPSULES_NAME} != {"backup.json", "keystore.db"}:
         raise Tampered("not a key archive", where=where)
     facts = archives.parse_facts(files["backup.json"], where)
     if (facts.backup_id, facts.objects_sha256) != (index.backup_id, index.objects_sha256):
@@ -180,6 +181,9 @@ def _open_keys(index: archives.Index, folder: Path, home: Home, opener: Opener) 
     for place in (home.keys, home.work, home.state.parent):
         place.mkdir(mode=0o700)
     write_whole(home.keys / "keystore.db", files["keystore.db"])
+    if CAPSULES_NAME in files:
+        make_folders(home.bodies)
+        write_whole(home.bodies / CAPSULES_NAME, files[CAPSULES_NAME])
     return facts
 
 
@@ -321,21 +325,21 @@ def _sync(root: Path) -> None:
 
 
 def _remove(draft: Path) -> None:
-    """Take a draft away, its key store overwritten first."""
-    keys = draft / "keys" / "keystore.db"
-    with suppress(OSError):
-        size = keys.stat().st_size
-        with keys.open("r+b") as file:
-            file.write(bytes(size))
-            file.flush()
-            os.fsync(file.fileno())
+    """Take a draft away, its files of keys overwritten first."""
+    for keys in (draft / "keys" / "keystore.db", draft / "bodies" / CAPSULES_NAME):
+        with suppress(OSError):
+            size = keys.stat().st_size
+            with keys.open("r+b") as file:
+                file.write(bytes(size))
+                file.flush()
+                os.fsync(file.fileno())
     shutil.rmtree(draft, ignore_errors=True)
 
 
 def opener_of(identity: str | None, passphrase: str | None) -> Opener:
     """An opener of the text of an identity file, or of a passphrase. Raises InvalidInput."""
     if identity is not None:
-        return Opener(identities=tuple(archives.parse_identities(identity)))
+        return Opener(identities=tuple(age.parse_identities(identity)))
     if passphrase is None:
         raise InvalidInput("the key archive needs an identity of age, or its passphrase")
     return Opener(passphrase=passphrase)

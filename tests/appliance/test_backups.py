@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,16 @@ from cloister.demo.search import find_leaks
 from cloister.errors import CloisterError, Conflict, InvalidInput, NotFound, Tampered, Unauthenticated
 from cloister.home import Home
 from cloister.restoring import Opener, backups_in, opener_of, restore
+from cloister.vault.bodies import SealedBody
+from cloister.vault.body_store import BodyStore
 from cloister.verifier import verify_log
 
 IDENTITY = pyrage.x25519.Identity.generate()
 RECIPIENT = str(IDENTITY.to_public())
 OPENER = Opener(identities=(IDENTITY,))
+
+
+BODY = SealedBody(b"c" * 32, "prompt", 3, b"sealed-body-" * 9, b"capsule-of-it-" * 9)
 
 
 def back_up(client: Client, folder: Path, **more: Any) -> dict[str, Any]:
@@ -50,10 +57,12 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """An appliance with two datasets, and one backup of it."""
-    appliance = start_appliance(tmp_path_factory.mktemp("home"), gateway=False)
+    appliance = start_appliance(tmp_path_factory.mktemp("home"))
     folder = tmp_path_factory.mktemp("backup")
     import_rows(appliance.client, "one", rows())
     import_rows(appliance.client, "two", rows())
+    with closing(BodyStore(appliance.home.bodies)) as bodies:
+        bodies.keep([BODY], "2026-11-21")
     yield Made(appliance, folder, back_up(appliance.client, folder))
     appliance.client.close()
     embedded.stop(appliance.home)
@@ -75,7 +84,10 @@ def test_a_restored_home_runs_opens_and_goes_on_with_its_ledger(made: Made, plac
     done = restore(made.folder, home.root, OPENER, by="alice")
     assert (done.objects, done.keys, done.lost_entries) == (2, 2, 0)
     assert done.ledgers["control"] < entries
-    embedded.start(home, gateway=False, listen=LOOPBACK)
+    with closing(BodyStore(home.bodies)) as bodies:
+        kept = bodies.fetch(BODY.commitment)
+    assert (kept.sealed, kept.capsule) == (BODY.sealed, BODY.capsule)
+    embedded.start(home, listen=LOOPBACK)
     try:
         with Client(home.authority_socket) as restored:
             assert restored.status().locked
@@ -95,6 +107,16 @@ def test_a_restored_home_runs_opens_and_goes_on_with_its_ledger(made: Made, plac
             assert restored.shred("datasets", "one", ShredRequest(confirm="one")).keys == 1
             assert key_bytes(Appliance(home, restored), dataset.object_id) == []
             restored.flush_ledger()
+            ledger = home.gateway_ledger
+            before = done.ledgers["gateway"]
+            assert before > 0
+            for _ in range(200):
+                if verify_log(ledger, (ledger / "vkey").read_text()).entries > before:
+                    break
+                time.sleep(0.05)
+            report = verify_log(ledger, (ledger / "vkey").read_text())
+            assert not report.problems
+            assert report.entries > before, "the gateway goes on with its own"
         assert not (home.state.parent / "restored.json").exists()
     finally:
         embedded.stop(home)
@@ -205,8 +227,10 @@ def test_neither_archive_shows_content_or_keys(made: Made) -> None:
         key for d in made.appliance.client.datasets() for key in key_bytes(made.appliance, d.object_id)
     ]
     assert len(wrapped) >= 2
+    wrapped.append(BODY.capsule)
     assert holding(made.appliance.home.root, wrapped)
     assert holding(made.folder, wrapped) == []
+    assert holding(made.folder, [BODY.sealed]), "the sealed body lies with the objects"
 
 
 def test_a_newer_head_tells_of_lost_entries(made: Made, place: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloister.errors import CloisterError, InvalidInput, NotFound, OutOfSpace, Tampered, Unauthenticated
-from cloister.vault import ObjectStore, ObjectWriter, backup
+from cloister.vault import ObjectStore, ObjectWriter, age, backup
 
 OBJECT = "ds-7k2m9c4xq0ab"
 
@@ -126,17 +126,17 @@ def test_what_is_no_index_is_refused(tmp_path_factory: pytest.TempPathFactory, d
 
 def test_keys_open_for_each_recipient_and_for_nobody_else() -> None:
     first, second, other = (pyrage.x25519.Identity.generate() for _ in range(3))
-    recipients = backup.parse_recipients([str(first.to_public()), str(second.to_public())])
-    sealed = backup.encrypt(b"keys", recipients=recipients, passphrase=None)
+    recipients = age.parse_recipients([str(first.to_public()), str(second.to_public())])
+    sealed = age.encrypt(b"keys", recipients=recipients, passphrase=None)
     for identity in (first, second):
-        found = backup.parse_identities(f"# made today\n# public key: age1x\n{identity}\n")
-        assert backup.decrypt(sealed, identities=found, passphrase=None, where="k") == b"keys"
+        found = age.parse_identities(f"# made today\n# public key: age1x\n{identity}\n")
+        assert age.decrypt(sealed, identities=found, passphrase=None, where="k") == b"keys"
     with pytest.raises(Unauthenticated):
-        backup.decrypt(sealed, identities=[other], passphrase=None, where="k")
+        age.decrypt(sealed, identities=[other], passphrase=None, where="k")
     with pytest.raises(InvalidInput):
-        backup.encrypt(b"keys", recipients=[], passphrase=None)
+        age.encrypt(b"keys", recipients=[], passphrase=None)
     with pytest.raises(InvalidInput):
-        backup.encrypt(b"keys", recipients=recipients, passphrase="both")
+        age.encrypt(b"keys", recipients=recipients, passphrase="both")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_keys_open_for_each_recipient_and_for_nobody_else() -> None:
 )
 def test_what_is_no_identity_is_not_quoted(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        backup.parse_identities(text)
+        age.parse_identities(text)
     assert len(text) < 3 or text not in str(caught.value)
 
 

@@ -23,6 +23,7 @@ from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.holds import Holds
+from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.lineage import SUCCESSOR
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
@@ -75,7 +76,7 @@ class Authority:
         self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=self._after_job)
         self.serving = Serving(parts)
         self.clients = Clients(self.state, self.seal, self.recorder)
-        self.shredding = Shredding(parts, self.queue, self.serving)
+        self.shredding = Shredding(parts, self.queue, self.serving, KeptBodies(home, self.auditing))
         self.holds = Holds(self.state, self.recorder)
         self.forgetting = Forgetting(parts, self.queue, self.shredding, refuse_start=self._refuse_start)
         self.side = SideSocket(home.side_socket, self._deliver)

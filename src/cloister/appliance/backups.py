@@ -1,8 +1,7 @@
-"""Backups while the appliance works: a consistent copy of state, objects, keys and ledgers into two archives.
+"""Backups while the appliance works: asked for, followed, entered, listed; and a restore entered afterwards.
 
-The target is a folder that the client opened; the authority knows it by its descriptor. The state is
-copied first, the keys after it and the ledgers last, so that whatever the state tells of has its key and its
-entry. Knows the parts of a home; not how an archive is written.
+The target is a folder that the client opened; the authority knows it by its descriptor. Each backup is entered
+before and after, and known to the state before its key archive exists. How it is copied is not known here.
 """
 
 from __future__ import annotations
@@ -12,27 +11,21 @@ import contextlib
 import json
 import os
 import shutil
-import sqlite3
 import stat
-import tarfile
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
-import msgspec
 import structlog
 from sqlalchemy import select
 
 from cloister.api import Backup, BackupRequest, JobState, JobTicket, Problem, Progress
 from cloister.appliance import records
+from cloister.appliance.backup_copy import Asked, Copy, Throttled
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.seal import appliance_id
 from cloister.appliance.shredding import Shredding
 from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.state import BackupRow, JobRow
@@ -47,8 +40,7 @@ from cloister.errors import (
     OutOfSpace,
 )
 from cloister.logs import place
-from cloister.vault import backup as archives
-from cloister.verifier import VerificationError, verify_log
+from cloister.vault import age
 
 log = structlog.get_logger()
 
@@ -57,25 +49,6 @@ TRIES = 5
 PROGRESS_S = 0.5
 RESTORED = "restored.json"
 """What a restore leaves beside the state, for the authority to enter at its next start."""
-
-
-@dataclass
-class _Asked:
-    """A backup that waits for its target, or is being made. Its passphrase is kept here alone."""
-
-    peer: Peer
-    request: BackupRequest
-    recipients: list[Any]
-    stopped: threading.Event
-
-
-class _Made(NamedTuple):
-    packs: int
-    copied: int
-    copied_bytes: int
-    objects: archives.Archived
-    keys: archives.Archived
-    entries: int
 
 
 class Backups:
@@ -95,7 +68,7 @@ class Backups:
         self._recorder = parts.recorder
         self._shredding = shredding
         self._side = side
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, Asked] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- asked for by clients ------------------------------------------------------------
@@ -105,7 +78,7 @@ class Backups:
         self._recorder.require()
         _ = self._seal.any_vault
         texts = request.recipients or (() if request.passphrase is not None else self._settings.recipients)
-        recipients = archives.parse_recipients(texts)
+        recipients = age.parse_recipients(texts)
         if bool(recipients) == (request.passphrase is not None):
             raise InvalidInput(
                 "nobody is named who could open the key archive",
@@ -134,7 +107,7 @@ class Backups:
             change.session.add(row)
             change.session.flush()
             change.event("job.state", row.job_id, state=row.state, verb=VERB, name=VERB)
-        self._asked[row.job_id] = _Asked(peer, request, recipients, threading.Event())
+        self._asked[row.job_id] = Asked(peer, request, recipients, threading.Event())
         return JobTicket(
             job=records.job(row),
             token=self._side.issue(row.job_id, peer),
@@ -238,7 +211,7 @@ class Backups:
 
     # --- one backup --------------------------------------------------------------------------
 
-    async def _guarded(self, delivery: Delivery, asked: _Asked) -> None:
+    async def _guarded(self, delivery: Delivery, asked: Asked) -> None:
         job_id = delivery.job_id
         try:
             async with self._shredding.alone:
@@ -262,7 +235,7 @@ class Backups:
             self._asked.pop(job_id, None)
             self._tasks.pop(job_id, None)
 
-    async def _make(self, delivery: Delivery, asked: _Asked) -> None:
+    async def _make(self, delivery: Delivery, asked: Asked) -> None:
         backup_id, peer = new_id("backup"), asked.peer
         await self._recorder.record(
             peer,
@@ -299,10 +272,10 @@ class Backups:
                     )
                 )
 
-        job = _Copy(self._parts)
+        job = Copy(self._parts)
         try:
             made = await asyncio.to_thread(
-                job.make, backup_id, delivery, asked, _Throttled(progress), remember, until
+                job.make, backup_id, delivery, asked, Throttled(progress), remember, until
             )
         except CloisterError:
             with contextlib.suppress(OutOfSpace), self._state.change() as change:
@@ -328,7 +301,7 @@ class Backups:
             change.event("backup.made", backup_id)
         self._end(delivery.job_id, JobState.DONE, None, result)
 
-    def _progress(self, job_id: str, asked: _Asked, stage: str, done: int, total: int) -> None:
+    def _progress(self, job_id: str, asked: Asked, stage: str, done: int, total: int) -> None:
         with contextlib.suppress(OutOfSpace), self._state.change() as change:
             row = change.session.get_one(JobRow, job_id)
             if row.state != JobState.RUNNING:
@@ -347,175 +320,6 @@ class Backups:
                 row.error = problem.model_dump() if problem else None
                 row.result = result or {}
             change.event("job.state", job_id, state=row.state, verb=VERB, name=VERB)
-
-
-class _Throttled:
-    """Passes progress on twice a second, and every stage's end."""
-
-    def __init__(self, told: Callable[[str, int, int], None]) -> None:
-        self._told, self._at = told, 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if done >= total or time.monotonic() - self._at > PROGRESS_S:
-            self._at = time.monotonic()
-            self._told(stage, done, total)
-
-
-class _Copy:
-    """The copying itself, in a thread."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._home, self._state, self._seal = parts.home, parts.state, parts.seal
-        self._catalogue, self._ledger = parts.catalogue, parts.recorder.ledger
-
-    def make(
-        self,
-        backup_id: str,
-        delivery: Delivery,
-        asked: _Asked,
-        progress: _Throttled,
-        remember: Callable[[datetime], None],
-        until: timedelta,
-    ) -> _Made:
-        target = Path(f"/proc/self/fd/{delivery.descriptors['objects']}")
-        keys = target / archives.KEYS
-        if "keys" in delivery.descriptors:
-            keys = Path(f"/proc/self/fd/{delivery.descriptors['keys']}")
-        archives.sweep(target)
-        scratch = self._home.output_folder(delivery.job_id).parent
-        written: list[Path] = []
-        try:
-            state = self._state.snapshot()
-            packs, copied, copied_bytes = self._packs(target, state, asked, progress)
-            made_at = self._state.now()
-            key_store = self._seal.any_vault.store.snapshot()
-            ledgers = self._ledgers(scratch / "ledger")
-            objects = self._objects(target, backup_id, state, packs, scratch)
-            written.append(target / archives.OBJECTS / objects.name)
-            facts = archives.KeyFacts(
-                backup_id=backup_id,
-                made_at=made_at.isoformat(),
-                keys_until=(made_at + until).isoformat(),
-                made_by=asked.peer.account,
-                appliance=appliance_id(self._home.identity_file),
-                objects_sha256=objects.sha256,
-                ledgers=ledgers,
-            )
-            remember(made_at)
-            plain = archives.tar_of({"backup.json": msgspec.json.encode(facts), "keystore.db": key_store})
-            sealed = archives.encrypt(plain, recipients=asked.recipients, passphrase=asked.request.passphrase)
-            sealed_keys = archives.write_archive(keys, f"{backup_id}.age", lambda out: _put(out, sealed))
-            written.append(keys / sealed_keys.name)
-            self._read_back(target, keys, packs, objects, sealed_keys, progress, asked.request.quick, copied)
-            index = archives.Index(
-                backup_id=backup_id,
-                made_at=facts.made_at,
-                keys_until=facts.keys_until,
-                appliance=facts.appliance,
-                objects_sha256=objects.sha256,
-                keys_sha256=sealed_keys.sha256,
-                packs=len(packs),
-            )
-            archives.write_archive(
-                target, f"{backup_id}.json", lambda out: _put(out, archives.index_bytes(index))
-            )
-        except BaseException:
-            for path in reversed(written):
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
-            raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return _Made(len(packs), len(copied), copied_bytes, objects, sealed_keys, ledgers["control"].entries)
-
-    def _packs(
-        self, target: Path, state: bytes, asked: _Asked, progress: _Throttled
-    ) -> tuple[list[archives.PackRef], set[str], int]:
-        """A pack for each object of the copied state; those that the target has are not copied again."""
-        with contextlib.closing(sqlite3.connect(":memory:")) as database:
-            database.deserialize(state)
-            sql = "SELECT kind, object_id, version, manifest_sha256 FROM objects ORDER BY object_id, version"
-            rows = database.execute(sql).fetchall()
-        there = archives.packs_in(target)
-        packs, copied, size = [], set[str](), 0
-        for number, (kind, object_id, version, manifest_sha256) in enumerate(rows):
-            progress("copy", number, len(rows))
-            name = there.get(manifest_sha256)
-            if name is None:
-                folder = self._catalogue.store.folder(kind, object_id, version)
-                pack = archives.pack_object(target, folder, manifest_sha256)
-                name, size = pack.name, size + pack.size
-                copied.add(name)
-            packs.append(archives.PackRef(kind, object_id, version, manifest_sha256, name))
-        progress("copy", len(rows), len(rows))
-        return packs, copied, size
-
-    def _ledgers(self, scratch: Path) -> dict[str, archives.LedgerFacts]:
-        """Copies of every ledger of the home that verify, and what they are known by."""
-        facts = {}
-        for ledger in sorted(self._home.control_ledger.parent.iterdir()):
-            if (ledger / "vkey").exists():
-                facts[ledger.name] = self._copied(ledger, scratch / ledger.name)
-        return facts
-
-    def _copied(self, ledger: Path, copy: Path) -> archives.LedgerFacts:
-        """One ledger, again where it was written meanwhile."""
-        vkey = (ledger / "vkey").read_text().strip()
-        for attempt in range(TRIES):
-            shutil.rmtree(copy, ignore_errors=True)
-            try:
-                if ledger == self._home.control_ledger:
-                    self._ledger.export(copy)
-                else:
-                    shutil.copytree(ledger, copy)
-                report = verify_log(copy, vkey)
-            except (shutil.Error, FileNotFoundError, VerificationError):
-                report = None
-            if report is not None and not report.problems:
-                head = copy / "checkpoint"
-                return archives.LedgerFacts(vkey, head.read_text() if head.exists() else "", report.entries)
-            time.sleep(0.1 * attempt)
-        raise Conflict(
-            "this ledger does not verify", where=str(ledger), remedy="See `cloister audit verify`."
-        )
-
-    def _objects(
-        self, target: Path, backup_id: str, state: bytes, packs: list[archives.PackRef], scratch: Path
-    ) -> archives.Archived:
-        def fill(out: IO[bytes]) -> None:
-            with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-                catalogue = archives.Catalogue(backup_id, tuple(packs))
-                archives.add_bytes(tar, "catalogue.json", msgspec.json.encode(catalogue))
-                archives.add_bytes(tar, "state/state.db", state)
-                for path in (self._home.identity_file, self._home.settings_file):
-                    if path.exists():
-                        archives.add_bytes(tar, path.name, path.read_bytes())
-                archives.add_tree(tar, scratch / "ledger", "ledger")
-
-        return archives.write_archive(target / archives.OBJECTS, f"{backup_id}.tar", fill)
-
-    @staticmethod
-    def _read_back(
-        target: Path,
-        keys: Path,
-        packs: list[archives.PackRef],
-        objects: archives.Archived,
-        sealed_keys: archives.Archived,
-        progress: _Throttled,
-        quick: bool,
-        copied: set[str],
-    ) -> None:
-        archives.read_back(target / archives.OBJECTS, objects.name, objects.sha256)
-        archives.read_back(keys, sealed_keys.name, sealed_keys.sha256)
-        chosen = [pack.pack for pack in packs if not quick or pack.pack in copied]
-        for number, name in enumerate(chosen):
-            progress("read back", number, len(chosen))
-            archives.read_back(target / archives.PACKS, name, archives.pack_digest(name))
-        progress("read back", len(chosen), len(chosen))
-
-
-def _put(out: IO[bytes], data: bytes) -> None:
-    out.write(data)
 
 
 def _shown(error: CloisterError, delivery: Delivery, where: str) -> CloisterError:

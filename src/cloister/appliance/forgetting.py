@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import ForgetRequest, Job, JobState, ObjectKind, ShredRequest
 from cloister.appliance import records
 from cloister.appliance.catalogue import find
 from cloister.appliance.jobs import PENDING
-from cloister.appliance.lineage import SUCCESSOR, Version
+from cloister.appliance.lineage import SUCCESSOR, Version, next_version
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
-from cloister.appliance.shredding import Shredding, refuse_other_name
-from cloister.appliance.state import JobRow, ObjectRow, ShredRow, TombstoneRow
+from cloister.appliance.shred_plan import refuse_blocked, refuse_other_name
+from cloister.appliance.shredding import Shredding
+from cloister.appliance.state import JobRow, ObjectRow, ShredRow
 from cloister.appliance.store import Change
 from cloister.errors import Conflict
 
@@ -54,8 +55,8 @@ class Forgetting:
             self._refuse_second(session, dataset)
         if request.shred == "now":
             refuse_other_name(dataset.name, request.confirm)
-            plan = self._shredding.plan(ObjectKind.DATASET, dataset.object_id, dataset.version)
-            self._shredding.refuse(plan, request.take_down)
+            plan = await self._shredding.plan(ObjectKind.DATASET, dataset.object_id, dataset.version)
+            refuse_blocked(plan, request.take_down)
         config = {
             "count": len(request.config.identifiers),
             "whole_words": request.config.whole_words,
@@ -83,7 +84,7 @@ class Forgetting:
                 config,
                 {"dataset": dataset},
                 unwritten={"identifiers": request.config.identifiers},
-                output=(dataset.object_id, self._next(change.session, dataset)),
+                output=(dataset.object_id, next_version(change.session, dataset.object_id)),
             )
             return records.job(row)
 
@@ -121,22 +122,6 @@ class Forgetting:
             f"{len(waiting)} dataset versions hold rows that were to be forgotten, until they are shredded: "
             + ", ".join(f"`cloister dataset shred {which}`" for which in waiting[:5])
         ]
-
-    @staticmethod
-    def _next(session: Session, dataset: ObjectRow) -> int:
-        """A version that there never was, not even begun."""
-        taken = [
-            session.scalar(
-                select(func.max(ObjectRow.version)).where(ObjectRow.object_id == dataset.object_id)
-            ),
-            session.scalar(
-                select(func.max(TombstoneRow.version)).where(TombstoneRow.object_id == dataset.object_id)
-            ),
-            session.scalar(
-                select(func.max(JobRow.output_version)).where(JobRow.subject == dataset.object_id)
-            ),
-        ]
-        return 1 + max(number or 0 for number in taken)
 
     @staticmethod
     def _refuse_second(session: Session, dataset: ObjectRow) -> None:

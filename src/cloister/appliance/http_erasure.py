@@ -85,7 +85,7 @@ def erasure_routes(authority: Authority) -> APIRouter:
     async def plan(
         collection: str, reference: str, version: Annotated[int | None, Query(ge=1)] = None
     ) -> ShredPlan:
-        return authority.shredding.plan(kind_of(collection), reference, version)
+        return await authority.shredding.plan(kind_of(collection), reference, version)
 
     @router.post("/{collection}/{reference}/shred")
     async def shred(peer: Caller, collection: str, reference: str, body: ShredRequest) -> Shred:

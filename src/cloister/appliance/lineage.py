@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cloister.api import DeploymentState
 from cloister.appliance.jobs import PENDING
-from cloister.appliance.state import DeploymentRow, HoldRow, JobRow, ObjectRow, RunRow
+from cloister.appliance.state import DeploymentRow, HoldRow, JobRow, ObjectRow, RunRow, TombstoneRow
 
 Version = tuple[str, int]
 """Object id and version."""
 
 SUCCESSOR = "forget"
-"""The verb whose output is the next version of its input."""
+"""The verb whose output is the next version of its input, of other content."""
+
+RESEALED = "rotate"
+"""The verb whose output has the content of its input: what was made from one was made from the other."""
 
 SERVED = (
     DeploymentState.STARTING,
@@ -57,9 +60,15 @@ def lineage(session: Session, roots: Iterable[Version]) -> Lineage:
         version = pending.pop(0)
         for job in jobs:
             made = _output(job)
-            if version in reads[job.job_id] and job.verb != SUCCESSOR and made and made not in found:
-                found[made] = None
-                pending.append(made)
+            if made is None or job.verb == SUCCESSOR:
+                continue
+            reached = [made] if version in reads[job.job_id] else []
+            if job.verb == RESEALED and made == version:
+                reached += reads[job.job_id]
+            for other in reached:
+                if other not in found:
+                    found[other] = None
+                    pending.append(other)
     makers = [job for job in jobs if _output(job) in found]
     using = [
         job
@@ -79,6 +88,19 @@ def lineage(session: Session, roots: Iterable[Version]) -> Lineage:
             row for row in session.scalars(select(DeploymentRow)) if row.model in ids and row.state in SERVED
         ),
     )
+
+
+def next_version(session: Session, object_id: str) -> int:
+    """A version of an object that there never was, not even begun or shredded."""
+    taken = [
+        session.scalar(select(func.max(column)).where(whose == object_id))
+        for column, whose in (
+            (ObjectRow.version, ObjectRow.object_id),
+            (TombstoneRow.version, TombstoneRow.object_id),
+            (JobRow.output_version, JobRow.subject),
+        )
+    ]
+    return 1 + max(number or 0 for number in taken)
 
 
 def holds_on(session: Session, versions: Iterable[Version]) -> list[HoldRow]:

@@ -17,10 +17,11 @@ from cloister.api import (
     Progress,
     Run,
     ServeConfig,
+    Shred,
     StoredObject,
     TrainConfig,
 )
-from cloister.appliance.state import BackupRow, ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow
+from cloister.appliance.state import BackupRow, ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow, ShredRow
 from cloister.errors import CloisterError
 
 
@@ -133,4 +134,22 @@ def backup(row: BackupRow) -> Backup:
         objects_sha256=row.objects_sha256,
         keys_sha256=row.keys_sha256,
         ledger_entries=row.ledger_entries,
+    )
+
+
+def shred(row: ShredRow) -> Shred:
+    return Shred(
+        shred_id=row.shred_id,
+        state=row.state,
+        kind=row.kind,
+        object_id=row.object_id,
+        name=row.name,
+        asked_at=row.asked_at,
+        asked_by=row.asked_by,
+        done_at=row.done_at,
+        objects=len(row.items),
+        keys=row.keys,
+        sealed_bytes=row.sealed_bytes,
+        final_after=row.final_after,
+        problem=row.problem,
     )

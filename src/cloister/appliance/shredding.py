@@ -13,46 +13,37 @@ import hashlib
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import (
-    JobState,
     ObjectKind,
-    Problem,
     Shred,
     ShredItem,
     ShredPlan,
     ShredRequest,
-    ShredUse,
 )
 from cloister.appliance import records
-from cloister.appliance.catalogue import find
-from cloister.appliance.holds import hold_document
+from cloister.appliance.burial import bury
 from cloister.appliance.ids import new_id
-from cloister.appliance.jobs import OUTPUT_KIND
-from cloister.appliance.lineage import Lineage, Version, holds_on, lineage
+from cloister.appliance.kept_bodies import KeptBodies
+from cloister.appliance.lineage import Version
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.serving import Serving
+from cloister.appliance.shred_plan import plan_of, refuse_blocked, refuse_other_name, roots_of
 from cloister.appliance.state import (
-    BackupRow,
-    EventRow,
-    JobRow,
-    ObjectRow,
-    RunRow,
     ShredRow,
     TombstoneRow,
 )
 from cloister.appliance.store import Change
-from cloister.appliance.tombstones import ending, refuse_shredded
-from cloister.errors import CloisterError, Conflict, InvalidInput, LedgerUnavailable, NotFound, OutOfSpace
+from cloister.appliance.tombstones import ending
+from cloister.errors import CloisterError, Conflict, LedgerUnavailable, NotFound, OutOfSpace
 from cloister.vault.shredding import Condemned, shred
 
 log = structlog.get_logger()
 
-RUN = "run"
 RETRY_S = 5.0
 NAMED_OBJECTS = 2_000
 """So many ids stand in an entry; a digest of the list stands for all of them."""
@@ -66,6 +57,7 @@ class Shredding:
         parts: Parts,
         queue: Queue,
         serving: Serving,
+        bodies: KeptBodies,
     ) -> None:
         self._home = parts.home
         self._state = parts.state
@@ -74,6 +66,7 @@ class Shredding:
         self._catalogue = parts.catalogue
         self._queue = queue
         self._serving = serving
+        self._bodies = bodies
         self.alone = asyncio.Lock()
         """Held while keys are destroyed, and while a backup copies: neither sees half of the other."""
         self.copying = False
@@ -85,11 +78,13 @@ class Shredding:
 
     # --- asking ----------------------------------------------------------------------------
 
-    def plan(self, kind: str, reference: str, version: int | None = None) -> ShredPlan:
+    async def plan(self, kind: str, reference: str, version: int | None = None) -> ShredPlan:
         """What a shred would take with it, and what stands in its way. Errors: NotFound, Shredded."""
         with self._state.read() as session:
-            object_id, name, roots = self._roots(session, kind, reference, version)
-            return self._plan(session, kind, object_id, name, roots)
+            object_id, name, roots = roots_of(session, kind, reference, version)
+            plan = plan_of(session, kind, object_id, name, roots, self._state.now())
+        kept = await asyncio.to_thread(self._bodies.count, _models(plan.items))
+        return plan.model_copy(update={"kept_bodies": kept})
 
     async def shred(self, peer: Peer, kind: str, reference: str, request: ShredRequest) -> Shred:
         """Destroy a thing and everything derived from it. Goes on when the caller has left.
@@ -102,9 +97,11 @@ class Shredding:
         if self.copying:
             raise Conflict("a backup is being made", where=reference[:64], remedy="Wait for its end.")
         with self._state.read() as session:
-            object_id, name, roots = self._roots(session, kind, reference, request.version)
+            object_id, name, roots = roots_of(session, kind, reference, request.version)
             refuse_other_name(name, request.confirm)
-            self.refuse(self._plan(session, kind, object_id, name, roots), request.take_down)
+            refuse_blocked(
+                plan_of(session, kind, object_id, name, roots, self._state.now()), request.take_down
+            )
         with self._state.change() as change:
             row = self.ask(change, peer.account, kind, object_id, name, request)
         task: asyncio.Task[Shred] = asyncio.create_task(self._carry_out(row.shred_id, peer))
@@ -148,7 +145,7 @@ class Shredding:
     def listed(self) -> list[Shred]:
         with self._state.read() as session:
             return [
-                shred_document(row) for row in session.scalars(select(ShredRow).order_by(ShredRow.asked_at))
+                records.shred(row) for row in session.scalars(select(ShredRow).order_by(ShredRow.asked_at))
             ]
 
     def one(self, shred_id: str) -> Shred:
@@ -156,7 +153,7 @@ class Shredding:
             row = session.get(ShredRow, shred_id)
             if row is None:
                 raise NotFound("there is no shred of that id", where=shred_id[:64])
-            return shred_document(row)
+            return records.shred(row)
 
     # --- its life --------------------------------------------------------------------------
 
@@ -206,7 +203,7 @@ class Shredding:
         if row.take_down:
             await self._take_down(row, peer)
         plan = self._current(row)
-        self.refuse(plan, take_down=False)
+        refuse_blocked(plan, take_down=False)
         index = await self._recorder.record(
             peer,
             f"{row.kind}.shred",
@@ -216,13 +213,13 @@ class Shredding:
             **self._told(row, plan),
         )
         with self._state.change() as change:
-            again = self._plan(change.session, *self._again(change.session, row))
+            again = plan_of(change.session, *self._again(change.session, row), change.now)
             changed = _digest(again.items) != _digest(plan.items)
             if changed or again.in_use or again.holds:
                 raise Conflict(
                     "what was derived from it changed meanwhile", where=row.name, remedy="Ask again."
                 )
-            self._bury(change, row.shred_id, plan, index)
+            bury(change, row.shred_id, plan, index)
 
     async def _abandon(self, row: ShredRow, peer: Peer | None, error: CloisterError) -> None:
         await self._recorder.record(
@@ -260,6 +257,7 @@ class Shredding:
             note=note,
             folders=[self._home.output_folder(job_id).parent for job_id in row.jobs],
         )
+        bodies = await asyncio.to_thread(self._bodies.shred, _models(condemned), note)
         keys = row.keys or proof.keys
         with self._state.change() as change:  # a second attempt finds none of them
             change.session.get_one(ShredRow, shred_id).keys = keys
@@ -273,6 +271,7 @@ class Shredding:
             intent=row.ledger_index,
             keys_destroyed=keys,
             objects=len(condemned),
+            bodies=bodies,
             opened_afterwards=0,
             backups_until=row.final_after.isoformat() if row.final_after else None,
         )
@@ -284,103 +283,18 @@ class Shredding:
 
     # --- planning --------------------------------------------------------------------------
 
-    def _roots(
-        self, session: Session, kind: str, reference: str, version: int | None
-    ) -> tuple[str, str, list[Version]]:
-        """Id, name and object versions of what a reference names."""
-        if kind == RUN:
-            if version is not None:
-                raise InvalidInput("a run has no versions", where=reference[:64])
-            run = session.scalars(
-                select(RunRow).where((RunRow.run_id == reference) | (RunRow.name == reference))
-            ).first()
-            if run is None:
-                refuse_shredded(session, RUN, reference)
-                raise NotFound(
-                    "there is no run of that name or id",
-                    where=reference[:64],
-                    remedy="See `cloister run list`.",
-                )
-            job = session.get_one(JobRow, run.train_job)
-            return run.run_id, run.name, [(job.subject or "", job.output_version)]
-        row = find(session, ObjectKind(kind), reference)
-        rows = session.scalars(select(ObjectRow).where(ObjectRow.object_id == row.object_id)).all()
-        chosen = {(r.object_id, r.version) for r in rows if version in (None, r.version)}
-        if version is None:  # what a job that was cut off began has a key too
-            made = session.scalars(select(JobRow).where(JobRow.subject == row.object_id))
-            chosen |= {(row.object_id, job.output_version) for job in made}
-        if not chosen:
-            tomb = session.get(TombstoneRow, (row.object_id, version))
-            if tomb is not None:
-                refuse_shredded(session, kind, tomb.object_id)
-            raise NotFound(f"this {kind} has no version {version}", where=row.name)
-        return row.object_id, row.name, sorted(chosen)
-
-    def _plan(
-        self, session: Session, kind: str, object_id: str, name: str, roots: Sequence[Version]
-    ) -> ShredPlan:
-        found = lineage(session, roots)
-        uses = [ShredUse(id=d.deployment_id, name=d.name, state=d.state) for d in found.served]
-        uses += [ShredUse(id=j.job_id, name=j.name, state=f"{j.verb} {j.state}") for j in found.using]
-        backups = self._backups(session, found)
-        return ShredPlan(
-            kind=kind,
-            object_id=object_id,
-            name=name,
-            versions=[version for _, version in roots],
-            items=_items(session, found),
-            runs={run.run_id: run.name for run in found.runs},
-            jobs=[job.job_id for job in found.makers],
-            in_use=uses,
-            holds=[hold_document(row) for row in holds_on(session, found.versions)],
-            backups=[records.backup(row) for row in backups],
-            final_after=max((row.keys_until for row in backups), default=None),
-        )
-
-    def _backups(self, session: Session, found: Lineage) -> list[BackupRow]:
-        """The backups of the key store that were made when one of these had a key, and are still kept."""
-        began = [job.started_at or job.created_at for job in found.makers]
-        began += [row.created_at for row in found.stored]
-        if not began:
-            return []
-        kept = select(BackupRow).where(
-            BackupRow.made_at >= min(began),
-            BackupRow.keys_until > self._state.now(),
-            BackupRow.discarded_at.is_(None),
-        )
-        return list(session.scalars(kept.order_by(BackupRow.made_at)))
-
     def _again(self, session: Session, row: ShredRow) -> tuple[str, str, str, list[Version]]:
-        return (row.kind, *self._roots(session, row.kind, row.object_id, row.version))
+        return (row.kind, *roots_of(session, row.kind, row.object_id, row.version))
 
     def _current(self, row: ShredRow) -> ShredPlan:
         with self._state.read() as session:
-            return self._plan(session, *self._again(session, row))
-
-    @staticmethod
-    def refuse(plan: ShredPlan, take_down: bool) -> None:
-        """Errors: Conflict where a hold or a use stands in the way."""
-        if plan.holds:
-            hold = plan.holds[0]
-            raise Conflict(
-                f"a legal hold of {hold.placed_at:%Y-%m-%d} by {hold.placed_by} keeps {hold.name} and what "
-                f"was derived from it: {hold.reason}",
-                where=plan.name,
-                remedy=f"Whoever placed it may `cloister dataset release {hold.name}`.",
-            )
-        if plan.in_use and not take_down:
-            uses = ", ".join(f"{use.name} ({use.state})" for use in plan.in_use[:8])
-            raise Conflict(
-                f"something derived from it is in use: {uses}",
-                where=plan.name,
-                remedy="Stop it first, or shred with --take-down.",
-            )
+            return plan_of(session, *self._again(session, row), self._state.now())
 
     async def _take_down(self, row: ShredRow, peer: Peer | None) -> None:
         """Stop what uses any of it, and wait until it has ended."""
         for _ in range(10):  # a job that ends may have another one come after it
             plan = self._current(row)
-            self.refuse(plan, take_down=True)
+            refuse_blocked(plan, take_down=True)
             if not plan.in_use:
                 return
             for use in plan.in_use:
@@ -405,68 +319,9 @@ class Shredding:
             "backups_until": plan.final_after.isoformat() if plan.final_after else None,
         }
 
-    def _bury(self, change: Change, shred_id: str, plan: ShredPlan, index: int) -> None:
-        """Tombstones in the place of everything, and no figure left that was drawn from it."""
-        session = change.session
-        row = session.get_one(ShredRow, shred_id)
-        row.state, row.ledger_index, row.final_after = "intended", index, plan.final_after
-        row.items = [{"kind": i.kind, "object_id": i.object_id, "version": i.version} for i in plan.items]
-        row.jobs = plan.jobs
-        row.sealed_bytes = sum(item.sealed_bytes for item in plan.items)
 
-        def tombstone(kind: str, object_id: str, version: int, name: str) -> None:
-            session.merge(
-                TombstoneRow(
-                    object_id=object_id,
-                    version=version,
-                    kind=kind,
-                    name=name,
-                    shredded_at=change.now,
-                    shredded_by=row.asked_by,
-                    shred_id=shred_id,
-                    ledger_index=index,
-                )
-            )
-
-        for item in plan.items:
-            tombstone(item.kind, item.object_id, item.version, item.name)
-            stored = session.get(ObjectRow, (item.object_id, item.version))
-            if stored is not None:
-                session.delete(stored)
-            change.event(f"{item.kind}.shredded", item.object_id, name=item.name, version=item.version)
-        for run_id, name in plan.runs.items():
-            tombstone(RUN, run_id, 0, name)
-            session.delete(session.get_one(RunRow, run_id))
-            change.event("run.shredded", run_id, name=name)
-        for job_id in plan.jobs:
-            job = session.get_one(JobRow, job_id)
-            if job.state != JobState.DONE:
-                job.state, job.error = JobState.CANCELLED, _shredded(row)
-            job.metrics, job.result, job.progress = {}, {}, None
-            session.execute(delete(EventRow).where(EventRow.subject == job_id))
-            change.event("job.state", job_id, state=job.state, verb=job.verb, name=job.name)
-        change.event("shred.state", shred_id, state=row.state, name=row.name)
-
-
-def _items(session: Session, found: Lineage) -> list[ShredItem]:
-    stored = {(row.object_id, row.version): row for row in found.stored}
-    makers: dict[Version, JobRow] = {(j.subject or "", j.output_version): j for j in found.makers}
-    items = []
-    for object_id, version in found.versions:
-        row, job = stored.get((object_id, version)), makers.get((object_id, version))
-        if row is None and job is None:
-            continue
-        items.append(
-            ShredItem(
-                object_id=object_id,
-                version=version,
-                kind=ObjectKind(row.kind) if row else OUTPUT_KIND[job.verb],  # type: ignore[union-attr]
-                name=row.name if row else job.name,  # type: ignore[union-attr]
-                stored=row is not None,
-                sealed_bytes=row.sealed_bytes if row else 0,
-            )
-        )
-    return items
+def _models(items: Sequence[ShredItem | Condemned]) -> list[str]:
+    return [item.object_id for item in items if item.kind == ObjectKind.MODEL]
 
 
 def _ids(items: Sequence[ShredItem]) -> list[str]:
@@ -477,36 +332,3 @@ def _digest(items: Sequence[ShredItem | Condemned]) -> str:
     """SHA-256 of the list of what goes, a line each."""
     lines = sorted(f"{item.kind} {item.object_id} {item.version}\n" for item in items)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _shredded(row: ShredRow) -> dict[str, object]:
-    detail = f"what it read or made was shredded with {row.kind} {row.name} by {row.asked_by}"
-    return Problem(title="Shredded", status=410, code="shredded", detail=detail).model_dump()
-
-
-def refuse_other_name(name: str, confirm: str | None) -> None:
-    """Errors: InvalidInput unless the thing's own name was repeated."""
-    if confirm != name:
-        raise InvalidInput(
-            "the name that was repeated is not the name of what would be shredded; nothing was done",
-            where=name,
-            remedy=f"Repeat {name}.",
-        )
-
-
-def shred_document(row: ShredRow) -> Shred:
-    return Shred(
-        shred_id=row.shred_id,
-        state=row.state,
-        kind=row.kind,
-        object_id=row.object_id,
-        name=row.name,
-        asked_at=row.asked_at,
-        asked_by=row.asked_by,
-        done_at=row.done_at,
-        objects=len(row.items),
-        keys=row.keys,
-        sealed_bytes=row.sealed_bytes,
-        final_after=row.final_after,
-        problem=row.problem,
-    )

@@ -67,6 +67,8 @@ def show_plan(plan: ShredPlan) -> None:
         + [("run", run_id, "-", name, "-") for run_id, name in plan.runs.items()],
         empty="Nothing.",
     )
+    if plan.kept_bodies:
+        say(f"! {plan.kept_bodies} kept prompts and answers of its models go too")
     for use in plan.in_use:
         say(f"! in use: {visible(use.name)} ({use.id}): {visible(use.state)}")
     for hold in plan.holds:
