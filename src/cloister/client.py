@@ -23,6 +23,8 @@ from cloister.api import (
     FINAL_STATES,
     AddedSlot,
     ApiClient,
+    Backup,
+    BackupRequest,
     BaseImport,
     BodyRequest,
     CheckLine,
@@ -32,7 +34,10 @@ from cloister.api import (
     Deployment,
     DeploymentState,
     Event,
+    ForgetRequest,
     HeadsLeft,
+    Hold,
+    HoldRequest,
     IssuedClient,
     Job,
     JobTicket,
@@ -54,15 +59,18 @@ from cloister.api import (
     Run,
     RunRequest,
     ServeRequest,
+    Shred,
     ShredBodiesRequest,
     ShredBodiesResult,
+    ShredPlan,
+    ShredRequest,
     SlotSecret,
     SlotView,
     Status,
     StoredObject,
     WhoAmI,
 )
-from cloister.errors import CloisterError, InvalidInput, JobFailed, NotFound, Unavailable, by_code
+from cloister.errors import CloisterError, Conflict, InvalidInput, JobFailed, NotFound, Unavailable, by_code
 
 Answer = TypeVar("Answer")
 
@@ -179,6 +187,54 @@ class Client:
 
     def merge(self, request: MergeRequest) -> Job:
         return self._post("/v1/models", request, Job)
+
+    # --- shredding, holds, forgetting, backups -------------------------------------------------
+
+    def shred_plan(self, collection: str, reference: str, version: int | None = None) -> ShredPlan:
+        """What a shred of one of `datasets`, `runs` or `models` would take with it."""
+        query = {} if version is None else {"version": version}
+        return self._get(f"/v1/{collection}/{_quoted(reference)}/shred", ShredPlan, **query)
+
+    def shred(self, collection: str, reference: str, request: ShredRequest) -> Shred:
+        """Shred; answers when it is done and proved."""
+        return self._post(f"/v1/{collection}/{_quoted(reference)}/shred", request, Shred, timeout=None)
+
+    def shreds(self) -> list[Shred]:
+        return self._get("/v1/shreds", list[Shred])
+
+    def finished_shred(self, shred_id: str) -> Shred:
+        """Wait for a shred that something else began. Errors: Conflict where it was abandoned."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                found = self._get(f"/v1/shreds/{_quoted(shred_id)}", Shred)
+                if found.state == "abandoned":
+                    raise Conflict(found.problem or "the shred was abandoned", where=found.name)
+                if found.state == "done":
+                    return found
+            time.sleep(0.2)
+
+    def hold(self, dataset: str, request: HoldRequest) -> Hold:
+        return self._post(f"/v1/datasets/{_quoted(dataset)}/hold", request, Hold)
+
+    def release(self, dataset: str) -> list[Hold]:
+        return self._post(f"/v1/datasets/{_quoted(dataset)}/release", None, list[Hold])
+
+    def holds(self) -> list[Hold]:
+        return self._get("/v1/holds", list[Hold])
+
+    def forget(self, dataset: str, request: ForgetRequest) -> Job:
+        """Queue the next version of a dataset, without the rows that mention someone."""
+        return self._post(f"/v1/datasets/{_quoted(dataset)}/forget", request, Job)
+
+    def back_up(self, request: BackupRequest, descriptors: Mapping[str, int]) -> Job:
+        """Begin a backup; `objects` is a folder's descriptor, `keys` (optional) that of another one."""
+        return self._deliver(self._post("/v1/backups", request, JobTicket, timeout=None), descriptors)
+
+    def backups(self) -> list[Backup]:
+        return self._get("/v1/backups", list[Backup])
+
+    def discard_backup(self, backup_id: str) -> Backup:
+        return self._post(f"/v1/backups/{_quoted(backup_id)}/discard", None, Backup)
 
     # --- runs and jobs -----------------------------------------------------------------------
 

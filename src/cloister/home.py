@@ -109,12 +109,8 @@ class Home:
     def output_folder(self, job_id: str) -> Path:
         return self.work / job_id / "out"
 
-    def make(self) -> None:
-        """Make every folder, 0700; a root that was made open to others is closed to them.
-
-        Errors: InvalidInput where the path is too long for sockets below it; OSError, naming the folder
-        that cannot be made.
-        """
+    def require_short(self) -> None:
+        """Errors: InvalidInput where the path is too long for sockets below it."""
         longest = len(os.fsencode(self.engine_folder("dp-000000000000") / "engine.sock"))
         if longest > SOCKET_PATH_BYTES:
             raise InvalidInput(
@@ -122,6 +118,14 @@ class Home:
                 where=str(self.root),
                 remedy="Choose a shorter CLOISTER_HOME.",
             )
+
+    def make(self) -> None:
+        """Make every folder, 0700; a root that was made open to others is closed to them.
+
+        Errors: InvalidInput where the path is too long for sockets below it; OSError, naming the folder
+        that cannot be made.
+        """
+        self.require_short()
         for folder in (
             self.root,
             self.run,

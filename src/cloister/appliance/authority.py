@@ -14,12 +14,17 @@ from cloister import __version__
 from cloister.api import Deployment, LockRequest, SandboxState, ServeRequest
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.auditing import Auditing
+from cloister.appliance.backups import Backups
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.checking import Checking
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
+from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.holds import Holds
+from cloister.appliance.kept_bodies import KeptBodies
+from cloister.appliance.lineage import SUCCESSOR
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
 from cloister.appliance.parts import Parts
@@ -32,10 +37,11 @@ from cloister.appliance.rotation import Rotation
 from cloister.appliance.runs import after_job
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
+from cloister.appliance.shredding import Shredding
 from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.slots import Slots, credentials_folder
-from cloister.appliance.state import open_state
-from cloister.appliance.store import StateStore
+from cloister.appliance.state import JobRow, ObjectRow, open_state
+from cloister.appliance.store import Change, StateStore
 from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, Conflict, OutOfSpace, Unavailable
 from cloister.home import Home
@@ -67,12 +73,25 @@ class Authority:
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
         self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting)
         parts = Parts(home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher)
-        self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=after_job)
+        self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=self._after_job)
         self.serving = Serving(parts)
         self.clients = Clients(self.state, self.seal, self.recorder)
+        self.shredding = Shredding(parts, self.queue, self.serving, KeptBodies(home, self.auditing))
+        self.holds = Holds(self.state, self.recorder)
+        self.forgetting = Forgetting(parts, self.queue, self.shredding, refuse_start=self._refuse_start)
         self.side = SideSocket(home.side_socket, self._deliver)
+        self.backups = Backups(parts, self.shredding, self.side)
         self.revealing = Revealing(parts, self.auditing, self.side)
         self.requests = Requests(parts, self.queue, self.side, refuse_start=self._refuse_start)
+        self.slots = Slots(
+            self.seal,
+            self.recorder,
+            modules=settings.vault.pkcs11_modules,
+            credentials=credentials_folder(),
+        )
+        self.rotation = Rotation(parts, self.queue, refuse_start=self._refuse_start)
+        self.queue.completions["rotate"] = self.rotation.complete
+        self.checking = Checking(self.state, self.seal, self.recorder, self.catalogue)
         self.overview = Overview(
             parts,
             self.fitness,
@@ -83,16 +102,8 @@ class Authority:
             self.witnessing,
             self.anchors,
             self.revealing,
+            self.forgetting,
         )
-        self.slots = Slots(
-            self.seal,
-            self.recorder,
-            modules=settings.vault.pkcs11_modules,
-            credentials=credentials_folder(),
-        )
-        self.rotation = Rotation(parts, self.queue, refuse_start=self._refuse_start)
-        self.queue.completions["rotate"] = self.rotation.complete
-        self.checking = Checking(self.state, self.seal, self.recorder, self.catalogue)
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
 
@@ -113,6 +124,7 @@ class Authority:
         await self.queue.recover(sandboxes)
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
+        await self.backups.recover()
         if await self.slots.unlock_at_start():
             with contextlib.suppress(OutOfSpace), self.state.change() as change:
                 change.event("vault.unlocked")
@@ -121,6 +133,7 @@ class Authority:
         self.exporting.start()
         self._tasks = [
             asyncio.create_task(self.queue.run()),
+            asyncio.create_task(self.shredding.run()),
             asyncio.create_task(self.anchors.run()),
             asyncio.create_task(self.recorder.keep_mending()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
@@ -135,6 +148,8 @@ class Authority:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.side.stop()
         await self.revealing.stop()
+        await self.backups.stop()
+        await self.shredding.stop()
         await self.queue.stop()
         await self.serving.let_go()
         with contextlib.suppress(CloisterError, OSError):
@@ -146,6 +161,22 @@ class Authority:
         await self.auditing.stop()
         self.ledger.close()
         self._engine.dispose()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Descriptors go to whoever looks after their job."""
+        if self.backups.waits_for(delivery.job_id):
+            self.backups.deliver(delivery)
+        elif self.revealing.waits_for(delivery.job_id):
+            self.revealing.deliver(delivery)
+        else:
+            self.queue.deliver(delivery)
+
+    def _after_job(self, change: Change, job: JobRow, stored: ObjectRow) -> None:
+        """What follows from a job, in the commit that ends it."""
+        if job.verb == SUCCESSOR:
+            self.forgetting.done(change, job, stored)
+        else:
+            after_job(change, job, stored)
 
     async def _end_unknown(self, sandboxes: dict[str, SandboxState]) -> None:
         """Stop the sandboxes that no job and no deployment asks for any more."""
@@ -207,13 +238,6 @@ class Authority:
         with contextlib.suppress(CloisterError, OSError):
             await self.anchors.step()
         await asyncio.to_thread(self.ledger.flush)
-
-    def _deliver(self, delivery: Delivery) -> None:
-        """Descriptors for whoever looks after their job."""
-        if self.revealing.waits_for(delivery.job_id):
-            self.revealing.deliver(delivery)
-        else:
-            self.queue.deliver(delivery)
 
     # --- starting ----------------------------------------------------------------------------
 

@@ -50,6 +50,7 @@ from cloister.appliance import records
 from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
+from cloister.appliance.http_erasure import erasure_routes
 from cloister.errors import CloisterError, InvalidInput, NotFound
 from cloister.logs import place
 from cloister.verifier import Cosignature
@@ -110,6 +111,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(_serving_and_clients(authority))
     app.include_router(_events_and_audit(authority))
     app.include_router(audit_router(authority))
+    app.include_router(erasure_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     return app
 

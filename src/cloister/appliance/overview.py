@@ -26,6 +26,7 @@ from cloister.appliance.catalogue import find, listed
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
+from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
@@ -51,6 +52,7 @@ class Overview:
         witnessing: Witnessing,
         anchors: Anchors,
         revealing: Revealing,
+        forgetting: Forgetting,
     ) -> None:
         self._home = parts.home
         self._settings = parts.settings
@@ -67,6 +69,7 @@ class Overview:
         self._witnessing = witnessing
         self._anchors = anchors
         self._revealing = revealing
+        self._forgetting = forgetting
 
     def whoami(self, peer: Peer) -> WhoAmI:
         return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
@@ -99,6 +102,7 @@ class Overview:
         warnings += self._witnessing.warnings()
         if self._anchors.problem:
             warnings.append(self._anchors.problem)
+        warnings += self._forgetting.warnings()
         if self._recorder.owed:
             warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")
         warnings += self._exporting.warnings()

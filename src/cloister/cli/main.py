@@ -24,6 +24,7 @@ NOUNS = {
     "model": "Merged models: merge a run's adapter into 16 bits.",
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",
+    "backup": "Backups: make one into a folder, list them; `cloister restore` brings one back.",
     "audit": "The ledger: read, prove, verify, carry its tree heads out.",
 }
 

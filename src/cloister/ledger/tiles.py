@@ -66,8 +66,8 @@ class TileStore:
     def _read(self, level: int | None, index: int, width: int) -> tuple[Path, bytes]:
         """The narrowest file that holds the first `width` elements."""
         exact = self.path(level, index, width)
-        wider = [self.path(level, index, wide) for wide in range(width + 1, WIDTH + 1)]
-        for path in [exact, self.path(level, index), *wider]:
+        for wide in (width, WIDTH, *range(width + 1, WIDTH)):
+            path = self.path(level, index, wide)
             try:
                 return path, path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):

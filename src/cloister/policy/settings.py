@@ -120,6 +120,20 @@ class VaultSettings(_Section):
     )
 
 
+class BackupSettings(_Section):
+    """What happens to backups."""
+
+    keep_keys_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="days after which a key archive is destroyed: a shred is final when the last has gone",
+    )
+    recipients: tuple[str, ...] = Field(
+        default=(), description="age recipients of the key archive where the command names none"
+    )
+
+
 class Settings(_Section):
     """Everything in `appliance.yaml`."""
 
@@ -136,6 +150,7 @@ class Settings(_Section):
     gateway: GatewaySettings = GatewaySettings()
     ledger: LedgerSettings = LedgerSettings()
     vault: VaultSettings = VaultSettings()
+    backups: BackupSettings = BackupSettings()
 
 
 def load_settings(path: Path) -> Settings:

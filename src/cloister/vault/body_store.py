@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +120,43 @@ class BodyStore:
                 self._sealed.executescript("PRAGMA incremental_vacuum;")
             self._scrub_journal(self._sealed, SEALED_NAME)
         return count
+
+    def count_of(self, commitments: Iterable[bytes]) -> int:
+        """How many of these can still be opened."""
+        sql = "SELECT count(*) FROM capsules WHERE commitment = ?"
+        return sum(int(row[0]) for one in commitments if (row := self._one("capsules", sql, one)))
+
+    def shred_these(self, note: str, commitments: Iterable[bytes]) -> int:
+        """Destroy these bodies, all or none of their keys; returns how many there were."""
+        wanted = list(commitments)
+        count = 0
+        with self._lock:
+            with self._change(self._capsules, CAPSULES_NAME) as run:
+                for one in wanted:
+                    if run("DELETE FROM capsules WHERE commitment = ?", (one,)):
+                        count += 1
+                        run("INSERT OR IGNORE INTO shredded VALUES (?, ?)", (one, note))
+            self._scrub_journal(self._capsules, CAPSULES_NAME)
+            with self._change(self._sealed, SEALED_NAME) as run:
+                for one in wanted:
+                    run("DELETE FROM bodies WHERE commitment = ?", (one,))
+            with self._faults(SEALED_NAME):
+                self._sealed.executescript("PRAGMA incremental_vacuum;")
+            self._scrub_journal(self._sealed, SEALED_NAME)
+        return count
+
+    def capsules_snapshot(self) -> bytes:
+        """The wrapped keys as the bytes of a file, without what was deleted. In memory only."""
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+            with self._lock, self._faults(CAPSULES_NAME):
+                self._capsules.backup(copy)
+            copy.execute("VACUUM")
+            return copy.serialize()
+
+    def copy_sealed(self, path: Path) -> None:
+        """The ciphertexts, copied to a file; without what was deleted."""
+        with closing(sqlite3.connect(path)) as copy, self._lock, self._faults(SEALED_NAME):
+            self._sealed.backup(copy)
 
     def close(self) -> None:
         with self._lock:

@@ -32,6 +32,7 @@ VERBS = {
     "merge": "cloister.worker.verbs.merge",
     "reveal": "cloister.worker.verbs.reveal",
     "rotate": "cloister.worker.verbs.rotate",
+    "forget": "cloister.worker.verbs.forget",
     "self-check": "cloister.worker.verbs.selfcheck",
 }
 _MAX_JOB = 16 << 20
