@@ -47,9 +47,7 @@ def _claim(rng: random.Random) -> tuple[str, dict[str, str]]:
     def say(templates: tuple[str, ...]) -> str:
         return _expand(rng, rng.choice(templates), name, policy)
 
-    story = [say(_STORIES[category])]
-    if rng.random() < 0.6:
-        story.insert(0, say(_MATTERS).replace("#", rng.choice(_KINDS[category])))
+    story = [say(_MATTERS).replace("#", rng.choice(_KINDS[category])), say(_STORIES[category])]
     if urgency != "normal" or rng.random() < 0.5:
         story.append(say(_URGENCY[urgency]))
     extras = [say(_EXTRAS[kind]) for kind in sorted(_EXTRAS) if rng.random() < 0.28]
