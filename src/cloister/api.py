@@ -8,11 +8,11 @@ answer; only `JobDocument` holds keys, and it only ever lies in memory.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """What people call a thing: lower-case letters, digits, `.`, `_`, `-`; at most 63 characters."""
@@ -45,6 +45,9 @@ ID_PREFIX: dict[str, str] = {
     "job": "jb",
     "deployment": "dp",
     "client": "cl",
+    "shred": "sh",
+    "hold": "lh",
+    "backup": "bk",
 }
 
 
@@ -150,6 +153,19 @@ class ServeConfig(Document):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
 
+class ForgetConfig(Document):
+    """A dataset's next version, without the rows that mention one of `identifiers`.
+
+    Compared without regard to case, white space and Unicode form (NFKC, invisible characters left out);
+    anywhere in a text, or with `whole_words` only where no letter or digit stands next to it.
+    """
+
+    identifiers: tuple[Annotated[str, StringConstraints(max_length=512)], ...] = Field(
+        min_length=1, max_length=1000, repr=False
+    )
+    whole_words: bool = False
+
+
 class SelfCheckConfig(Document):
     """Nothing to do but to try, from inside, to get out. `host_sockets` are paths of the host."""
 
@@ -182,7 +198,18 @@ class JobDocument(Document):
     """
 
     job_id: ObjectId
-    verb: Literal["import", "base", "train", "evaluate", "merge", "rotate", "serve", "self-check"]
+    verb: Literal[
+        "import",
+        "base",
+        "train",
+        "evaluate",
+        "merge",
+        "rotate",
+        "forget",
+        "reveal",
+        "serve",
+        "self-check",
+    ]
     config: dict[str, Any]
     inputs: dict[str, Grant] = {}
     output: Grant | None = None
@@ -599,6 +626,152 @@ class IssuedClient(BaseModel):
     api_key: str = Field(repr=False)
 
 
+# --- shredding, holds, forgetting ---------------------------------------------------------------
+
+
+class ShredItem(BaseModel):
+    """One object version that a shred destroys. Not `stored`: a job was cut off while it made it."""
+
+    object_id: str
+    version: int
+    kind: ObjectKind
+    name: str
+    stored: bool
+    sealed_bytes: int = 0
+
+
+class ShredUse(BaseModel):
+    """What uses something of a shred now: a deployment that is served, or a job that waits or runs."""
+
+    id: str
+    name: str
+    state: str
+
+
+class Hold(BaseModel):
+    """A legal hold on a dataset: neither it nor what was derived from it is shredded meanwhile."""
+
+    hold_id: str
+    object_id: str
+    name: str
+    reason: str
+    placed_at: datetime
+    placed_by: str
+    released_at: datetime | None = None
+    released_by: str | None = None
+
+
+class Backup(BaseModel):
+    """One backup that was made. Its key archive opens what existed then, until `keys_until` at most.
+
+    `packs` objects are in it, `copied` of them were not in the target before. `where` is what whoever
+    asked called the target.
+    """
+
+    backup_id: str
+    made_at: datetime
+    made_by: str
+    where: str
+    keys_until: datetime
+    discarded_at: datetime | None = None
+    packs: int
+    copied: int
+    copied_bytes: int
+    objects_sha256: str
+    keys_sha256: str
+    ledger_entries: int
+
+
+class ShredPlan(BaseModel):
+    """What shredding a thing takes with it, and what stands in its way.
+
+    `kept_bodies` are prompts and answers of its models that policy kept.
+
+    `backups` are those whose key archives could still open some of it; `final_after` is when the last
+    of them ends by the retention of the settings, None where there is none.
+    """
+
+    kind: str
+    object_id: str
+    name: str
+    versions: list[int]
+    items: list[ShredItem]
+    runs: dict[str, str]
+    jobs: list[str]
+    in_use: list[ShredUse]
+    kept_bodies: int = 0
+    holds: list[Hold]
+    backups: list[Backup]
+    final_after: datetime | None = None
+
+
+class ShredRequest(Document):
+    """`confirm` repeats the thing's name. `version` is one version of a dataset; None means all.
+
+    With `take_down`, what uses it is stopped first; without, the shred is refused.
+    """
+
+    confirm: Name
+    version: int | None = Field(default=None, ge=1)
+    take_down: bool = False
+
+
+class Shred(BaseModel):
+    """One shred. `asked`, then `intended` (entered; nothing opens it any more), then `done` and proved.
+
+    `abandoned` where something stood in its way after all: nothing was destroyed.
+    """
+
+    shred_id: str
+    state: Literal["asked", "intended", "done", "abandoned"]
+    kind: str
+    object_id: str
+    name: str
+    asked_at: datetime
+    asked_by: str
+    done_at: datetime | None = None
+    objects: int = 0
+    keys: int = 0
+    sealed_bytes: int = 0
+    final_after: datetime | None = None
+    problem: str | None = None
+
+
+class HoldRequest(Document):
+    reason: str = Field(min_length=1, max_length=300)
+
+
+class ForgetRequest(Document):
+    """One person's request. The identifiers lie in this body and in the worker's memory only.
+
+    `shred` says when the version with the rows goes, and with it what was derived from it: `later` keeps
+    it until `dataset shred`; `now` needs the dataset's name in `confirm`.
+    """
+
+    config: ForgetConfig = Field(repr=False)
+    shred: Literal["later", "now"] = "later"
+    confirm: Name | None = None
+    take_down: bool = False
+
+
+# --- backups ------------------------------------------------------------------------------------
+
+
+class BackupRequest(Document):
+    """Make a backup into folders whose descriptors follow: `objects`, and `keys` where it is another.
+
+    The key archive is encrypted to `recipients` (age) or under `passphrase`. Objects that the target has
+    are not copied again; all are read back, or with `quick` only the new ones.
+    """
+
+    where: str = Field(max_length=1024)
+    recipients: tuple[Annotated[str, StringConstraints(max_length=4096)], ...] = Field(
+        default=(), max_length=16
+    )
+    passphrase: str | None = Field(default=None, min_length=1, max_length=1024, repr=False)
+    quick: bool = False
+
+
 class GatewaySecrets(BaseModel):
     """What the gateway alone may ask for, and keeps in memory: its own keys, each 32 bytes in base64."""
 
@@ -614,12 +787,22 @@ class GatewayHello(Document):
     url: str = Field(max_length=255)
 
 
+class BodiesPolicy(Document):
+    """Which bodies a gateway keeps. `public_key` is what they are sealed to, in base64; None while it cannot
+    be had: what would have to be kept is then refused."""
+
+    prompts: bool = False
+    answers: bool = False
+    public_key: str | None = None
+
+
 class GatewayView(BaseModel):
     """What the gateway needs to know, as of event number `seq`."""
 
     seq: int
     clients: list[ApiClient]
     deployments: list[Deployment]
+    bodies: BodiesPolicy = BodiesPolicy()
 
 
 class Event(BaseModel):
@@ -639,15 +822,68 @@ class ProcessStatus(BaseModel):
     detail: str | None = None
 
 
+class LedgerWitness(BaseModel):
+    """When a head of one ledger last left this machine, and which head a witness last cosigned.
+
+    `overdue_since` is set where neither happened within the period of the settings (where witnesses are
+    named: where none cosigned). `command` is what to do next.
+    """
+
+    ledger: str
+    left_at: datetime | None = None
+    left_size: int | None = None
+    cosigned_at: datetime | None = None
+    cosigned_size: int | None = None
+    cosigned_by: str | None = None
+    overdue_since: datetime | None = None
+    command: str
+
+
 class LedgerStatus(BaseModel):
-    """`signed` is how many entries the last signed tree head covers; `failure` says why it refuses."""
+    """`signed` is how many entries the last signed tree head covers; `failure` says why it refuses.
+
+    `witnessed`: no ledger of this home is overdue.
+    """
 
     origin: str
     entries: int
     signed: int
     root: str | None = None
     witnessed: bool = False
+    witnesses: list[LedgerWitness] = []
     failure: str | None = None
+
+
+class SinkStatus(BaseModel):
+    """Where the ledgers are exported to. `behind` counts entries not sent yet; `down_s` is None while it works."""
+
+    name: str
+    to: str
+    required: bool
+    behind: int
+    sent: int
+    down_s: float | None = None
+    problem: str | None = None
+
+
+class HeadsLeft(BaseModel):
+    """Tree heads that have left this machine: signed entries by ledger, and how they left."""
+
+    sizes: dict[Literal["control", "gateway"], Annotated[int, Field(ge=0)]]
+    how: Literal["export", "carry", "syslog"]
+
+
+class CosignedHead(BaseModel):
+    """A tree head of one ledger with cosignatures, as a signed note."""
+
+    ledger: Literal["control", "gateway"]
+    note: str = Field(max_length=1 << 19)
+
+
+class LedgerProof(BaseModel):
+    """A tlog-proof (c2sp.org/tlog-proof)."""
+
+    proof: str
 
 
 class Status(BaseModel):
@@ -663,6 +899,7 @@ class Status(BaseModel):
     last_seq: int
     gateway_url: str | None = None
     warnings: list[str] = []
+    sinks: list[SinkStatus] = []
 
 
 class WhoAmI(BaseModel):
@@ -685,3 +922,69 @@ class LedgerEntry(BaseModel):
     decision: str | None = None
     reason: str | None = None
     details: dict[str, Any] = {}
+
+
+LedgerName = Literal["control", "gateway"]
+
+
+class LedgerMatches(BaseModel):
+    """Entries that match a search, oldest first. `more` means that older ones match as well.
+
+    `size` is how many entries the ledger had then; `indexed` says whether an index told where to look.
+    """
+
+    entries: list[LedgerEntry]
+    more: bool
+    size: int
+    indexed: bool
+
+
+class BodyRequest(Document):
+    """The body that an entry commits to."""
+
+    ledger: LedgerName
+    index: int = Field(ge=0, lt=1 << 53)
+
+
+class RevealConfig(Document):
+    """How a worker opens one body. `key` is in base64, `commitment` in hex."""
+
+    key: str = Field(repr=False)
+    commitment: str
+    origin: str
+
+
+class RevealTicket(BaseModel):
+    """Send the descriptor that the body is to be written to, role `output`, with `token` over the side socket."""
+
+    reveal_id: str
+    part: str
+    token: str = Field(repr=False)
+    side_socket: str
+
+
+class RevealResult(BaseModel):
+    """What was revealed: prompt or answer, how many bytes, and which entry says so."""
+
+    part: str
+    bytes: int
+    entry: int
+
+
+class ShredBodiesRequest(Document):
+    """Exactly one of the two: one body, or all bodies of the days before `before`."""
+
+    body: BodyRequest | None = None
+    before: date | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> ShredBodiesRequest:
+        if (self.body is None) == (self.before is None):
+            raise ValueError("name one body, or a day")
+        return self
+
+
+class ShredBodiesResult(BaseModel):
+    shredded: int
+    left: int
+    entry: int

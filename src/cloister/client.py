@@ -23,18 +23,29 @@ from cloister.api import (
     FINAL_STATES,
     AddedSlot,
     ApiClient,
+    Backup,
+    BackupRequest,
     BaseImport,
+    BodyRequest,
     CheckLine,
     ClientRequest,
+    CosignedHead,
     DatasetImport,
     Deployment,
     DeploymentState,
     Event,
+    ForgetRequest,
+    HeadsLeft,
+    Hold,
+    HoldRequest,
     IssuedClient,
     Job,
     JobTicket,
     KekRotated,
     LedgerEntry,
+    LedgerMatches,
+    LedgerName,
+    LedgerProof,
     LedgerStatus,
     LockRequest,
     MergeRequest,
@@ -42,17 +53,24 @@ from cloister.api import (
     Opening,
     Passphrase,
     Problem,
+    RevealResult,
+    RevealTicket,
     RootRotated,
     Run,
     RunRequest,
     ServeRequest,
+    Shred,
+    ShredBodiesRequest,
+    ShredBodiesResult,
+    ShredPlan,
+    ShredRequest,
     SlotSecret,
     SlotView,
     Status,
     StoredObject,
     WhoAmI,
 )
-from cloister.errors import CloisterError, InvalidInput, JobFailed, NotFound, Unavailable, by_code
+from cloister.errors import CloisterError, Conflict, InvalidInput, JobFailed, NotFound, Unavailable, by_code
 
 Answer = TypeVar("Answer")
 
@@ -170,6 +188,54 @@ class Client:
     def merge(self, request: MergeRequest) -> Job:
         return self._post("/v1/models", request, Job)
 
+    # --- shredding, holds, forgetting, backups -------------------------------------------------
+
+    def shred_plan(self, collection: str, reference: str, version: int | None = None) -> ShredPlan:
+        """What a shred of one of `datasets`, `runs` or `models` would take with it."""
+        query = {} if version is None else {"version": version}
+        return self._get(f"/v1/{collection}/{_quoted(reference)}/shred", ShredPlan, **query)
+
+    def shred(self, collection: str, reference: str, request: ShredRequest) -> Shred:
+        """Shred; answers when it is done and proved."""
+        return self._post(f"/v1/{collection}/{_quoted(reference)}/shred", request, Shred, timeout=None)
+
+    def shreds(self) -> list[Shred]:
+        return self._get("/v1/shreds", list[Shred])
+
+    def finished_shred(self, shred_id: str) -> Shred:
+        """Wait for a shred that something else began. Errors: Conflict where it was abandoned."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                found = self._get(f"/v1/shreds/{_quoted(shred_id)}", Shred)
+                if found.state == "abandoned":
+                    raise Conflict(found.problem or "the shred was abandoned", where=found.name)
+                if found.state == "done":
+                    return found
+            time.sleep(0.2)
+
+    def hold(self, dataset: str, request: HoldRequest) -> Hold:
+        return self._post(f"/v1/datasets/{_quoted(dataset)}/hold", request, Hold)
+
+    def release(self, dataset: str) -> list[Hold]:
+        return self._post(f"/v1/datasets/{_quoted(dataset)}/release", None, list[Hold])
+
+    def holds(self) -> list[Hold]:
+        return self._get("/v1/holds", list[Hold])
+
+    def forget(self, dataset: str, request: ForgetRequest) -> Job:
+        """Queue the next version of a dataset, without the rows that mention someone."""
+        return self._post(f"/v1/datasets/{_quoted(dataset)}/forget", request, Job)
+
+    def back_up(self, request: BackupRequest, descriptors: Mapping[str, int]) -> Job:
+        """Begin a backup; `objects` is a folder's descriptor, `keys` (optional) that of another one."""
+        return self._deliver(self._post("/v1/backups", request, JobTicket, timeout=None), descriptors)
+
+    def backups(self) -> list[Backup]:
+        return self._get("/v1/backups", list[Backup])
+
+    def discard_backup(self, backup_id: str) -> Backup:
+        return self._post(f"/v1/backups/{_quoted(backup_id)}/discard", None, Backup)
+
     # --- runs and jobs -----------------------------------------------------------------------
 
     def start_run(self, request: RunRequest) -> Run:
@@ -281,18 +347,8 @@ class Client:
 
     def events(self, after: int = 0) -> Iterator[Event]:
         """The ordered stream from after that number on. Errors: Unavailable when it breaks off."""
-        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
-        try:
-            with self._http.stream("GET", "/v1/events", params={"after": after}, timeout=timeout) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _error(response)
-                for line in response.iter_lines():
-                    if line.startswith("data: "):
-                        yield Event.model_validate_json(line[6:])
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from None
-        raise Unavailable("the event stream ended", where=str(self._socket))
+        for data in self._stream("/v1/events", after=after):
+            yield Event.model_validate_json(data)
 
     def ledger(self) -> LedgerStatus:
         return self._get("/v1/audit/head", LedgerStatus)
@@ -303,6 +359,40 @@ class Client:
 
     def entries(self, start: int = 0, limit: int = 100) -> list[LedgerEntry]:
         return self._get("/v1/audit/entries", list[LedgerEntry], start=start, limit=limit)
+
+    def search_ledger(self, limit: int = 50, **wanted: Any) -> LedgerMatches:
+        """The newest entries that match: `ledger`, `actor`, `action`, `object`, `since`, `until`, `before`, `index`."""
+        query = {name: value for name, value in wanted.items() if value is not None}
+        return self._get("/v1/audit/search", LedgerMatches, limit=limit, **query)
+
+    def follow_ledger(self, after: int = 0, **wanted: Any) -> Iterator[LedgerEntry]:
+        """Entries from that index on as they are made. Errors: Unavailable when it breaks off."""
+        query = {name: value for name, value in wanted.items() if value is not None}
+        for data in self._stream("/v1/audit/follow", after=after, **query):
+            yield LedgerEntry.model_validate_json(data)
+
+    def prove(self, ledger: str, index: int) -> str:
+        """A tlog-proof of one entry."""
+        return self._get(f"/v1/audit/proof/{_quoted(ledger)}/{index}", LedgerProof).proof
+
+    def heads_left(self, heads: HeadsLeft) -> None:
+        """Say that tree heads have left this machine."""
+        self._send("/v1/audit/left", heads)
+
+    def take_in(self, head: CosignedHead) -> list[dict[str, Any]]:
+        """Hand in a cosigned tree head; returns the cosignatures that were new."""
+        return self._post("/v1/audit/cosigned", head, list[dict[str, Any]])
+
+    def reveal(self, ledger: LedgerName, index: int, output: int) -> RevealResult:
+        """Have the body of an entry written to the descriptor `output`, a pipe that is read meanwhile."""
+        ticket = self._post("/v1/audit/reveal", BodyRequest(ledger=ledger, index=index), RevealTicket)
+        self._hand_over(ticket.token, ticket.side_socket, {"output": output})
+        return TypeAdapter(RevealResult).validate_json(
+            self._request("GET", f"/v1/audit/reveal/{_quoted(ticket.reveal_id)}", None, timeout=None)
+        )
+
+    def shred_bodies(self, request: ShredBodiesRequest) -> ShredBodiesResult:
+        return self._post("/v1/audit/shred-bodies", request, ShredBodiesResult, timeout=None)
 
     def flush_ledger(self) -> None:
         self._send("/v1/audit/flush", None)
@@ -329,6 +419,21 @@ class Client:
             raise _error(response)
         return response.content
 
+    def _stream(self, path: str, **query: Any) -> Iterator[str]:
+        """The data of server-sent events, one after the other. Errors: Unavailable when they break off."""
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
+        try:
+            with self._http.stream("GET", path, params=query, timeout=timeout) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _error(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        yield line[6:]
+        except httpx.TransportError as error:
+            raise self._unavailable(error) from None
+        raise Unavailable("the event stream ended", where=str(self._socket))
+
     def _unavailable(self, error: httpx.TransportError) -> Unavailable:
         return Unavailable(
             f"the authority does not answer ({type(error).__name__})",
@@ -339,29 +444,31 @@ class Client:
     def _deliver(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> Job:
         """Hand over what the job waits for; one that does not get it is taken out again."""
         try:
-            self._hand_over(ticket, descriptors)
+            assert ticket.token is not None and ticket.side_socket is not None
+            self._hand_over(ticket.token, ticket.side_socket, descriptors)
         except BaseException:
             with contextlib.suppress(CloisterError):
                 self.cancel_job(ticket.job.job_id)
             raise
         return self.job(ticket.job.job_id)
 
-    def _hand_over(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> None:
-        assert ticket.token is not None and ticket.side_socket is not None
+    @staticmethod
+    def _hand_over(token: str, side_socket: str, descriptors: Mapping[str, int]) -> None:
         roles: Sequence[str] = list(descriptors)
         if len(roles) > DESCRIPTORS_PER_MESSAGE:
             raise InvalidInput(f"more than {DESCRIPTORS_PER_MESSAGE} files cannot be passed at once")
-        message = json.dumps({"token": ticket.token, "roles": roles}).encode() + b"\n"
+        message = json.dumps({"token": token, "roles": roles}).encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(REQUEST_TIMEOUT_S)
-                connection.connect(ticket.side_socket)
+                connection.connect(side_socket)
                 sent = socket.send_fds(connection, [message], [descriptors[role] for role in roles])
-                connection.sendall(message[sent:])
+                if message[sent:]:  # sending nothing would fail where the other side has answered and gone
+                    connection.sendall(message[sent:])
                 reply = json.loads(connection.makefile("rb").readline() or b"{}")
         except (OSError, ValueError) as error:
             raise Unavailable(
-                f"the source could not be handed over ({type(error).__name__})", where=ticket.side_socket
+                f"the source could not be handed over ({type(error).__name__})", where=side_socket
             ) from None
         if not reply.get("ok"):
             raise by_code(str(reply.get("code")))(str(reply.get("detail", "the source was refused")))

@@ -55,6 +55,12 @@ class NotFound(CloisterError):
     code, exit_code, status = "not-found", 3, 404
 
 
+class Shredded(NotFound):
+    """What is asked for was shredded: its keys are destroyed. The message says when and by whom."""
+
+    code, status = "shredded", 410
+
+
 class Conflict(CloisterError):
     """The thing is not in a state in which this can be done."""
 

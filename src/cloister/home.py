@@ -64,6 +64,29 @@ class Home:
     def gateway_ledger(self) -> Path:
         return self.root / "ledger" / "gateway"
 
+    def ledger(self, name: str) -> Path:
+        """The folder of the control or the gateway ledger."""
+        return self.root / "ledger" / name
+
+    @property
+    def left_file(self) -> Path:
+        return self.root / "ledger" / "left.json"
+
+    @property
+    def ledger_index(self) -> Path:
+        """Where the indices of the ledgers lie. They can be deleted: they are built again."""
+        return self.root / "ledger" / "index"
+
+    @property
+    def bodies(self) -> Path:
+        """Prompts and answers, sealed, where policy keeps them."""
+        return self.root / "bodies"
+
+    @property
+    def export_cursors(self) -> Path:
+        """How far each sink of the ledgers has got."""
+        return self.root / "state" / "export"
+
     @property
     def state(self) -> Path:
         return self.root / "state" / "state.db"
@@ -86,12 +109,8 @@ class Home:
     def output_folder(self, job_id: str) -> Path:
         return self.work / job_id / "out"
 
-    def make(self) -> None:
-        """Make every folder, 0700; a root that was made open to others is closed to them.
-
-        Errors: InvalidInput where the path is too long for sockets below it; OSError, naming the folder
-        that cannot be made.
-        """
+    def require_short(self) -> None:
+        """Errors: InvalidInput where the path is too long for sockets below it."""
         longest = len(os.fsencode(self.engine_folder("dp-000000000000") / "engine.sock"))
         if longest > SOCKET_PATH_BYTES:
             raise InvalidInput(
@@ -99,6 +118,14 @@ class Home:
                 where=str(self.root),
                 remedy="Choose a shorter CLOISTER_HOME.",
             )
+
+    def make(self) -> None:
+        """Make every folder, 0700; a root that was made open to others is closed to them.
+
+        Errors: InvalidInput where the path is too long for sockets below it; OSError, naming the folder
+        that cannot be made.
+        """
+        self.require_short()
         for folder in (
             self.root,
             self.run,

@@ -276,3 +276,18 @@ async def test_events_have_no_gap_and_no_double(here: World) -> None:
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     states = [e.data["state"] for e in events if e.subject == job_id and e.kind == "job.state"]
     assert states == ["queued", "running", "done"]
+
+
+@moment
+async def test_a_burst_of_metrics_is_kept_whole_with_few_commits(here: World) -> None:
+    (here.home.root / "lines").write_text("500")
+    before = here.authority.state._changes
+    here.go.touch()
+    job_id = await here.run()
+    await here.reaches(job_id, JobState.DONE)
+    row = here.job(job_id)
+    assert (row.last_event, row.metrics) == (500, {"step": 499.0, "loss": 1 / 500})
+    events = here.authority.state.events_after(0, 1000)
+    steps = [event.data["step"] for event in events if event.kind == "job.metrics"]
+    assert steps == list(range(500))
+    assert here.authority.state._changes - before < 100

@@ -37,6 +37,7 @@ from starlette.routing import Route
 
 from cloister.api import (
     ApiClient,
+    BodiesPolicy,
     Deployment,
     DeploymentState,
     Event,
@@ -122,6 +123,7 @@ class StandInAuthority:
 
     def reset(self) -> None:
         self.locked = self.muted = self.view_fails = False
+        self.bodies = BodiesPolicy()
         self._clients: dict[str, ApiClient] = {}
         self._deployments: dict[str, Deployment] = {}
         if not self.server.running:
@@ -144,6 +146,11 @@ class StandInAuthority:
         self._clients[client.client_id] = client
         self._tell("client.issued", client.client_id)
         return key, client
+
+    def keep(self, bodies: BodiesPolicy) -> None:
+        """Tell which bodies are to be kept from now on."""
+        self.bodies = bodies
+        self._tell("vault.unlocked", None)
 
     def lock(self) -> None:
         self.locked = True
@@ -197,7 +204,10 @@ class StandInAuthority:
         if self.view_fails:
             return JSONResponse({"title": "Internal error", "status": 500}, 500)
         view = GatewayView(
-            seq=self.seq, clients=list(self._clients.values()), deployments=list(self._deployments.values())
+            seq=self.seq,
+            clients=list(self._clients.values()),
+            deployments=list(self._deployments.values()),
+            bodies=self.bodies,
         )
         return Response(view.model_dump_json(), media_type="application/json")
 

@@ -12,11 +12,19 @@ import structlog
 
 from cloister import __version__
 from cloister.api import Deployment, LockRequest, SandboxState, ServeRequest
+from cloister.appliance.anchors import Anchors
+from cloister.appliance.auditing import Auditing
+from cloister.appliance.backups import Backups
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.checking import Checking
 from cloister.appliance.clients import Clients
+from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
+from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.holds import Holds
+from cloister.appliance.kept_bodies import KeptBodies
+from cloister.appliance.lineage import SUCCESSOR
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
 from cloister.appliance.parts import Parts
@@ -24,14 +32,17 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.requests import Requests
+from cloister.appliance.revealing import Revealing
 from cloister.appliance.rotation import Rotation
 from cloister.appliance.runs import after_job
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
-from cloister.appliance.side import SideSocket
+from cloister.appliance.shredding import Shredding
+from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.slots import Slots, credentials_folder
-from cloister.appliance.state import open_state
-from cloister.appliance.store import StateStore
+from cloister.appliance.state import JobRow, ObjectRow, open_state
+from cloister.appliance.store import Change, StateStore
+from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, Conflict, OutOfSpace, Unavailable
 from cloister.home import Home
 from cloister.launcher.client import LauncherClient, NoAnswer
@@ -47,20 +58,30 @@ class Authority:
     def __init__(self, home: Home, settings: Settings) -> None:
         self.home = home
         self.settings = settings
-        self.origin = f"cloister/{appliance_id(home.identity_file)}/control"
+        identity = appliance_id(home.identity_file)
+        self.origin = f"cloister/{identity}/control"
         self.ledger = Ledger.open(home.control_ledger, origin=self.origin, signer=None)
+        self.auditing = Auditing(home, self.ledger, f"cloister/{identity}/gateway")
+        self.exporting = Exporting(settings.ledger.sinks, home.export_cursors, self.auditing)
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
         self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"), Owed(self.state))
+        self.witnessing = Witnessing(home, settings.ledger, self.recorder)
+        self.anchors = Anchors(home, self.recorder)
         self.seal = Seal(home.keys, self.recorder)
         self.launcher = LauncherClient(home.launcher_socket, answer_s=settings.queue.answer_limit_s)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
-        self.fitness = Fitness(settings, self.seal, self.recorder)
+        self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting)
         parts = Parts(home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher)
-        self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=after_job)
+        self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=self._after_job)
         self.serving = Serving(parts)
         self.clients = Clients(self.state, self.seal, self.recorder)
-        self.side = SideSocket(home.side_socket, self.queue.deliver)
+        self.shredding = Shredding(parts, self.queue, self.serving, KeptBodies(home, self.auditing))
+        self.holds = Holds(self.state, self.recorder)
+        self.forgetting = Forgetting(parts, self.queue, self.shredding, refuse_start=self._refuse_start)
+        self.side = SideSocket(home.side_socket, self._deliver)
+        self.backups = Backups(parts, self.shredding, self.side)
+        self.revealing = Revealing(parts, self.auditing, self.side)
         self.requests = Requests(parts, self.queue, self.side, refuse_start=self._refuse_start)
         self.slots = Slots(
             self.seal,
@@ -71,7 +92,18 @@ class Authority:
         self.rotation = Rotation(parts, self.queue, refuse_start=self._refuse_start)
         self.queue.completions["rotate"] = self.rotation.complete
         self.checking = Checking(self.state, self.seal, self.recorder, self.catalogue)
-        self.overview = Overview(parts, self.fitness, self.queue, self.serving, self.clients)
+        self.overview = Overview(
+            parts,
+            self.fitness,
+            self.queue,
+            self.serving,
+            self.clients,
+            self.exporting,
+            self.witnessing,
+            self.anchors,
+            self.revealing,
+            self.forgetting,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
 
@@ -92,11 +124,20 @@ class Authority:
         await self.queue.recover(sandboxes)
         await self.serving.recover(sandboxes)
         await self._end_unknown(sandboxes)
+        await self.backups.recover()
         if await self.slots.unlock_at_start():
             with contextlib.suppress(OutOfSpace), self.state.change() as change:
                 change.event("vault.unlocked")
         self.side.start()
-        self._tasks = [asyncio.create_task(self.queue.run())]
+        self.auditing.start()
+        self.exporting.start()
+        self._tasks = [
+            asyncio.create_task(self.queue.run()),
+            asyncio.create_task(self.shredding.run()),
+            asyncio.create_task(self.anchors.run()),
+            asyncio.create_task(self.recorder.keep_mending()),
+            asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
+        ]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)
 
@@ -106,13 +147,36 @@ class Authority:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.side.stop()
+        await self.revealing.stop()
+        await self.backups.stop()
+        await self.shredding.stop()
         await self.queue.stop()
         await self.serving.let_go()
+        with contextlib.suppress(CloisterError, OSError):
+            await self.anchors.step()
         with contextlib.suppress(CloisterError):
             await self.recorder.record(None, "authority.stop")
         self.seal.close()
+        await asyncio.to_thread(self.exporting.stop)
+        await self.auditing.stop()
         self.ledger.close()
         self._engine.dispose()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Descriptors go to whoever looks after their job."""
+        if self.backups.waits_for(delivery.job_id):
+            self.backups.deliver(delivery)
+        elif self.revealing.waits_for(delivery.job_id):
+            self.revealing.deliver(delivery)
+        else:
+            self.queue.deliver(delivery)
+
+    def _after_job(self, change: Change, job: JobRow, stored: ObjectRow) -> None:
+        """What follows from a job, in the commit that ends it."""
+        if job.verb == SUCCESSOR:
+            self.forgetting.done(change, job, stored)
+        else:
+            after_job(change, job, stored)
 
     async def _end_unknown(self, sandboxes: dict[str, SandboxState]) -> None:
         """Stop the sandboxes that no job and no deployment asks for any more."""
@@ -168,6 +232,12 @@ class Authority:
             self.queue.paused = self._locking > 0
         with self.state.change() as change:
             change.event("vault.locked")
+
+    async def flush_ledger(self) -> None:
+        """Anchor the gateway's head, then sign every entry. Errors: LedgerUnavailable."""
+        with contextlib.suppress(CloisterError, OSError):
+            await self.anchors.step()
+        await asyncio.to_thread(self.ledger.flush)
 
     # --- starting ----------------------------------------------------------------------------
 

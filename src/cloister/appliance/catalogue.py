@@ -19,6 +19,7 @@ from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import StateStore
+from cloister.appliance.tombstones import refuse_shredded
 from cloister.errors import Conflict, NotFound, Tampered
 from cloister.vault import InputRef, Manifest, ObjectStore, read_manifest, sign_manifest
 
@@ -32,14 +33,15 @@ COMMAND = {
 
 
 def find(session: Session, kind: ObjectKind, reference: str) -> ObjectRow:
-    """The newest version of the object of this name or id. Errors: NotFound."""
+    """The newest version of the object of this name or id. Errors: NotFound, Shredded."""
     row = session.scalars(
         select(ObjectRow)
         .where(ObjectRow.kind == kind)
         .where((ObjectRow.object_id == reference) | (ObjectRow.name == reference))
-        .order_by(ObjectRow.created_at.desc())
+        .order_by(ObjectRow.created_at.desc(), ObjectRow.version.desc())
     ).first()
     if row is None:
+        refuse_shredded(session, kind, reference)
         raise NotFound(
             f"there is no {kind} of that name or id", where=reference[:64], remedy=f"See `{COMMAND[kind]}`."
         )
@@ -84,7 +86,7 @@ class Catalogue:
         Asked again after a crash, it finds what is in place already. Errors: Tampered, naming the file.
         """
         subject = row.subject or ""
-        place = self.store.folder(kind, subject, 1)
+        place = self.store.folder(kind, subject, row.output_version)
         if place.exists() and not output.exists():
             manifest = read_manifest(place)
         else:
@@ -111,7 +113,7 @@ class Catalogue:
         self, row: JobRow, draft: Manifest, subject: str, kind: ObjectKind, ledger_index: int
     ) -> Manifest:
         """The worker's manifest with what only the authority knows, signed."""
-        if (draft.object_id, draft.kind, draft.version) != (subject, str(kind), 1):
+        if (draft.object_id, draft.kind, draft.version) != (subject, str(kind), row.output_version):
             raise Tampered("the worker's manifest is of another object", where=row.job_id)
         if draft.sealed != (kind != ObjectKind.BASE):
             raise Tampered("the worker's files are not sealed as they must be", where=row.job_id)

@@ -9,7 +9,7 @@ import shutil
 
 from cloister.api import JobState, Problem
 from cloister.appliance.handed import Handed
-from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, announce, job_row
+from cloister.appliance.jobs import PENDING, RESUMABLE, SHORT, announce, job_row
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
 
@@ -80,5 +80,5 @@ class Endings:
             verb = row.verb
             announce(change, row)
         self._handed.drop(job_id)
-        if verb in LIGHT:
+        if verb in SHORT:
             shutil.rmtree(self._home.output_folder(job_id).parent, ignore_errors=True)

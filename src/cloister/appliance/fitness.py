@@ -1,7 +1,8 @@
-"""Whether this machine, as it is now, may start anything: vault, ledger, sandbox, swap. It starts nothing."""
+"""Whether this machine may start anything now: vault, ledger, audit sinks, sandbox, swap. It starts nothing."""
 
 from __future__ import annotations
 
+from cloister.appliance.exporting import Exporting
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal
 from cloister.errors import SandboxUnavailable
@@ -12,16 +13,18 @@ from cloister.sandbox import available, swap_status
 class Fitness:
     """Asked anew before each start; only the sandbox is tried once."""
 
-    def __init__(self, settings: Settings, seal: Seal, recorder: Recorder) -> None:
+    def __init__(self, settings: Settings, seal: Seal, recorder: Recorder, exporting: Exporting) -> None:
         self._settings = settings
         self._seal = seal
         self._recorder = recorder
+        self._exporting = exporting
         self._no_sandbox = available(swap=False) if settings.sandbox == "required" else None
 
     def require(self) -> None:
         """Errors: Locked, LedgerUnavailable, OutOfSpace or SandboxUnavailable where nothing new may start."""
         _ = self._seal.vault
         self._recorder.require()
+        self._exporting.refuse()
         if self._no_sandbox is not None:
             raise SandboxUnavailable(self._no_sandbox, remedy="See `cloister doctor`.")
         swap = self.swap()

@@ -6,12 +6,12 @@ connection's account (see `peer`), never anything that the request says.
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -21,15 +21,18 @@ from cloister.api import (
     ApiClient,
     BaseImport,
     ClientRequest,
+    CosignedHead,
     DatasetImport,
     Deployment,
     GatewayHello,
     GatewaySecrets,
     GatewayView,
+    HeadsLeft,
     IssuedClient,
     Job,
     JobTicket,
     LedgerEntry,
+    LedgerProof,
     LedgerStatus,
     LockRequest,
     MergeRequest,
@@ -44,25 +47,18 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
-from cloister.appliance.peer import SCOPE_KEY, Peer
-from cloister.errors import CloisterError, InvalidInput, NotFound, Unauthenticated
+from cloister.appliance.caller import Caller
+from cloister.appliance.http_erasure import erasure_routes
+from cloister.errors import CloisterError, InvalidInput, NotFound
 from cloister.logs import place
+from cloister.verifier import Cosignature
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES = 1 << 20
 MAX_ENTRIES = 1_000
-
-
-def _peer(request: Request) -> Peer:
-    peer = request.scope.get("extensions", {}).get(SCOPE_KEY)
-    if not isinstance(peer, Peer):
-        raise Unauthenticated("this connection has no account")
-    return peer
-
-
-Caller = Annotated[Peer, Depends(_peer)]
 
 
 def _problem(error: CloisterError) -> JSONResponse:
@@ -114,6 +110,8 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(vault_routes(authority))
     app.include_router(_serving_and_clients(authority))
     app.include_router(_events_and_audit(authority))
+    app.include_router(audit_router(authority))
+    app.include_router(erasure_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     return app
 
@@ -287,16 +285,32 @@ def _events_and_audit(authority: Authority) -> APIRouter:
     async def key() -> dict[str, str]:
         return {"vkey": authority.ledger.vkey}
 
-    @router.get("/audit/entries")
+    @router.get("/audit/entries", response_model=list[LedgerEntry])
     async def entries(
         start: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100
-    ) -> list[LedgerEntry]:
-        stop = min(start + limit, authority.ledger.size)
-        found = enumerate(authority.ledger.entries(start, stop), start)
-        return [LedgerEntry(index=index, **json.loads(json.dumps(entry))) for index, entry in found]
+    ) -> Response:
+        def read() -> bytes:  # entries are kept as JSON: each gets its index, nothing is parsed
+            found = enumerate(authority.ledger.raw_entries(start, start + limit), start)
+            return b"[%b]" % b",".join(b'{"index":%d,%b' % (index, raw[1:]) for index, raw in found)
+
+        return Response(await asyncio.to_thread(read), media_type="application/json")
+
+    @router.get("/audit/proof/{ledger}/{index}")
+    async def prove(
+        ledger: Literal["control", "gateway"], index: Annotated[int, Path(ge=0, lt=1 << 63)]
+    ) -> LedgerProof:
+        return await authority.witnessing.prove(ledger, index)
+
+    @router.post("/audit/left", status_code=204)
+    async def left(peer: Caller, body: HeadsLeft) -> None:
+        await authority.witnessing.left(peer, body)
+
+    @router.post("/audit/cosigned")
+    async def cosigned(peer: Caller, body: CosignedHead) -> list[Cosignature]:
+        return await authority.witnessing.take_in(peer, body)
 
     @router.post("/audit/flush", status_code=204)
     async def flush() -> None:
-        authority.ledger.flush()
+        await authority.flush_ledger()
 
     return router

@@ -17,8 +17,11 @@ OUTPUT_KIND = {
     "train": ObjectKind.ADAPTER,
     "evaluate": ObjectKind.EVALUATION,
     "merge": ObjectKind.MODEL,
+    "forget": ObjectKind.DATASET,
 }
 LIGHT = frozenset({"import", "base"})
+SHORT = LIGHT | {"forget"}
+"""What takes a light slot, and leaves nothing behind where it ends badly."""
 RESUMABLE = frozenset({"train", "evaluate", "merge"})
 PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
 
@@ -39,17 +42,18 @@ def new_job(
     inputs: Mapping[str, ObjectRow],
     *,
     waits_for_source: bool = False,
-    subject: str | None = None,
+    output: tuple[str, int] | None = None,
 ) -> JobRow:
     """Add a job, frozen as it is now. The caller has recorded it already.
 
-    `subject` is the object that it makes another version of; without it, the job makes a new object.
+    `output` is the object version that it makes, where that is not the first one of a new object.
     """
     row = JobRow(
         job_id=new_id("job"),
         verb=verb,
         state=JobState.WAITING_SOURCE if waits_for_source else JobState.QUEUED,
-        subject=subject or new_id(OUTPUT_KIND[verb]),
+        subject=output[0] if output else new_id(OUTPUT_KIND[verb]),
+        output_version=output[1] if output else 1,
         name=name,
         config=config,
         inputs={
@@ -77,9 +81,8 @@ def new_job(
 def made_by(job: JobRow) -> tuple[ObjectKind, int]:
     """Kind and version of the object that a job makes."""
     if job.verb in OUTPUT_KIND:
-        return OUTPUT_KIND[job.verb], 1
-    config = RotateConfig.model_validate(job.config)
-    return config.kind, config.version
+        return OUTPUT_KIND[job.verb], job.output_version
+    return RotateConfig.model_validate(job.config).kind, job.output_version
 
 
 def job_row(change: Change, job_id: str) -> JobRow:

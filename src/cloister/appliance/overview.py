@@ -21,15 +21,20 @@ from cloister.api import (
     WhoAmI,
 )
 from cloister.appliance import records
+from cloister.appliance.anchors import Anchors
 from cloister.appliance.catalogue import find, listed
 from cloister.appliance.clients import Clients
+from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
+from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
+from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import find_run
 from cloister.appliance.serving import Serving
 from cloister.appliance.state import JobRow, RunRow
+from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, NotFound
 
 
@@ -37,7 +42,17 @@ class Overview:
     """Reads the parts, as they are at that moment."""
 
     def __init__(
-        self, parts: Parts, fitness: Fitness, queue: Queue, serving: Serving, clients: Clients
+        self,
+        parts: Parts,
+        fitness: Fitness,
+        queue: Queue,
+        serving: Serving,
+        clients: Clients,
+        exporting: Exporting,
+        witnessing: Witnessing,
+        anchors: Anchors,
+        revealing: Revealing,
+        forgetting: Forgetting,
     ) -> None:
         self._home = parts.home
         self._settings = parts.settings
@@ -50,17 +65,25 @@ class Overview:
         self._queue = queue
         self._serving = serving
         self._clients = clients
+        self._exporting = exporting
+        self._witnessing = witnessing
+        self._anchors = anchors
+        self._revealing = revealing
+        self._forgetting = forgetting
 
     def whoami(self, peer: Peer) -> WhoAmI:
         return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
 
     def ledger_status(self) -> LedgerStatus:
         head = self._ledger.head()
+        witnesses = self._witnessing.state()
         return LedgerStatus(
             origin=self._ledger.origin,
             entries=self._ledger.size,
             signed=self._ledger.signed_size,
             root=head.root.hex() if head.root else None,
+            witnessed=bool(witnesses) and all(one.overdue_since is None for one in witnesses),
+            witnesses=witnesses,
             failure=self._ledger.failure,
         )
 
@@ -76,10 +99,13 @@ class Overview:
         ledger = self.ledger_status()
         if ledger.failure:
             warnings.append(f"the ledger refuses entries: {ledger.failure}")
-        if not ledger.witnessed:
-            warnings.append("UNWITNESSED: no tree head of the ledger has left this machine yet")
+        warnings += self._witnessing.warnings()
+        if self._anchors.problem:
+            warnings.append(self._anchors.problem)
+        warnings += self._forgetting.warnings()
         if self._recorder.owed:
             warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")
+        warnings += self._exporting.warnings()
         gateway, url = self._gateway()
         return Status(
             version=__version__,
@@ -98,6 +124,7 @@ class Overview:
             last_seq=self._state.last_seq(),
             gateway_url=url,
             warnings=warnings,
+            sinks=self._exporting.status(),
         )
 
     async def _launcher_status(self) -> ProcessStatus:
@@ -124,6 +151,7 @@ class Overview:
             seq=seq,
             clients=self._clients.listed(with_hash=True),
             deployments=self._serving.listed(),
+            bodies=self._revealing.policy(),
         )
 
     def objects(self, kind: ObjectKind) -> list[StoredObject]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -24,12 +24,13 @@ from cloister.appliance.endings import Endings
 from cloister.appliance.following import Follower
 from cloister.appliance.handed import Handed
 from cloister.appliance.intake import HELD_UP, Intake
-from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, Finished, announce, job_row, new_job
+from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, SHORT, Finished, announce, job_row, new_job
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
+from cloister.appliance.tombstones import refuse_shredded_job
 from cloister.errors import CloisterError, Conflict, JobFailed, NotFound
 from cloister.launcher.client import NoAnswer
 from cloister.logs import place
@@ -37,6 +38,7 @@ from cloister.logs import place
 log = structlog.get_logger()
 
 SOURCE_LOST = "the descriptors of its source were lost with the authority"
+CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
 SOURCE_WAIT_S = 120.0
 """How long a job waits for a client that has asked for it and not handed over its source."""
 
@@ -73,14 +75,12 @@ class Queue:
         *,
         waits_for_source: bool = False,
         unwritten: dict[str, Any] | None = None,
-        subject: str | None = None,
+        output: tuple[str, int] | None = None,
     ) -> JobRow:
         """Put a job into the queue, frozen as it is now. The caller has recorded it already.
 
-        `subject` is the object that it makes another version of; without it, the job makes a new object.
-
         `unwritten` are settings that are content: they go to the worker in place of what `config` has
-        for them, and are kept in memory only.
+        for them, and are kept in memory only. `output` is as in `new_job`.
         """
         row = new_job(
             change,
@@ -90,7 +90,7 @@ class Queue:
             config,
             inputs,
             waits_for_source=waits_for_source,
-            subject=subject,
+            output=output,
         )
         if unwritten:
             self._handed.keep_unwritten(row.job_id, unwritten)
@@ -110,7 +110,7 @@ class Queue:
         self._handed.deliver(delivery)
         self._wake.set()
 
-    async def cancel(self, peer: Peer, job_id: str, final: JobState = JobState.CANCELLED) -> None:
+    async def cancel(self, peer: Peer | None, job_id: str, final: JobState = JobState.CANCELLED) -> None:
         """Take a job out, or stop it: a run writes a checkpoint first. Never waits for the ledger."""
         with self._state.read() as session:
             row = session.get(JobRow, job_id)
@@ -144,8 +144,9 @@ class Queue:
         """Queue a job that was cut off again; a run goes on from its last checkpoint."""
         with self._state.read() as session:
             row = session.get(JobRow, job_id)
-        if row is None:
-            raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister run list`.")
+            if row is None:
+                raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister run list`.")
+            refuse_shredded_job(session, row)
         self._refuse_resume(row)
         if row.verb not in RESUMABLE:
             raise Conflict(
@@ -155,6 +156,7 @@ class Queue:
         await self._recorder.record(peer, "job.resume", job_id)
         with self._state.change() as change:
             row = job_row(change, job_id)
+            refuse_shredded_job(change.session, row)
             self._refuse_resume(row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, True, None, None
             row.stopping = None
@@ -182,6 +184,11 @@ class Queue:
     def known(self) -> list[str]:
         """Every job that this queue looks after now."""
         return sorted(self._tasks)
+
+    async def ended(self, job_ids: Sequence[str]) -> None:
+        """Wait until the queue looks after none of these any more."""
+        while waiting := [self._tasks[job_id] for job_id in job_ids if job_id in self._tasks]:
+            await asyncio.wait(waiting, timeout=0.5)
 
     async def drain(self) -> None:
         """Start nothing more and wait until nothing runs."""
@@ -218,6 +225,8 @@ class Queue:
                 await self._endings.stopped(row.job_id)
             elif row.state == JobState.WAITING_SOURCE or row.verb in LIGHT:
                 await self._endings.interrupt(row.job_id, SOURCE_LOST)
+            elif row.verb in SHORT:
+                await self._endings.interrupt(row.job_id, CONTENT_LOST)
 
     async def run(self) -> None:
         """Start queued jobs as slots come free, for ever."""
@@ -276,14 +285,14 @@ class Queue:
             verbs = {
                 job_id: row.verb for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None
             }
-        light = sum(verb in LIGHT for verb in verbs.values())
+        light = sum(verb in SHORT for verb in verbs.values())
         heavy = len(verbs) - light
         for row in queued:
             if row.job_id in self._tasks:
                 continue
-            if row.verb in LIGHT and light < self._limits.light_slots:
+            if row.verb in SHORT and light < self._limits.light_slots:
                 light += 1
-            elif row.verb not in LIGHT and heavy < self._limits.heavy_slots:
+            elif row.verb not in SHORT and heavy < self._limits.heavy_slots:
                 heavy += 1
             else:
                 continue
@@ -322,6 +331,8 @@ class Queue:
                 raise JobFailed(SOURCE_LOST, where=job_id, remedy="Start it again.")
             roles = list(delivery.descriptors) if delivery else []
             unwritten = self._handed.take_unwritten(job_id)
+            if row.verb in SHORT - LIGHT and not unwritten:
+                raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
             document, spec = worker_documents(self._parts, row, roles, unwritten)
             try:
                 await self._recorder.record(
@@ -334,6 +345,7 @@ class Queue:
             except HELD_UP:
                 if delivery is not None or self._endings.is_stopping(job_id):
                     raise
+                self._handed.keep_unwritten(job_id, unwritten)
                 return  # it stays queued
             if self._endings.is_stopping(job_id):
                 await self._endings.stopped(job_id)

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from cloister.api import (
     ApiClient,
+    Backup,
     Deployment,
     DeploymentState,
     EvaluateConfig,
@@ -16,10 +17,11 @@ from cloister.api import (
     Progress,
     Run,
     ServeConfig,
+    Shred,
     StoredObject,
     TrainConfig,
 )
-from cloister.appliance.state import ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow
+from cloister.appliance.state import BackupRow, ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow, ShredRow
 from cloister.errors import CloisterError
 
 
@@ -115,4 +117,39 @@ def api_client(row: ClientRow, *, with_hash: bool = False) -> ApiClient:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         key_hash=row.key_hash if with_hash else None,
+    )
+
+
+def backup(row: BackupRow) -> Backup:
+    return Backup(
+        backup_id=row.backup_id,
+        made_at=row.made_at,
+        made_by=row.made_by,
+        where=row.where,
+        keys_until=row.keys_until,
+        discarded_at=row.discarded_at,
+        packs=row.packs,
+        copied=row.copied,
+        copied_bytes=row.copied_bytes,
+        objects_sha256=row.objects_sha256,
+        keys_sha256=row.keys_sha256,
+        ledger_entries=row.ledger_entries,
+    )
+
+
+def shred(row: ShredRow) -> Shred:
+    return Shred(
+        shred_id=row.shred_id,
+        state=row.state,
+        kind=row.kind,
+        object_id=row.object_id,
+        name=row.name,
+        asked_at=row.asked_at,
+        asked_by=row.asked_by,
+        done_at=row.done_at,
+        objects=len(row.items),
+        keys=row.keys,
+        sealed_bytes=row.sealed_bytes,
+        final_after=row.final_after,
+        problem=row.problem,
     )

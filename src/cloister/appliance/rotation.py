@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import Job, JobState, ObjectKind, RotateConfig
 from cloister.appliance import records
 from cloister.appliance.jobs import PENDING, announce
+from cloister.appliance.lineage import next_version
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
@@ -56,10 +57,8 @@ class Rotation:
         with self._state.read() as session:
             row = find_any(session, reference)
             self._refuse(session, row)
-            newest = session.scalar(
-                select(func.max(ObjectRow.version)).where(ObjectRow.object_id == row.object_id)
-            )
-        config = RotateConfig(kind=ObjectKind(row.kind), version=1 + max(newest or 1, row.version))
+            version = next_version(session, row.object_id)
+        config = RotateConfig(kind=ObjectKind(row.kind), version=version)
         await self._recorder.record(
             peer, "vault.rotate.object", row.object_id, digests={"manifest": row.manifest_sha256}
         )
@@ -73,7 +72,7 @@ class Rotation:
                 row.name,
                 config.model_dump(mode="json"),
                 {ROLE: row},
-                subject=row.object_id,
+                output=(row.object_id, config.version),
             )
             return records.job(job)
 

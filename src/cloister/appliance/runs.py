@@ -8,11 +8,12 @@ from sqlalchemy.orm import Session
 from cloister.appliance.jobs import new_job
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
 from cloister.appliance.store import Change
+from cloister.appliance.tombstones import refuse_shredded
 from cloister.errors import Conflict, NotFound
 
 
 def find_run(session: Session, reference: str) -> RunRow:
-    """The run of this name, id, or id of one of its jobs. Errors: NotFound."""
+    """The run of this name, id, or id of one of its jobs. Errors: NotFound, Shredded."""
     row: RunRow | None = session.scalars(
         select(RunRow).where((RunRow.run_id == reference) | (RunRow.name == reference))
     ).first()
@@ -21,6 +22,7 @@ def find_run(session: Session, reference: str) -> RunRow:
             select(RunRow).where((RunRow.train_job == reference) | (RunRow.evaluate_job == reference))
         ).first()
     if row is None:
+        refuse_shredded(session, "run", reference)
         raise NotFound(
             "there is no run of that name or id", where=reference[:64], remedy="See `cloister run list`."
         )

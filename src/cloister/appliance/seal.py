@@ -82,6 +82,13 @@ class Seal:
             raise Locked("the vault is locked", remedy="Run `cloister unlock`.")
         return self._vault
 
+    @property
+    def any_vault(self) -> Vault:
+        """The vault, open or locked: to destroy keys and to copy the key store. Errors: Conflict before `init`."""
+        if self._vault is None:
+            raise Conflict("this appliance is not initialised", remedy="Run `cloister init`.")
+        return self._vault
+
     async def initialise(self, peer: Peer, passphrase: str) -> None:
         """Make the vault with its first slot, and open it."""
         async with self._changing:
@@ -125,13 +132,6 @@ class Seal:
                 raise
             self._open()
             return opened
-
-    @property
-    def any_vault(self) -> Vault:
-        """The vault, locked or open. Errors: Conflict before `init`."""
-        if self._vault is None:
-            raise Conflict("this appliance is not initialised", remedy="Run `cloister init`.")
-        return self._vault
 
     @contextlib.asynccontextmanager
     async def changing(self) -> AsyncIterator[Vault]:

@@ -35,6 +35,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
         dict[str, Any]: JSON,
         list[str]: JSON,
+        list[dict[str, Any]]: JSON,
         datetime: UtcTime,
     }
 
@@ -74,6 +75,7 @@ class JobRow(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+    output_version: Mapped[int] = mapped_column(default=1)
     attempts: Mapped[int] = mapped_column(default=0)
     resume: Mapped[bool] = mapped_column(default=False)
     stopping: Mapped[str | None] = mapped_column(String(16))
@@ -128,6 +130,80 @@ class ClientRow(Base):
     created_by: Mapped[str]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class ShredRow(Base):
+    """One shred: `asked`, `intended` (entered, nothing is found any more), `done`; or `abandoned`.
+
+    `items` are the object versions that it destroys, `jobs` those whose work folders go.
+    """
+
+    __tablename__ = "shreds"
+
+    shred_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    object_id: Mapped[str] = mapped_column(String(15))
+    version: Mapped[int | None]
+    name: Mapped[str] = mapped_column(String(63))
+    take_down: Mapped[bool]
+    asked_at: Mapped[datetime]
+    asked_by: Mapped[str]
+    done_at: Mapped[datetime | None]
+    items: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    jobs: Mapped[list[str]] = mapped_column(default=list)
+    keys: Mapped[int] = mapped_column(default=0)
+    sealed_bytes: Mapped[int] = mapped_column(default=0)
+    final_after: Mapped[datetime | None]
+    ledger_index: Mapped[int | None]
+    problem: Mapped[str | None]
+
+
+class TombstoneRow(Base):
+    """What is left of a shredded object version or run (of which `version` is 0): that it was, and its end."""
+
+    __tablename__ = "tombstones"
+
+    object_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(63), index=True)
+    shredded_at: Mapped[datetime]
+    shredded_by: Mapped[str]
+    shred_id: Mapped[str] = mapped_column(String(15))
+    ledger_index: Mapped[int]
+
+
+class HoldRow(Base):
+    __tablename__ = "holds"
+
+    hold_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    object_id: Mapped[str] = mapped_column(String(15), index=True)
+    name: Mapped[str] = mapped_column(String(63))
+    reason: Mapped[str]
+    placed_at: Mapped[datetime]
+    placed_by: Mapped[str]
+    released_at: Mapped[datetime | None]
+    released_by: Mapped[str | None]
+
+
+class BackupRow(Base):
+    """A backup that was made and read back. `discarded_at`: its key archive was destroyed, or so it was said."""
+
+    __tablename__ = "backups"
+
+    backup_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    made_at: Mapped[datetime]
+    made_by: Mapped[str]
+    where: Mapped[str]
+    keys_until: Mapped[datetime]
+    discarded_at: Mapped[datetime | None]
+    packs: Mapped[int]
+    copied: Mapped[int]
+    copied_bytes: Mapped[int]
+    objects_sha256: Mapped[str] = mapped_column(String(64))
+    keys_sha256: Mapped[str] = mapped_column(String(64))
+    ledger_entries: Mapped[int]
 
 
 class EventRow(Base):

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from cloister.api import AddedSlot, Job, KekRotated, NewSlot, Opening, RootRotated, SlotSecret, SlotView
 from cloister.appliance.authority import Authority
-from cloister.appliance.http import Caller
+from cloister.appliance.caller import Caller
 
 
 def vault_routes(authority: Authority) -> APIRouter:

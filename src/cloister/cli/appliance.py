@@ -98,6 +98,10 @@ def status(json: JsonFlag = False) -> None:
         ("gateway at", state.gateway_url or "-"),
         ("jobs", ", ".join(f"{count} {name}" for name, count in state.jobs.items()) or "none"),
         ("deployments", ", ".join(f"{d.name} {d.state}" for d in state.deployments) or "none"),
+        *(
+            (f"sink {sink.name}", f"{'up' if sink.down_s is None else 'DOWN'}, {sink.behind} entries wait")
+            for sink in state.sinks
+        ),
     ]
     print_table(("", ""), rows, empty="")
     for warning in state.warnings:

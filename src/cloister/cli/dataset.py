@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from cloister.cli import shredding
 from cloister.cli.leaving import Left
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
 from cloister.cli.session import connect, watch
@@ -125,11 +126,12 @@ def list_(json: JsonFlag = False) -> None:
         print_json(found)
         return
     print_table(
-        ("name", "id", "rows", "held out", "size", "made", "by"),
+        ("name", "id", "version", "rows", "held out", "size", "made", "by"),
         [
             (
                 d.name,
                 d.object_id,
+                d.version,
                 d.counts.get("rows", "-"),
                 d.counts.get("holdout_rows", "-"),
                 size(d.sealed_bytes),
@@ -158,3 +160,158 @@ def show(reference: Annotated[str, typer.Argument(metavar="NAME")], json: JsonFl
         **{key: value for key, value in stored.details.items() if value != []},
     }
     print_table(("", ""), facts.items(), empty="")
+
+
+Reference = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name or id.")]
+
+
+@app.command()
+def shred(
+    reference: Reference,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Only this version; all of them unless given.")
+    ] = None,
+    dry_run: shredding.DryRun = False,
+    take_down: shredding.TakeDown = False,
+    yes: shredding.Yes = None,
+    json: JsonFlag = False,
+) -> None:
+    """Destroy a dataset and everything derived from it: runs, checkpoints, adapters, evaluations, merged models.
+
+    Their keys are destroyed and their files removed. It is entered before and after, and finishes itself
+    when it is cut off. Refused while something derived is served or running, or under a legal hold.
+    """
+    shredding.shred(
+        "datasets", reference, version=version, dry_run=dry_run, take_down=take_down, yes=yes, json=json
+    )
+
+
+@app.command()
+def hold(
+    reference: Reference,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the ledger. No personal data.")],
+    json: JsonFlag = False,
+) -> None:
+    """Place a legal hold: neither the dataset nor anything derived from it can be shredded until its release."""
+    from cloister.api import HoldRequest
+    from cloister.cli.validation import validated
+
+    with connect() as client:
+        placed = client.hold(reference, validated(HoldRequest, reason=reason))
+    print_json(placed) if json else say(f"{visible(placed.name)} is held ({placed.hold_id}).")
+
+
+@app.command()
+def release(reference: Reference, json: JsonFlag = False) -> None:
+    """End the legal holds on a dataset; the id of one hold ends just that one."""
+    with connect() as client:
+        ended = client.release(reference)
+    print_json(ended) if json else say(f"Released: {', '.join(hold.hold_id for hold in ended)}.")
+
+
+@app.command()
+def holds(json: JsonFlag = False) -> None:
+    """List the legal holds, those that were released too."""
+    with connect() as client:
+        found = client.holds()
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ("id", "dataset", "since", "by", "released", "reason"),
+        [
+            (h.hold_id, h.name, moment(h.placed_at), h.placed_by, moment(h.released_at), h.reason)
+            for h in found
+        ],
+        empty="No hold.",
+    )
+
+
+@app.command()
+def forget(
+    reference: Reference,
+    identifiers_fd: Annotated[
+        int | None,
+        typer.Option(
+            "--identifiers-fd", metavar="N", help="Read the identifiers from this descriptor, one a line."
+        ),
+    ] = None,
+    whole_words: Annotated[
+        bool, typer.Option("--whole-words", help="Only where no letter or digit stands beside them.")
+    ] = False,
+    when: Annotated[
+        Literal["later", "now"],
+        typer.Option("--shred", help="When the version with the rows goes, and what was derived from it."),
+    ] = "later",
+    take_down: shredding.TakeDown = False,
+    yes: shredding.Yes = None,
+    json: JsonFlag = False,
+) -> None:
+    """Derive a version without the rows that mention one person; say which models were trained on them.
+
+    Names, addresses, numbers are asked for, or read one a line from standard input; never given as arguments.
+    Case, white space and Unicode form make no difference. A row counts once, however often it mentions whom.
+    The old version stays until `dataset shred NAME --version N`, or goes at once with `--shred now`.
+    """
+    from cloister.api import ForgetConfig, ForgetRequest
+    from cloister.cli.validation import validated
+
+    texts = _identifiers(identifiers_fd)
+    with connect() as client:
+        dataset = client.dataset(reference)
+        plan = client.shred_plan("datasets", dataset.object_id, dataset.version)
+        if when == "now" and yes is None:
+            shredding.show_plan(plan)
+            yes = shredding.ask_name(dataset.name)
+        request = validated(
+            ForgetRequest,
+            config=validated(ForgetConfig, identifiers=texts, whole_words=whole_words),
+            shred=when,
+            confirm=yes,
+            take_down=take_down,
+        )
+        job = watch(client, client.forget(dataset.object_id, request).job_id, quiet=json)
+        result = job.result
+        done = client.finished_shred(result["shred_id"]) if "shred_id" in result else None
+    trained = list(plan.runs.values())
+    models = [item.name for item in plan.items if item.kind == "model"]
+    if json:
+        print_json({**result, "trained": trained, "merged": models, "shred": done})
+        return
+    say(
+        f"{visible(dataset.name)} version {result['version']}: {result['rows']} rows; {result['rows_forgotten']} rows "
+        f"were left out ({result['train_rows_forgotten']} to train on, {result['holdout_rows_forgotten']} held out), "
+        f"which mention {result['identifiers_found']} of {result['identifiers']} identifiers."
+    )
+    say(f"Trained on version {dataset.version}: {visible(', '.join([*trained, *models])) or 'nothing'}.")
+    if done is not None:
+        shredding.say_done(done)
+    else:
+        say(
+            f"Version {dataset.version} is still there. When its successors have replaced it: "
+            f"`cloister dataset shred {dataset.name} --version {dataset.version}`."
+        )
+
+
+def _identifiers(descriptor: int | None) -> tuple[str, ...]:
+    """One a line, from a descriptor, or asked for at the terminal until an empty line."""
+    from cloister.errors import InvalidInput
+
+    if descriptor is None and not sys.stdin.isatty():
+        descriptor = 0
+    lines: list[str] = []
+    if descriptor is None:
+        import getpass
+
+        while line := getpass.getpass(f"Identifier {len(lines) + 1} (not shown; empty: no more): ").strip():
+            lines.append(line)
+    else:
+        try:
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                lines = [line.strip() for line in file.read(1 << 20).decode().splitlines()]
+        except (OSError, UnicodeDecodeError):
+            raise InvalidInput("no text can be read from that descriptor", where="--identifiers-fd") from None
+    found = tuple(line for line in lines if line)
+    if not found:
+        raise InvalidInput("no identifier was given", remedy="Give one a line: name, address, number.")
+    return found

@@ -24,7 +24,8 @@ NOUNS = {
     "model": "Merged models: merge a run's adapter into 16 bits.",
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",
-    "audit": "The ledger: read, verify, export.",
+    "backup": "Backups: make one into a folder, list them; `cloister restore` brings one back.",
+    "audit": "The ledger: read, prove, verify, carry its tree heads out.",
 }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cloister.cli import shredding
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
 from cloister.cli.session import connect, watch
 
@@ -64,4 +65,18 @@ def list_(json: JsonFlag = False) -> None:
             for m in found
         ],
         empty="No merged model yet. Make one with `cloister model merge RUN --name NAME`.",
+    )
+
+
+@app.command()
+def shred(
+    reference: Annotated[str, typer.Argument(metavar="NAME", help="The model's name or id.")],
+    dry_run: shredding.DryRun = False,
+    take_down: shredding.TakeDown = False,
+    yes: shredding.Yes = None,
+    json: JsonFlag = False,
+) -> None:
+    """Destroy a merged model. The dataset stays."""
+    shredding.shred(
+        "models", reference, version=None, dry_run=dry_run, take_down=take_down, yes=yes, json=json
     )

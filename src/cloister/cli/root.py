@@ -46,7 +46,7 @@ class LazyGroup(TyperGroup):
 
 def build(nouns: Mapping[str, str], epilog: str) -> typer.Typer:
     """The whole command line over these nouns."""
-    from cloister.cli import appliance
+    from cloister.cli import appliance, backup, witness
 
     class Root(LazyGroup):
         pass
@@ -62,6 +62,8 @@ def build(nouns: Mapping[str, str], epilog: str) -> typer.Typer:
     )
     app.callback()(_root)
     appliance.add_commands(app)
+    witness.add_commands(app)
+    backup.add_commands(app)
     return app
 
 

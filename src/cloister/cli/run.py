@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cloister.cli import shredding
 from cloister.cli.leaving import leaving
 from cloister.cli.output import JsonFlag, describe, duration, moment, print_json, print_table, say, visible
 from cloister.cli.session import connect, watch
@@ -241,3 +242,15 @@ def cancel(reference: Reference, json: JsonFlag = False) -> None:
     with connect() as client, leaving("it is being stopped all the same.", "See `cloister run list`."):
         run = client.cancel_run(reference)
     print_json(run) if json else say(f"{visible(run.name)} is being stopped.")
+
+
+@app.command()
+def shred(
+    reference: Reference,
+    dry_run: shredding.DryRun = False,
+    take_down: shredding.TakeDown = False,
+    yes: shredding.Yes = None,
+    json: JsonFlag = False,
+) -> None:
+    """Destroy a run with its checkpoints, adapter and evaluation, and the models merged from it. The dataset stays."""
+    shredding.shred("runs", reference, version=None, dry_run=dry_run, take_down=take_down, yes=yes, json=json)

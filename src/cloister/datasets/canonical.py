@@ -12,7 +12,7 @@ from array import array
 from contextlib import ExitStack
 from itertools import accumulate
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -41,13 +41,28 @@ class DatasetMeta(msgspec.Struct, frozen=True):
     labels: dict[str, int] = {}
 
 
-class DatasetWriter:
-    """Appends rows to a new dataset object; use as a context manager, and `finish` inside it."""
+class Sides(Protocol):
+    """What gives rows their sides: a `Splitter`, or something that knows them already."""
 
-    def __init__(self, writer: ObjectWriter, *, holdout: float, seed: int) -> None:
+    counts: list[int]
+
+    def add(self, rows: list[Row]) -> bytes: ...
+
+    def finish(self) -> bytes: ...
+
+
+class DatasetWriter:
+    """Appends rows to a new dataset object; use as a context manager, and `finish` inside it.
+
+    `splitter` gives the sides where the hash of the input must not.
+    """
+
+    def __init__(
+        self, writer: ObjectWriter, *, holdout: float, seed: int, splitter: Sides | None = None
+    ) -> None:
         self._stack = ExitStack()
         self._writer = writer
-        self._splitter = Splitter(holdout, seed)
+        self._splitter = splitter or Splitter(holdout, seed)
         self._holdout = holdout
         self._seed = seed
         self._labels: dict[str, int] = {}

@@ -22,6 +22,7 @@ from cloister.gateway.directory import Caller, Directory
 from cloister.gateway.engine_pool import EnginePool
 from cloister.gateway.inference import Passage
 from cloister.gateway.journal import Journal
+from cloister.gateway.keeping import Keeper
 from cloister.gateway.limits import Limits
 from cloister.gateway.refusal import Refusal
 from cloister.gateway.reply import ClientGone, Message, Receive, Reply, Scope, Send, send_response
@@ -47,13 +48,22 @@ class Gateway:
         journal: where it is written down.
         engines: the way to the engines.
         limits: bounds of a request.
+        keeper: where bodies go that policy wants kept.
     """
 
-    def __init__(self, directory: Directory, journal: Journal, engines: EnginePool, limits: Limits) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        journal: Journal,
+        engines: EnginePool,
+        limits: Limits,
+        keeper: Keeper,
+    ) -> None:
         self._directory = directory
         self._journal = journal
         self._engines = engines
         self._limits = limits
+        self._keeper = keeper
         self._secrets: Secrets | None = None
         self._in_progress = 0
         self._salts: dict[str, str] = {}
@@ -118,6 +128,7 @@ class _Request:
     def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         self._directory = gateway._directory
         self._journal = gateway._journal
+        self._keeper = gateway._keeper
         self._engines = gateway._engines
         self._limits = gateway._limits
         self._secrets = gateway._secrets
@@ -156,6 +167,8 @@ class _Request:
             raise refusal.engine_stopped()
         salt = self._salt(caller.client_id, self._secrets)
         message = wanted.engine_body(cache_salt=salt, max_model_len=target.max_model_len, limits=self._limits)
+        policy = self._directory.bodies
+        digests = await self._keeper.keep(policy, "prompt", body)
         await self._journal.admitted(
             self._reply.request_id,
             caller.client_id,
@@ -165,9 +178,10 @@ class _Request:
             stream=wanted.stream,
             choices=wanted.choices,
             max_tokens=wanted.max_tokens,
+            digests=digests,
         )
         del body
-        passage = Passage(self._journal, self._engines, self._limits, self._reply)
+        passage = Passage(self._journal, self._engines, self._limits, self._reply, self._keeper, policy)
         await passage.run(caller, target, wanted, message, self._receive)
 
     async def refuse(self, outcome: Refusal) -> None:

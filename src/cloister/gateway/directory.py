@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cloister.api import Deployment, DeploymentState, GatewayView
+from cloister.api import BodiesPolicy, Deployment, DeploymentState, GatewayView
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class Directory:
         self._targets: MappingProxyType[str, Target] = MappingProxyType({})
         self._heard_at: float | None = None
         self.seq = 0
+        self.bodies = BodiesPolicy()
+        """Which bodies are to be kept."""
 
     def apply(self, view: GatewayView) -> None:
         """Replace everything by `view`."""
@@ -76,6 +78,7 @@ class Directory:
                 targets[target.name] = target
         self._targets = MappingProxyType(targets)
         self.seq = view.seq
+        self.bodies = view.bodies
 
     def revoke(self, client_id: str) -> None:
         """Forget a client's keys at once, ahead of the next view."""

@@ -9,6 +9,7 @@ import asyncio
 from time import monotonic
 from typing import Final
 
+from cloister.api import BodiesPolicy
 from cloister.errors import LedgerUnavailable
 from cloister.gateway import refusal
 from cloister.gateway.answer import DONE, EventReader, Tally, engine_refusal
@@ -22,6 +23,7 @@ from cloister.gateway.engine_pool import (
     Exchange,
 )
 from cloister.gateway.journal import Journal, Outcome
+from cloister.gateway.keeping import Keeper
 from cloister.gateway.limits import Limits
 from cloister.gateway.refusal import Refusal
 from cloister.gateway.reply import ClientGone, Receive, Reply
@@ -55,11 +57,23 @@ class _Presence:
 class Passage:
     """The way of one admitted request through an engine."""
 
-    def __init__(self, journal: Journal, engines: EnginePool, limits: Limits, reply: Reply) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        engines: EnginePool,
+        limits: Limits,
+        reply: Reply,
+        keeper: Keeper,
+        policy: BodiesPolicy,
+    ) -> None:
         self._journal = journal
         self._engines = engines
         self._limits = limits
         self._reply = reply
+        self._keeper = keeper
+        self._policy = policy
+        self._answer = bytearray()
+        """What the client has been sent of a stream, where answers are kept."""
 
     async def run(
         self, caller: Caller, target: Target, wanted: Inference, message: bytes, receive: Receive
@@ -109,7 +123,12 @@ class Passage:
         outcome.events = tally.events if wanted.stream else None
         outcome.duration_ms = int((monotonic() - begun) * 1000)
         try:
-            await self._journal.completed(self._reply.request_id, caller.client_id, target, outcome)
+            if self._policy.answers:
+                self._answer += whole or held
+            digests = await self._keeper.keep(self._policy, "answer", bytes(self._answer))
+            await self._journal.completed(
+                self._reply.request_id, caller.client_id, target, outcome, digests=digests
+            )
         except LedgerUnavailable:
             if not self._reply.started:
                 await self._reply.send_error(refusal.ledger_failed())
@@ -152,6 +171,7 @@ class Passage:
                 fault = found
             if passed:
                 await self._reply.begin_stream()
+                self._remember(passed)
                 try:
                     async with asyncio.timeout(self._limits.write_s):
                         await self._reply.send_block(bytes(passed), last=False)
@@ -165,6 +185,13 @@ class Passage:
             if done:
                 await self._drain(exchange)
                 return bytes(held)
+
+    def _remember(self, piece: bytes | bytearray) -> None:
+        """Raises Refusal (502) where an answer that is to be kept grows beyond its bound."""
+        if self._policy.answers:
+            self._answer += piece
+            if len(self._answer) > self._limits.answer_bytes:
+                raise refusal.engine_failed()
 
     async def _drain(self, exchange: Exchange) -> None:
         """Take the end of the engine's body, so that its connection can be used again."""

@@ -89,6 +89,7 @@ class Journal:
         stream: bool,
         choices: int,
         max_tokens: int | None,
+        digests: Mapping[str, str],
     ) -> None:
         """The intent to pass a request on. Raises LedgerUnavailable: then it must not be."""
         details: dict[str, str | int | bool | None] = {
@@ -106,13 +107,25 @@ class Journal:
                 identified_by="api-key",
                 action="inference.intent",
                 objects=(target.deployment_id, target.model),
+                digests=digests,
                 decision="allow",
                 details=details,
             )
         )
 
-    async def completed(self, request_id: str, client_id: str, target: Target, outcome: Outcome) -> None:
-        """How it ended. Raises LedgerUnavailable: then the client must not see the end."""
+    async def completed(
+        self,
+        request_id: str,
+        client_id: str,
+        target: Target,
+        outcome: Outcome,
+        *,
+        digests: Mapping[str, str],
+    ) -> None:
+        """How it ended, with the commitment to the answer where that is kept.
+
+        Raises LedgerUnavailable: then the client must not see the end.
+        """
         details: dict[str, str | int | bool | None] = {
             "request_id": request_id,
             "status": outcome.status,
@@ -130,6 +143,7 @@ class Journal:
                 identified_by="api-key",
                 action="inference.completion",
                 objects=(target.deployment_id, target.model),
+                digests=digests,
                 reason=outcome.reason,
                 details=details,
             )

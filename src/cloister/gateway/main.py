@@ -29,6 +29,7 @@ from cloister.gateway.authority import Authority
 from cloister.gateway.directory import Directory
 from cloister.gateway.engine_pool import EnginePool
 from cloister.gateway.journal import Journal
+from cloister.gateway.keeping import Keeper
 from cloister.gateway.limits import Limits
 from cloister.gateway.server import bind_tcp, make_server, tls_context
 from cloister.home import Home
@@ -92,7 +93,8 @@ async def _run(home: Home, listening: Listening, limits: Limits, origin: str | N
         journal = Journal(ledger, monotonic=time.monotonic)
         directory = Directory(monotonic=time.monotonic, now=time.time)
         engines = EnginePool(loop, connect_s=limits.connect_s, answer_s=limits.engine_s)
-        gateway = Gateway(directory, journal, engines, limits)
+        keeper = Keeper(home.bodies, origin)
+        gateway = Gateway(directory, journal, engines, limits, keeper)
         server = make_server(gateway, limits, on_malformed=journal.count_refused, tls=tls)
         locked = asyncio.Event()
         authority = Authority(
@@ -125,6 +127,7 @@ async def _run(home: Home, listening: Listening, limits: Limits, origin: str | N
             await asyncio.gather(*tasks, return_exceptions=True)
             engines.close()
             await authority.close()
+            await asyncio.to_thread(keeper.close)
         with contextlib.suppress(LedgerUnavailable):
             await journal.flush()
             await journal.process("gateway.stop", {"pid": os.getpid()})

@@ -1,22 +1,42 @@
-"""A copy of a ledger that stands on its own: what an auditor gets.
+"""Copies of a ledger that stand on their own: what an auditor gets, and what is carried to a witness.
 
-The tree head is taken first, then the files that it needs, then the entries made since, as a journal.
+The tree head is taken first, then the files that it needs, then the entries made since, as a journal. So
+a log may be copied while it is written.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloister.errors import Conflict
+from cloister.errors import Conflict, Tampered
 from cloister.ledger import files
 from cloister.ledger.frames import frame, seed
-from cloister.ledger.tiles import WIDTH, TileStore, pack
+from cloister.ledger.journal import Journal
+from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_signature, parse_head
+from cloister.ledger.proof import cosigned_heads, read_head, read_note, read_vkey
+from cloister.ledger.tiles import WIDTH, TileStore, Tree, pack
 
 if TYPE_CHECKING:
     from cloister.ledger.log import Ledger
+
+TRIES = 20
+_UNFINISHED = ("tile", "cosigned", "vkey", "checkpoint.tmp", "vkey.tmp")
+"""What an interrupted first copy leaves behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A copy was brought from `before` to `size` signed entries; `unsigned` came along beyond these."""
+
+    origin: str
+    before: int
+    size: int
+    unsigned: int
 
 
 def export(ledger: Ledger, dest: Path) -> None:
@@ -31,41 +51,183 @@ def export(ledger: Ledger, dest: Path) -> None:
     files.make_folder(dest, touched)
     head = ledger.head()
     if head.signed_note is not None:
-        _copy_tree(TileStore(ledger.root), TileStore(dest), head.size, touched)
+        _copy_tree(TileStore(ledger.root), TileStore(dest), 0, head.size, touched)
+        os.sync()
         files.write_file(dest / "checkpoint", head.signed_note.encode(), touched)
         files.write_file(dest / "vkey", f"{ledger.vkey}\n".encode(), touched)
+        _copy_cosigned(ledger.root, dest, touched)
     signed = head.size if head.signed_note is not None else 0
-    rest = list(ledger.raw_entries(signed, ledger.size))
-    if rest:
-        records = [len(entry).to_bytes(2, "big") + entry for entry in rest]
-        data, _ = frame(seed(ledger.origin), signed, records)
-        files.write_file(dest / "journal" / f"{1:010d}", data, touched)
+    _write_journal(dest, ledger.origin, signed, list(ledger.raw_entries(signed, ledger.size)), touched)
     files.sync_folders(touched)
 
 
-def _copy_tree(source: TileStore, target: TileStore, size: int, touched: set[Path]) -> None:
-    """The files of the tree of `size` entries, no narrower or wider ones."""
+def carry(source: Path, dest: Path) -> Carried | None:
+    """Bring a copy up to the newest signed tree head, copying only what it has not; None: nothing is signed.
+
+    The log may be in use by another process. An interrupted copy is taken up by the next call.
+
+    Raises:
+        Conflict: the folder holds something else than a copy of this log.
+        Tampered: the copy's tree head and this log contradict each other, or a file is damaged.
+    """
+    if not (source / "vkey").exists() or not (source / "checkpoint").exists():
+        return None
+    key = read_vkey(source)
+    _refuse_links(dest)
+    held = _held_head(source, dest, key)
+    head, tail = _head_and_tail(source, key)
+    before = 0 if held is None else held.size
+    if held is not None:
+        _check_continues(source, held, head, dest)
+    touched: set[Path] = set()
+    files.make_folder(dest, touched)
+    _copy_tree(TileStore(source), TileStore(dest), before, head.size, touched)
+    _copy_cosigned(source, dest, touched)
+    os.sync()  # everything below the tree head is on the medium before the head is
+    shutil.rmtree(dest / "journal", ignore_errors=True)
+    files.write_file(dest / "vkey", f"{key}\n".encode(), touched)
+    files.write_file(dest / "checkpoint", (head.signed_note or "").encode(), touched)
+    _write_journal(dest, key.name, head.size, tail, touched)
+    if before < head.size:
+        _tidy(TileStore(dest), before, head.size)
+    files.sync_folders(folder for folder in touched if folder.is_dir())
+    return Carried(key.name, before, head.size, len(tail))
+
+
+def _head_and_tail(source: Path, key: VerifierKey) -> tuple[TreeHead, list[bytes]]:
+    """The newest signed tree head, and the entries made since."""
+    for attempt in range(TRIES):
+        head = read_head(source / "checkpoint", key)
+        if head is None:
+            break
+        try:
+            journal = Journal(source / "journal", key.name, file_bytes=0, emergency_bytes=0)
+            return head, journal.read(head.size)
+        except (Tampered, OSError):  # files whose entries are signed by now are removed while they are read
+            if attempt == TRIES - 1:
+                raise
+    raise Tampered("The signed tree head is missing.", where=str(source / "checkpoint"))
+
+
+def _refuse_links(folder: Path) -> None:
+    """The medium comes from elsewhere: nothing is written through a link on it."""
+    if folder.is_symlink():
+        raise Conflict("This is a link.", where=str(folder), remedy="Name the folder itself.")
+    if folder.is_dir():
+        with os.scandir(folder) as listed:
+            for entry in listed:
+                if entry.is_symlink():
+                    raise Conflict(
+                        "There is a link in the copy.", where=entry.path, remedy="Name a new or empty folder."
+                    )
+                if entry.is_dir():
+                    _refuse_links(Path(entry.path))
+
+
+def _held_head(source: Path, dest: Path, key: VerifierKey) -> TreeHead | None:
+    path = dest / "checkpoint"
+    note = read_note(path)
+    if note is None:
+        if dest.exists() and any(path.name not in _UNFINISHED for path in dest.iterdir()):
+            raise Conflict(
+                "The folder holds something else than a copy of this ledger.",
+                where=str(dest),
+                remedy="Name a new or empty folder.",
+            )
+        return None
+    try:
+        name, head = parse_head(note)
+        if name != key.name:
+            raise NoteError("it is of another log")
+        check_signature(note, key)
+    except NoteError as error:
+        raise Conflict(
+            f"The folder's tree head is not this ledger's: {error}.",
+            where=str(path),
+            remedy=f"Compare it with the verifier key in {source}, or name a new folder.",
+        ) from None
+    return head
+
+
+def _check_continues(source: Path, held: TreeHead, head: TreeHead, dest: Path) -> None:
+    remedy = (
+        "Keep both and find out who changed the ledger: what was carried out earlier is signed by its key."
+    )
+    if held.size > head.size:
+        raise Tampered(
+            f"The ledger was rolled back: it has {head.size} signed entries, the copy {held.size}.",
+            where=str(dest / "checkpoint"),
+            remedy=remedy,
+        )
+    if Tree.load(TileStore(source), held.size).root() != held.root:
+        raise Tampered(
+            f"The ledger was forked: it does not continue the copy's tree head of {held.size} entries.",
+            where=str(dest / "checkpoint"),
+            remedy=remedy,
+        )
+
+
+def _copy_tree(source: TileStore, target: TileStore, before: int, size: int, touched: set[Path]) -> None:
+    """The files of the tree of `size` entries that the one of `before` has not, no narrower or wider ones."""
+    if before == size and size:
+        return
     for level in range((max(size, 1).bit_length() - 1) // 8 + 1):
         full, width = divmod(size >> (8 * level), WIDTH)
-        for index in range(full):
+        for index in range((before >> (8 * level)) // WIDTH, full):
             _copy(source.path(level, index), target.path(level, index), touched)
         if width:
             data = b"".join(source.hashes(level, full, width))
-            files.write_file(target.path(level, full, width), data, touched)
+            _write(target.path(level, full, width), data, touched)
     full, width = divmod(size, WIDTH)
-    for index in range(full):
+    for index in range(before // WIDTH, full):
         _copy(source.path(None, index), target.path(None, index), touched)
     if width:
-        files.write_file(target.path(None, full, width), pack(source.entries(full, width)), touched)
+        _write(target.path(None, full, width), pack(source.entries(full, width)), touched)
+
+
+def _tidy(store: TileStore, before: int, size: int) -> None:
+    """Remove the partial tiles of the smaller tree, which the larger one has replaced."""
+    for level in [None, *range((max(before, 1).bit_length() - 1) // 8 + 1)]:
+        count, grown = before >> (8 * (level or 0)), size >> (8 * (level or 0))
+        index, width = divmod(count, WIDTH)
+        if not width or count == grown:
+            continue
+        if index < grown // WIDTH:
+            full = store.path(level, index)
+            files.remove_folder(full.with_name(full.name + ".p"))
+        else:
+            store.path(level, index, width).unlink(missing_ok=True)
+
+
+def _copy_cosigned(source: Path, dest: Path, touched: set[Path]) -> None:
+    """Take cosigned tree heads along. Those in the copy that the log has not are left alone."""
+    key = read_vkey(source)
+    if not cosigned_heads(source, key):
+        return
+    for path in sorted((source / "cosigned").iterdir()):
+        if not path.name.endswith(".tmp") and (note := read_note(path)) is not None:
+            _write(dest / "cosigned" / path.name, note.encode(), touched)
+
+
+def _write_journal(dest: Path, origin: str, first: int, entries: Sequence[bytes], touched: set[Path]) -> None:
+    if entries:
+        records = [len(entry).to_bytes(2, "big") + entry for entry in entries]
+        data, _ = frame(seed(origin), first, records)
+        files.write_file(dest / "journal" / f"{1:010d}", data, touched)
+
+
+def _write(path: Path, data: bytes, touched: set[Path]) -> None:
+    """Write a file whose durability is seen to for all of them together."""
+    files.make_folder(path.parent, touched)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(data)
+    temporary.chmod(0o600)
+    temporary.replace(path)
+    touched.add(path.parent)
 
 
 def _copy(source: Path, target: Path, touched: set[Path]) -> None:
     files.make_folder(target.parent, touched)
     shutil.copyfile(source, target)
     target.chmod(0o600)
-    descriptor = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
     touched.add(target.parent)

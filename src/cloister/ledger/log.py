@@ -6,7 +6,6 @@ the integrator moves them into the tree and signs it. The ledger knows nothing o
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +25,9 @@ from cloister.ledger.entry import Entry
 from cloister.ledger.export import export
 from cloister.ledger.integrate import Integrator
 from cloister.ledger.journal import Journal
+from cloister.ledger.lock import take_lock
 from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_origin, check_signature, sign_head
+from cloister.ledger.reading import Snapshot
 from cloister.ledger.state import Settings, State, cannot, is_out_of_space
 from cloister.ledger.tiles import WIDTH, TileStore, Tree
 
@@ -77,7 +78,7 @@ class Ledger:
         )
         self._committer = Committer(state, self._journal)
         self._integrator = Integrator(state, self._store, self._journal, self._committer)
-        self._lock = self._take_lock()
+        self._lock = take_lock(self.root, self._journal.folder)
         try:
             self._load()
             if signer is not None:
@@ -215,6 +216,12 @@ class Ledger:
             position += len(waiting)
             yield from (entry for entry, _ in waiting)
 
+    def snapshot(self) -> Snapshot:
+        """The log as it is now, for readers that take their time."""
+        with self._state.changed:
+            tail = tuple(entry for entry, _ in self._state.tail)
+            return Snapshot(self._state.tree, tail, self._state.head)
+
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """RFC 6962 audit path of an entry in the tree of the first `size` entries, from the leaf upwards.
 
@@ -325,25 +332,6 @@ class Ledger:
         self.close()
 
     # --- opening -------------------------------------------------------------------------------
-
-    def _take_lock(self) -> int:
-        try:
-            touched: set[Path] = set()
-            files.make_folder(self._journal.folder, touched)
-            files.sync_folders(touched)
-            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise cannot("The ledger cannot be opened for writing", error, self.root) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise Conflict(
-                "Another process or object writes this ledger.",
-                where=str(self.root),
-                remedy="Stop the other one first.",
-            ) from None
-        return descriptor
 
     def _load(self) -> None:
         state, journal = self._state, self._journal

@@ -5,13 +5,16 @@ It knows nothing of who asks; it only says how this machine is set up.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cloister.errors import InvalidInput
+from cloister.policy.sinks import SinkSettings
+from cloister.verifier import VerificationError, parse_witness_vkey
 
 MAX_SETTINGS_BYTES = 1 << 20
 
@@ -61,11 +64,73 @@ class GatewaySettings(_Section):
     client_ca: str | None = Field(default=None, description="PEM file; client certificates are then required")
 
 
+class BodiesSettings(_Section):
+    """Which bodies are kept, sealed, beside the ledger."""
+
+    prompts: bool = Field(default=False, description="keep what clients ask the models")
+    answers: bool = Field(default=False, description="keep what the models answer")
+
+
+class LedgerSettings(_Section):
+    """Who witnesses the ledgers, how often a tree head has to leave this machine, and who gets the entries."""
+
+    sinks: tuple[SinkSettings, ...] = Field(default=(), description="where the entries are exported to")
+    bodies: BodiesSettings = BodiesSettings()
+    witnesses: tuple[str, ...] = Field(
+        default=(), max_length=64, description="verifier keys of witnesses, as `cloister witness` prints them"
+    )
+    witness_period: str = Field(
+        default="7d", description="UNWITNESSED when no head left for longer: 90m, 36h, 7d"
+    )
+
+    @field_validator("sinks")
+    @classmethod
+    def _have_names(cls, sinks: tuple[SinkSettings, ...]) -> tuple[SinkSettings, ...]:
+        if len({sink.name for sink in sinks}) != len(sinks):
+            raise ValueError("two sinks have the same name")
+        return sinks
+
+    @field_validator("witnesses")
+    @classmethod
+    def _are_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        for number, key in enumerate(keys, 1):
+            try:
+                parse_witness_vkey(key)
+            except VerificationError as error:
+                raise ValueError(f"witness {number}: {error}") from None
+        return keys
+
+    @field_validator("witness_period")
+    @classmethod
+    def _is_period(cls, text: str) -> str:
+        if not re.fullmatch("[1-9][0-9]{0,3}[mhd]", text, re.ASCII):
+            raise ValueError("a number and m, h or d, such as 36h or 7d")
+        return text
+
+    @property
+    def witness_period_s(self) -> int:
+        return int(self.witness_period[:-1]) * {"m": 60, "h": 3600, "d": 86_400}[self.witness_period[-1]]
+
+
 class VaultSettings(_Section):
     """What may open the vault."""
 
     pkcs11_modules: tuple[str, ...] = Field(
         default=(), max_length=16, description="drivers of PKCS#11 tokens that may be loaded, absolute paths"
+    )
+
+
+class BackupSettings(_Section):
+    """What happens to backups."""
+
+    keep_keys_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="days after which a key archive is destroyed: a shred is final when the last has gone",
+    )
+    recipients: tuple[str, ...] = Field(
+        default=(), description="age recipients of the key archive where the command names none"
     )
 
 
@@ -83,7 +148,9 @@ class Settings(_Section):
     queue: QueueSettings = QueueSettings()
     serving: ServingSettings = ServingSettings()
     gateway: GatewaySettings = GatewaySettings()
+    ledger: LedgerSettings = LedgerSettings()
     vault: VaultSettings = VaultSettings()
+    backups: BackupSettings = BackupSettings()
 
 
 def load_settings(path: Path) -> Settings:

@@ -276,6 +276,11 @@ class Vault:
             raise InvalidInput("a note has at most 500 characters", where=object_id)
         return self._store.destroy_data_key(object_id, version, note)
 
+    @property
+    def store(self) -> KeyStore:
+        """The key store below: for shredding and backups, which need no open vault."""
+        return self._store
+
     def signing_key(self, name: str) -> Ed25519PrivateKey:
         """The Ed25519 key of that name, made on first use."""
         return Ed25519PrivateKey.from_private_bytes(self._named(name, _SIGNING))

@@ -9,8 +9,8 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,6 +236,45 @@ class KeyStore:
                 raise NotFound(f"no data key for version {version}", where=object_id)
         self._scrub_journal()
         return there
+
+    def destroy_data_keys(self, objects: Iterable[tuple[str, int]], note: str) -> int:
+        """Deletes the wrapped data keys of these object versions for good, all or none of them.
+
+        `note` is kept in the place of each, also where there never was a key: none can be made there.
+        Returns how many there were. Asked again after a crash, it makes sure of the journal.
+        """
+        destroyed = 0
+        with self.transaction():
+            for object_id, version in objects:
+                sql = "DELETE FROM data_keys WHERE object_id = ? AND version = ?"
+                destroyed += self._run(sql, object_id, version)
+                self._run("INSERT OR IGNORE INTO destroyed_keys VALUES (?, ?, ?)", object_id, version, note)
+        self._scrub_journal()
+        return destroyed
+
+    def purge(self) -> None:
+        """Writes the file anew, so that no page keeps a copy of what was deleted or moved, and drops caches."""
+        with self._lock:
+            self._run("VACUUM")
+            self._scrub_journal()
+            self._run("PRAGMA shrink_memory")
+
+    def holds_bytes(self, wanted: Iterable[bytes]) -> bool:
+        """Whether any of these lies anywhere in the file or in its journal, free pages included."""
+        found = False
+        with self._lock:  # no transaction: to close the file ends the locks of this process on it
+            for path in (self.path, self.path.with_name(self.path.name + "-journal")):
+                data = path.read_bytes() if path.exists() else b""
+                found = found or any(piece in data for piece in wanted)
+        return found
+
+    def snapshot(self) -> bytes:
+        """The whole key store at this moment as the bytes of a file, without what was deleted. Memory only."""
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+            with self._lock, self._naming():
+                self._database.backup(copy)
+            copy.execute("VACUUM")
+            return copy.serialize()
 
     def destroyed_note(self, object_id: str, version: int) -> str | None:
         """What was said when that data key was destroyed; None where none was."""

@@ -30,7 +30,9 @@ VERBS = {
     "train": "cloister.worker.verbs.train",
     "evaluate": "cloister.worker.verbs.evaluate",
     "merge": "cloister.worker.verbs.merge",
+    "reveal": "cloister.worker.verbs.reveal",
     "rotate": "cloister.worker.verbs.rotate",
+    "forget": "cloister.worker.verbs.forget",
     "self-check": "cloister.worker.verbs.selfcheck",
 }
 _MAX_JOB = 16 << 20

@@ -2,9 +2,10 @@
 
 Writes tokenizer, configuration and bf16 weights into DIR, first untrained and then every few minutes,
 so DIR can be used while it trains. A run of the same seed sees the same text in the same order; how far
-it gets in N minutes is the machine's. The model that ships saw 26 million tokens on one core: 2 with seed 0,
-19 with `--resume … --seed 1 --minutes 42`, 5.6 with `--resume … --seed 2 --minutes 26 --decay-share 0.5`
-(the text has grown since the first two legs). Keeping freed memory makes it faster on a CPU:
+it gets in N minutes is the machine's. The model that ships saw 37 million tokens on one core: 2 with seed 0,
+19 with `--resume … --seed 1 --minutes 42`, 5.6 with `--resume … --seed 2 --minutes 26 --decay-share 0.5`, 10.7
+with `--resume … --seed 3 --minutes 28 --warmup-steps 40 --decay-share 0.5` (the text has grown since the
+first two legs). Keeping freed memory makes it faster on a CPU:
 `MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 OMP_NUM_THREADS=1`.
 """
 

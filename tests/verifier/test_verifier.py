@@ -22,7 +22,7 @@ from cloister.ledger import merkle
 from cloister.ledger.note import NoteError, VerifierKey, check_ed25519, check_signature, sign_head
 from cloister.verifier import VerificationError
 
-SHARED = Path(os.environ.get("CLOISTER_SHARED", Path(__file__).parents[2] / "shared"))
+SHARED = Path(os.environ.get("CLOISTER_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def vectors(name: str) -> Any:
@@ -258,12 +258,13 @@ def test_it_runs_as_one_file_on_a_copy(tmp_path: Path) -> None:
     shutil.copy(verifier.__file__, script)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-I", str(script), str(tmp_path / "log"), *arguments]
+        command = [sys.executable, "-I", str(script), "verify", str(tmp_path / "log"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=script.parent)
 
     good = run("--key", VKEY, "--json")
     report = json.loads(good.stdout)
-    assert (good.returncode, report["ok"], report["entries"], report["signed"]) == (0, True, 300, 300)
+    (log,) = report["ledgers"]
+    assert (good.returncode, report["ok"], log["entries"], log["signed"]) == (0, True, 300, 300)
     assert run("--key", str(tmp_path / "log" / "vkey")).returncode == 0
     other = str(VerifierKey.of(NAME, Ed25519PrivateKey.from_private_bytes(b"\x09" * 32)))
     assert run("--key", other).returncode == 1

@@ -1,0 +1,272 @@
+"""Bodies that were kept: opening one for whoever asked, and shredding them.
+
+The content goes from a sandbox to the caller's own descriptor; the authority hands over the sealed body
+and its key, after the entry that says who asked for it, and sees no byte of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+from dataclasses import dataclass, field
+
+from cloister.api import (
+    BodiesPolicy,
+    BodyRequest,
+    Failure,
+    JobDocument,
+    Result,
+    RevealConfig,
+    RevealResult,
+    RevealTicket,
+    SandboxSpec,
+    ShredBodiesRequest,
+    ShredBodiesResult,
+)
+from cloister.appliance.auditing import Auditing
+from cloister.appliance.ids import new_id
+from cloister.appliance.parts import Parts
+from cloister.appliance.peer import Peer
+from cloister.appliance.side import Delivery, SideSocket
+from cloister.appliance.worker_events import parse_event
+from cloister.errors import CloisterError, Conflict, JobFailed, NotFound, by_code
+from cloister.vault.bodies import SECRET, open_capsule, public_half
+from cloister.vault.body_store import BodyStore
+
+PARTS = ("prompt", "answer", "body")
+"""What the digest of a kept body is called in an entry."""
+LIMIT_S = 300.0
+ASKED_S = 120.0
+KEPT_OUTCOMES = 100
+
+
+@dataclass(slots=True)
+class _Reveal:
+    """One body on its way to one account."""
+
+    peer: Peer
+    request: BodyRequest
+    part: str
+    commitment: bytes
+    done: asyncio.Future[RevealResult] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    task: asyncio.Task[None] | None = None
+
+
+class Revealing:
+    """One home's bodies."""
+
+    def __init__(self, parts: Parts, auditing: Auditing, side: SideSocket) -> None:
+        self._parts = parts
+        self._auditing = auditing
+        self._side = side
+        self._reveals: dict[str, _Reveal] = {}
+
+    def policy(self) -> BodiesPolicy:
+        """What a gateway is to keep, and under which key where the vault is open."""
+        settings = self._parts.settings.ledger.bodies
+        key = None
+        if (settings.prompts or settings.answers) and not self._parts.seal.locked:
+            key = base64.b64encode(public_half(self._parts.seal.vault.secret(SECRET))).decode()
+        return BodiesPolicy(prompts=settings.prompts, answers=settings.answers, public_key=key)
+
+    # --- revealing -------------------------------------------------------------------------------
+
+    async def ask(self, peer: Peer, request: BodyRequest) -> RevealTicket:
+        """A ticket to hand over the descriptor that the body is to be written to.
+
+        Errors: NotFound where the entry has no body, or it was shredded; Locked; LedgerUnavailable.
+        """
+        _ = self._parts.seal.vault
+        self._parts.recorder.require()
+        part, commitment = await asyncio.to_thread(self._committed, request)
+        await asyncio.to_thread(self._fetch, commitment)
+        reveal_id = new_id("job")
+        if len(self._reveals) >= KEPT_OUTCOMES:
+            self._drop(next(iter(self._reveals)))
+        self._reveals[reveal_id] = _Reveal(peer, request, part, commitment)
+        asyncio.get_running_loop().call_later(ASKED_S, self._expire, reveal_id)
+        token = self._side.issue(reveal_id, peer)
+        return RevealTicket(
+            reveal_id=reveal_id, part=part, token=token, side_socket=str(self._parts.home.side_socket)
+        )
+
+    def waits_for(self, reveal_id: str) -> bool:
+        return reveal_id in self._reveals
+
+    def deliver(self, delivery: Delivery) -> None:
+        """The descriptor has come: enter the reveal, then write. Errors: Conflict."""
+        reveal = self._reveals[delivery.job_id]
+        if reveal.task is not None or list(delivery.descriptors) != ["output"]:
+            raise Conflict("one descriptor, once, is expected", where=delivery.job_id)
+        reveal.task = asyncio.create_task(self._reveal(delivery, reveal))
+
+    async def outcome(self, peer: Peer, reveal_id: str) -> RevealResult:
+        """Wait for its end. Errors: what it failed with; NotFound."""
+        reveal = self._reveals.get(reveal_id)
+        if reveal is None or reveal.peer.uid != peer.uid:
+            raise NotFound("nothing is being revealed under this id", where=reveal_id[:64])
+        try:
+            return await asyncio.shield(reveal.done)
+        finally:
+            self._drop(reveal_id)
+
+    async def stop(self) -> None:
+        for reveal_id in list(self._reveals):
+            self._drop(reveal_id)
+
+    async def _reveal(self, delivery: Delivery, reveal: _Reveal) -> None:
+        try:
+            kept = await asyncio.to_thread(self._fetch, reveal.commitment)
+            origin = self._auditing.origins[reveal.request.ledger]
+            secret = self._parts.seal.vault.secret(SECRET)
+            key = open_capsule(kept[1], secret, reveal.commitment, origin)
+            index = await self._parts.recorder.record(
+                reveal.peer,
+                "audit.reveal",
+                digests={reveal.part: reveal.commitment.hex()},
+                ledger=reveal.request.ledger,
+                index=reveal.request.index,
+            )
+            config = RevealConfig(
+                key=base64.b64encode(key).decode(), commitment=reveal.commitment.hex(), origin=origin
+            )
+            async with asyncio.timeout(LIMIT_S):
+                size = await self._in_a_sandbox(delivery, config, kept[0])
+            result = RevealResult(part=reveal.part, bytes=size, entry=index)
+            if not reveal.done.done():
+                reveal.done.set_result(result)
+        except (CloisterError, TimeoutError) as error:
+            known = error if isinstance(error, CloisterError) else JobFailed("it took too long")
+            if not reveal.done.done():
+                reveal.done.set_exception(known)
+        finally:
+            delivery.close()
+            if not reveal.done.done():
+                reveal.done.set_exception(
+                    JobFailed("it could not be revealed; the authority's log says where")
+                )
+            reveal.done.exception()  # whether anybody asks for it or not
+
+    async def _in_a_sandbox(self, delivery: Delivery, config: RevealConfig, sealed: bytes) -> int:
+        """Have a worker write it; how many bytes it wrote."""
+        settings, launcher, reveal_id = self._parts.settings, self._parts.launcher, delivery.job_id
+        document = JobDocument(
+            job_id=reveal_id,
+            verb="reveal",
+            config=config.model_dump(),
+            descriptors={"sealed": 3, "output": 4},
+            threads=1,
+        )
+        spec = SandboxSpec(
+            sandbox_id=reveal_id,
+            program="worker",
+            tmp_mib=settings.sandboxes.tmp_mib,
+            shm_mib=settings.sandboxes.shm_mib,
+            descriptors=("sealed", "output"),
+            threads=1,
+        )
+        memory = [_in_memory(document.model_dump_json().encode()), _in_memory(sealed)]
+        try:
+            await launcher.start(spec, [*memory, delivery.descriptors["output"]])
+        finally:
+            for descriptor in memory:
+                os.close(descriptor)
+        delivery.close()  # the sandbox has its own, and its end is the reader's end of file
+        said: Result | Failure | None = None
+        try:
+            async for event in launcher.follow(reveal_id):
+                if event.exit_code is not None:
+                    break
+                found = parse_event(event.line or "")
+                if isinstance(found, Result | Failure):
+                    said = found
+        except BaseException:
+            with contextlib.suppress(CloisterError):
+                await launcher.stop(reveal_id, 1.0)
+            raise
+        finally:
+            with contextlib.suppress(CloisterError):
+                await launcher.forget(reveal_id)
+        if isinstance(said, Result):
+            return int(said.values.get("bytes", 0))
+        if said is None:
+            raise JobFailed("its sandbox ended without a word")
+        raise by_code(said.code)(said.message, where=said.where, remedy=said.remedy)
+
+    def _committed(self, request: BodyRequest) -> tuple[str, bytes]:
+        """Which body an entry commits to. Errors: NotFound."""
+        entry = self._auditing.entry(request.ledger, request.index)
+        for part in PARTS:
+            digest = entry.digests.get(part)
+            if digest is not None and len(digest) == 64:
+                return part, bytes.fromhex(digest)
+        raise NotFound(
+            f"entry {request.index} of the {request.ledger} ledger has no body",
+            remedy="Bodies are kept only where `ledger: bodies:` in the settings says so.",
+        )
+
+    def _fetch(self, commitment: bytes) -> tuple[bytes, bytes]:
+        store = BodyStore(self._parts.home.bodies)
+        try:
+            kept = store.fetch(commitment)
+        finally:
+            store.close()
+        return kept.sealed, kept.capsule
+
+    def _expire(self, reveal_id: str) -> None:
+        reveal = self._reveals.get(reveal_id)
+        if reveal is not None and reveal.task is None:
+            self._drop(reveal_id)
+
+    def _drop(self, reveal_id: str) -> None:
+        reveal = self._reveals.pop(reveal_id, None)
+        self._side.withdraw(reveal_id)
+        if reveal is not None and reveal.task is not None and not reveal.task.done():
+            reveal.task.cancel()
+
+    # --- shredding -------------------------------------------------------------------------------
+
+    async def shred(self, peer: Peer, request: ShredBodiesRequest) -> ShredBodiesResult:
+        """Destroy one body, or those of all days before one, after the entry that says so.
+
+        Errors: NotFound, LedgerUnavailable, OutOfSpace.
+        """
+        home = self._parts.home
+        commitment = None
+        if request.body is not None:
+            part, commitment = await asyncio.to_thread(self._committed, request.body)
+            await asyncio.to_thread(self._fetch, commitment)
+            about: dict[str, str | int] = {"ledger": request.body.ledger, "index": request.body.index}
+            digests = {part: commitment.hex()}
+        else:
+            about, digests = {"before": request.before.isoformat() if request.before else ""}, {}
+        moment = self._parts.state.now().isoformat(timespec="seconds")
+        index = await self._parts.recorder.record(peer, "audit.shred-bodies", digests=digests, **about)
+        note = f"by {peer.account} at {moment}, entry {index}"
+        before = request.before.isoformat() if request.before is not None else None
+
+        def destroy() -> tuple[int, int]:
+            store = BodyStore(home.bodies)
+            try:
+                return store.shred(note, commitment=commitment, before=before), store.count()
+            finally:
+                store.close()
+
+        shredded, left = await asyncio.to_thread(destroy)
+        await self._parts.recorder.record(
+            peer, "audit.bodies-shredded", digests=digests, bodies=shredded, left=left, **about
+        )
+        return ShredBodiesResult(shredded=shredded, left=left, entry=index)
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor of an anonymous file in memory, at its start."""
+    memory = os.memfd_create("reveal", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(memory), "wb") as file:
+        file.write(data)
+    os.lseek(memory, 0, os.SEEK_SET)
+    return memory

@@ -1,0 +1,43 @@
+"""Content on its way to a person: through a pipe into this process, and into a file if that is wanted."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from cloister.errors import Conflict
+
+Result = TypeVar("Result")
+
+
+def received(ask: Callable[[int], Result]) -> tuple[bytes, Result]:
+    """What is written to the descriptor that `ask` is called with, and what `ask` returns."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reading, 1 << 16):
+            pieces.append(piece)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        result = ask(writing)
+    finally:
+        os.close(writing)
+        reader.join()
+        os.close(reading)
+    return b"".join(pieces), result
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """A file of that content, 0600. Errors: Conflict where there is one."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        raise Conflict("there is a file already", where=str(path), remedy="Name a new one.") from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
