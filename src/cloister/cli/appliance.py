@@ -112,12 +112,17 @@ def _process(state: str, detail: str | None) -> str:
     return f"{state} ({detail})" if detail else state
 
 
-def doctor(json: JsonFlag = False) -> None:
-    """Check this machine: sandbox, swap, core dumps, folders, disk, device."""
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not try the device, which takes some seconds.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Check this machine: sandbox, swap, core dumps, folders, disk, memory, clock, device."""
     from cloister.cli.checkup import examine
     from cloister.home import Home
 
-    findings = examine(Home.default())
+    findings = examine(Home.default(), try_device=not quick)
     if json:
         print_json({"ok": all(f.state != "bad" for f in findings), "findings": [vars(f) for f in findings]})
     else:

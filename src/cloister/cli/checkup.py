@@ -6,35 +6,29 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from cloister.cli import machine
+from cloister.cli.finding import Finding
 from cloister.home import Home
 
 LOW_DISK_BYTES = 10 << 30
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `bad` keeps confidential work from starting, or breaks a promise."""
-
-    check: str
-    state: Literal["good", "warn", "bad"]
-    finding: str
-    remedy: str | None = None
-
-
-def examine(home: Home) -> list[Finding]:
-    """Every finding, in the order in which they matter."""
+def examine(home: Home, *, try_device: bool = True) -> list[Finding]:
+    """Every finding, in the order in which they matter. Trying the device takes some seconds."""
     return [
         _sandbox(),
         _swap(),
         _cores(),
         *_folders(home),
+        *machine.loose_files(home),
+        machine.disk_below(home),
+        machine.locked_memory(home),
+        machine.clock(home),
         _disk(home),
         _memory(),
-        _device(),
+        machine.device() if try_device else _device(),
         *_processes(home),
     ]
 

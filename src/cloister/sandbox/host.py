@@ -95,6 +95,49 @@ def swap_status(*, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Swap
     return SwapStatus(tuple(areas))
 
 
+def encrypted_below(
+    path: Path, *, proc: Path = Path("/proc"), sys: Path = Path("/sys")
+) -> tuple[bool | None, str]:
+    """Whether what lies at `path` is unreadable once power is off, and why; None where that cannot be told.
+
+    Follows the block device below the file system to dm-crypt, through LVM and RAID.
+    """
+    number = path.stat().st_dev
+    kind, source = _mounted(path, proc)
+    if kind in ("tmpfs", "ramfs"):
+        return True, "memory"
+    if os.major(number) == 0:  # a file system that spans devices of its own accord
+        try:
+            device = Path(source).resolve(strict=True).name if source.startswith("/dev/") else ""
+        except OSError:
+            device = ""
+        if not device:
+            return None, f"{kind or 'a file system'} without a block device of its own"
+    else:
+        place = sys / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}"
+        try:
+            device = place.resolve(strict=True).name
+        except OSError:
+            return None, "its block device was not found"
+    return _judge_device(device, sys, depth=0)
+
+
+def _mounted(path: Path, proc: Path) -> tuple[str, str]:
+    """Kind and source of the file system at `path`."""
+    number = path.stat().st_dev
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    try:
+        lines = (proc / "self" / "mountinfo").read_text().splitlines()
+    except OSError:
+        return "", ""
+    for line in reversed(lines):
+        mount, _, rest = line.partition(" - ")
+        if mount.split()[2:3] == [wanted] and len(rest.split()) >= 2:
+            kind, source = rest.split()[:2]
+            return kind, source
+    return "", ""
+
+
 def _try_one(bwrap: str) -> str | None:
     """Build the smallest sandbox there is, with all that a real one has."""
     read, write = os.pipe2(os.O_CLOEXEC)
