@@ -16,7 +16,10 @@ from cloister import verifier
 from cloister.api import CosignedHead, HeadsLeft
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.ballast import Ballast
+from cloister.appliance.owed import Owed
 from cloister.appliance.recorder import Recorder
+from cloister.appliance.state import open_state
+from cloister.appliance.store import StateStore
 from cloister.appliance.witnessing import Witnessing
 from cloister.copies import carry_home, cosigned_in
 from cloister.errors import Conflict, InvalidInput, Tampered
@@ -36,7 +39,9 @@ class Site:
         self.home.make()
         self.stick, self.state = root / "stick", root / "state"
         self.control = Ledger.open(self.home.control_ledger, origin=CONTROL, signer=SIGNER)
-        self.recorder = Recorder(self.control, Ballast(root / "ballast"))
+        self._engine, sessions = open_state(self.home.state)
+        self.owed = Owed(StateStore(sessions))
+        self.recorder = Recorder(self.control, Ballast(root / "ballast"), self.owed)
         self.anchors = Anchors(self.home, self.recorder)
         self.now = datetime.now(UTC)
 
@@ -197,7 +202,7 @@ def test_a_stranger_a_forger_and_a_changed_ledger_are_refused(site: Site, tmp_pa
     site.control.close()
     shutil.rmtree(site.home.control_ledger)
     site.control = Ledger.open(site.home.control_ledger, origin=CONTROL, signer=SIGNER)
-    site.recorder = Recorder(site.control, Ballast(tmp_path / "ballast2"))
+    site.recorder = Recorder(site.control, Ballast(tmp_path / "ballast2"), site.owed)
     with pytest.raises(Tampered, match="rolled back"):
         site.take_in(site.witnessing(vkey))
     for number in range(5):

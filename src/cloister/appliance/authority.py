@@ -135,6 +135,7 @@ class Authority:
             asyncio.create_task(self.queue.run()),
             asyncio.create_task(self.shredding.run()),
             asyncio.create_task(self.anchors.run()),
+            asyncio.create_task(self.recorder.keep_mending()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
         ]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:

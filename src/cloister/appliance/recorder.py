@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -22,6 +23,10 @@ from cloister.errors import LedgerUnavailable
 from cloister.ledger import Entry, Ledger
 
 log = structlog.get_logger()
+
+BACK = timedelta(seconds=1)
+"""A step back of the clock that is larger is noted."""
+MEND_EVERY_S = 10.0
 
 
 class Recorder:
@@ -42,6 +47,7 @@ class Recorder:
         self._clock = clock
         self._policy = policy
         self._paying = asyncio.Lock()
+        self._newest: datetime | None = None
 
     @property
     def owed(self) -> int:
@@ -58,8 +64,15 @@ class Recorder:
         reason: str | None = None,
         **details: Any,
     ) -> Entry:
+        """An entry of this moment. Where the clock has gone back since the one before, it says by how much:
+        the order of entries is that of the ledger, whatever their times say."""
+        moment = self._clock()
+        if self._newest is not None and self._newest - moment > BACK:
+            details = {**details, "clock_back_s": round((self._newest - moment).total_seconds(), 3)}
+            log.warning("clock.back", seconds=details["clock_back_s"])
+        self._newest = moment
         return Entry(
-            time=self._clock().isoformat(timespec="microseconds"),
+            time=moment.isoformat(timespec="microseconds"),
             actor=actor.account if actor else "cloisterd",
             identified_by=f"SO_PEERCRED uid={actor.uid}" if actor else "self",
             action=action,
@@ -118,6 +131,18 @@ class Recorder:
         """Enter what is owed, where the ledger takes it."""
         with contextlib.suppress(LedgerUnavailable):
             await self._pay()
+
+    async def keep_mending(self) -> None:
+        """Take a ledger that failed up again once the cause is gone, for ever.
+
+        It begins a new file with all that is durable, and trusts nothing that the failed one may hold.
+        """
+        while True:
+            await asyncio.sleep(MEND_EVERY_S)
+            if self.ledger.failure is not None:
+                with contextlib.suppress(LedgerUnavailable):
+                    await asyncio.to_thread(self.ledger.recover)
+                    log.info("ledger.recovered")
 
     async def _pay(self) -> None:
         async with self._paying:  # two at once would enter one twice and drop the next

@@ -22,6 +22,13 @@ PassphraseFd = Annotated[
     ),
 ]
 
+OPTIONS = {
+    Kind.PASSPHRASE: "--passphrase-fd",
+    Kind.SHARES: "--shares-fd",
+    Kind.TOKEN: "--pin-fd",
+    Kind.CREDENTIAL: "--key-fd",
+}
+
 
 def add_commands(app: typer.Typer) -> None:
     """Hang the commands of this module into the root."""
@@ -156,7 +163,7 @@ def unlock(
         if chosen == Kind.SHARES and shares_fd is None:
             opening = _enter_shares(client, slot)
         else:
-            opening = client.open_with(ask_secret(chosen, given[chosen], slot))
+            opening = client.open_with(ask_secret(chosen, given[chosen], slot, option=OPTIONS[chosen]))
     if json:
         print_json({"ok": opening.open, **opening.model_dump()})
     elif opening.open:
@@ -174,7 +181,7 @@ def _enter_shares(client: Client, slot: int | None) -> Opening:
 
     opening = Opening(open=False)
     while not opening.open:
-        share = ask_share(opening.given + 1)
+        share = ask_share(opening.given + 1, OPTIONS[Kind.SHARES])
         if share is None:
             break
         opening = client.open_with(SlotSecret(kind="shares", slot=slot, shares=(share,)))

@@ -48,32 +48,40 @@ ProofSlot = Annotated[
 ]
 
 
-def ask_secret(kind: Kind, descriptor: int | None, slot: int | None, *, what: str = "") -> SlotSecret:
-    """What opens a slot of this kind. Errors: InvalidInput naming the option to use."""
+def ask_secret(
+    kind: Kind, descriptor: int | None, slot: int | None, *, option: str, what: str = ""
+) -> SlotSecret:
+    """What opens a slot of this kind. `option` is the one that names the descriptor.
+
+    Errors: InvalidInput naming that option.
+    """
     from cloister.api import SlotSecret
 
     if kind == Kind.CREDENTIAL:
         if descriptor is None:
             raise InvalidInput(
-                "a credential is read from a descriptor", remedy="For example: --key-fd 3 3<credential"
+                "a credential is read from a descriptor", remedy=f"For example: {option} 3 3<credential"
             )
         return SlotSecret(kind="credential", slot=slot, key=base64.b64encode(_read_all(descriptor)).decode())
     if kind == Kind.SHARES:
-        shares = read_lines(descriptor) if descriptor is not None else ask_shares()
+        shares = read_lines(descriptor) if descriptor is not None else ask_shares(option)
         return SlotSecret(kind="shares", slot=slot, shares=tuple(shares))
     if kind == Kind.TOKEN:
-        return SlotSecret(kind="token", slot=slot, pin=ask_line(f"{what}PIN of the token: ", descriptor))
-    return SlotSecret(kind="passphrase", slot=slot, passphrase=ask_line(f"{what}Passphrase: ", descriptor))
+        return SlotSecret(
+            kind="token", slot=slot, pin=ask_line(f"{what}PIN of the token: ", descriptor, option=option)
+        )
+    passphrase = ask_line(f"{what}Passphrase: ", descriptor, option=option)
+    return SlotSecret(kind="passphrase", slot=slot, passphrase=passphrase)
 
 
-def ask_line(prompt: str, descriptor: int | None, *, twice: bool = False) -> str:
+def ask_line(prompt: str, descriptor: int | None, *, option: str, twice: bool = False) -> str:
     """One line, unseen. Errors: InvalidInput without a terminal, or where two entries differ."""
     if descriptor is not None:
         text = _read_line(descriptor)
     else:
         import getpass
 
-        _need_terminal()
+        _need_terminal(option)
         text = getpass.getpass(prompt)
         if twice and getpass.getpass("Once more: ") != text:
             raise InvalidInput("the two entries differ")
@@ -82,11 +90,11 @@ def ask_line(prompt: str, descriptor: int | None, *, twice: bool = False) -> str
     return text
 
 
-def ask_shares() -> list[str]:
+def ask_shares(option: str) -> list[str]:
     """Shares at the terminal, one after another, until an empty line."""
     shares: list[str] = []
     while len(shares) < MAX_SHARES:
-        share = ask_share(len(shares) + 1)
+        share = ask_share(len(shares) + 1, option)
         if share is None:
             break
         shares.append(share)
@@ -95,11 +103,11 @@ def ask_shares() -> list[str]:
     return shares
 
 
-def ask_share(number: int) -> str | None:
+def ask_share(number: int, option: str) -> str | None:
     """One share at the terminal; None for an empty line."""
     import getpass
 
-    _need_terminal()
+    _need_terminal(option)
     return getpass.getpass(f"Share {number} (33 words; empty to end): ").strip() or None
 
 
@@ -116,9 +124,11 @@ def read_lines(descriptor: int) -> list[str]:
     return lines
 
 
-def _need_terminal() -> None:
+def _need_terminal(option: str) -> None:
     if not sys.stdin.isatty():
-        raise InvalidInput("there is no terminal to ask at", remedy="Use the option that names a descriptor.")
+        raise InvalidInput(
+            "there is no terminal to ask at", remedy=f"Use `{option} 0` and give it on standard input."
+        )
 
 
 def _read_line(descriptor: int) -> str:

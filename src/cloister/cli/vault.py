@@ -55,8 +55,8 @@ def add_passphrase(
     from cloister.api import NewSlot
     from cloister.cli.validation import validated
 
-    proved = ask_secret(proof, proof_fd, proof_slot, what=PROOF)
-    text = ask_line("New passphrase: ", passphrase_fd, twice=True)
+    proved = ask_secret(proof, proof_fd, proof_slot, option="--proof-fd", what=PROOF)
+    text = ask_line("New passphrase: ", passphrase_fd, option="--passphrase-fd", twice=True)
     request = validated(
         NewSlot,
         kind="passphrase",
@@ -101,9 +101,9 @@ def add_credential(
         )
     if json and key_fd is None and out_fd == 1:
         raise InvalidInput("--json and the key cannot share standard output", remedy="Use --out-fd.")
-    proved = ask_secret(proof, proof_fd, proof_slot, what=PROOF)
+    proved = ask_secret(proof, proof_fd, proof_slot, option="--proof-fd", what=PROOF)
     if key_fd is not None:
-        key = ask_secret(Kind.CREDENTIAL, key_fd, None).key
+        key = ask_secret(Kind.CREDENTIAL, key_fd, None, option="--key-fd").key
     else:
         fresh = os.urandom(32)
         key = base64.b64encode(fresh).decode()
@@ -134,7 +134,7 @@ def add_shares(
         raise InvalidInput(
             "shares are shown on a terminal, one after another", remedy="A program takes them with --json."
         )
-    proved = ask_secret(proof, proof_fd, proof_slot, what=PROOF)
+    proved = ask_secret(proof, proof_fd, proof_slot, option="--proof-fd", what=PROOF)
     request = validated(NewSlot, kind="shares", proof=proved, threshold=threshold, count=of)
     with connect() as client:
         added = client.add_slot(request)
@@ -177,7 +177,7 @@ def add_token(
     from cloister.api import NewSlot
     from cloister.cli.validation import validated
 
-    proved = ask_secret(proof, proof_fd, proof_slot, what=PROOF)
+    proved = ask_secret(proof, proof_fd, proof_slot, option="--proof-fd", what=PROOF)
     request = validated(
         NewSlot,
         kind="token",
@@ -185,7 +185,7 @@ def add_token(
         module=str(module),
         token=token,
         key_id=key_id.lower(),
-        pin=ask_line("PIN of the new token: ", pin_fd),
+        pin=ask_line("PIN of the new token: ", pin_fd, option="--pin-fd"),
     )
     with connect() as client:
         added = client.add_slot(request)
@@ -203,7 +203,7 @@ def remove_slot(
     json: JsonFlag = False,
 ) -> None:
     """Remove a way to open the vault, by opening another one: so that one that works remains."""
-    proved = ask_secret(proof, proof_fd, proof_slot, what="A slot that stays: ")
+    proved = ask_secret(proof, proof_fd, proof_slot, option="--proof-fd", what="A slot that stays: ")
     with connect() as client:
         client.remove_slot(number, proved)
     print_json({"ok": True, "removed": number}) if json else say(f"Slot {number} is gone.")
@@ -234,7 +234,7 @@ def rotate_root(
     Every other slot ends and has to be added again. Objects that exist keep their keys: whoever has an old
     copy of the key store and the secret can open them until they are rotated too.
     """
-    proved = ask_secret(proof, proof_fd, proof_slot, what="The slot that stays: ")
+    proved = ask_secret(proof, proof_fd, proof_slot, option="--proof-fd", what="The slot that stays: ")
     with connect() as client:
         done = client.rotate_root(proved)
     if json:

@@ -47,11 +47,11 @@ def _claim(rng: random.Random) -> tuple[str, dict[str, str]]:
     def say(templates: tuple[str, ...]) -> str:
         return _expand(rng, rng.choice(templates), name, policy)
 
-    story = [
-        say(_MATTERS).replace("#", rng.choice(_KINDS[category])),
-        say(_STORIES[category]),
-        say(_URGENCY[urgency]),
-    ]
+    story = [say(_STORIES[category])]
+    if rng.random() < 0.6:
+        story.insert(0, say(_MATTERS).replace("#", rng.choice(_KINDS[category])))
+    if urgency != "normal" or rng.random() < 0.5:
+        story.append(say(_URGENCY[urgency]))
     extras = [say(_EXTRAS[kind]) for kind in sorted(_EXTRAS) if rng.random() < 0.28]
     shape = rng.randrange(4)
     if shape == 0:
@@ -191,9 +191,28 @@ _KINDS = {
     "injury": ("an injury", "an injury in the family"),
 }
 _URGENCY = {
-    "high": ("It is [very |]urgent.", "This is urgent, please hurry.", "Please help at once, it is urgent."),
-    "normal": ("Please [answer|call|write] this week.", "An answer this week would be fine."),
-    "low": ("There is no hurry.", "No hurry, it can wait.", "It can wait until next month."),
+    "high": (
+        "[It is|This is] [very urgent|an emergency]!",
+        "[Please come|Send someone] [today|at once|right now]!",
+        "We cannot [stay|sleep|live] [here|at home] [any more|tonight].",
+        "It is getting worse [every hour|by the minute].",
+        "I need help [now|immediately|today|as soon as possible].",
+        "[The children are|My mother is] [alone|in danger|freezing], so please hurry.",
+    ),
+    "normal": (
+        "[Please tell me|Let me know] [what to do next|which papers you need|how to go on].",
+        "What [do you need|should I send you]?",
+        "I would like to [report|claim] this.",
+        "[Please send me|Where do I find] the form[.|, please.]",
+        "Is this covered?",
+    ),
+    "low": (
+        "[There is no hurry|No rush|It is not urgent].",
+        "[Take your time|Whenever you have time], [it can wait|next month is fine].",
+        "It has [already been repaired|been fixed], this is only for your [files|records].",
+        "[It can wait|There is time] until [next month|after the holidays|spring].",
+        "Nothing has to be done [soon|quickly|this week].",
+    ),
 }
 
 

@@ -24,6 +24,8 @@ class Integrator:
         self._store = store
         self._journal = journal
         self._committer = committer
+        self._doubtful = True
+        """A sync may have failed, here or in the process before: folders that are there may not be on the disk."""
         self._thread = threading.Thread(target=self._run, name="ledger-integrator", daemon=True)
 
     def start(self) -> None:
@@ -72,6 +74,10 @@ class Integrator:
             if signer is None or not tail:
                 return
             grown, replaced = tree.grow([entry for entry, _ in tail], [leaf for _, leaf in tail])
+            if self._doubtful:
+                for folder in [self._store.root, *self._store.folders()]:
+                    files.sync_folder(folder)
+                self._doubtful = False
             head = sign_head(signer, state.origin, grown.size, grown.root())
             assert head.signed_note is not None
             touched: set[Path] = set()
@@ -85,5 +91,6 @@ class Integrator:
                 files.remove_folder(folder)
             self._journal.drop_before(grown.size)
         except Exception as error:
+            self._doubtful = True
             where = getattr(error, "filename", None) or self._store.root
             state.fail(error, "The tree cannot be written", Path(where))

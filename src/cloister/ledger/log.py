@@ -6,7 +6,6 @@ the integrator moves them into the tree and signs it. The ledger knows nothing o
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from cloister.ledger.entry import Entry
 from cloister.ledger.export import export
 from cloister.ledger.integrate import Integrator
 from cloister.ledger.journal import Journal
+from cloister.ledger.lock import take_lock
 from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_origin, check_signature, sign_head
 from cloister.ledger.reading import Snapshot
 from cloister.ledger.state import Settings, State, cannot, is_out_of_space
@@ -78,7 +78,7 @@ class Ledger:
         )
         self._committer = Committer(state, self._journal)
         self._integrator = Integrator(state, self._store, self._journal, self._committer)
-        self._lock = self._take_lock()
+        self._lock = take_lock(self.root, self._journal.folder)
         try:
             self._load()
             if signer is not None:
@@ -332,25 +332,6 @@ class Ledger:
         self.close()
 
     # --- opening -------------------------------------------------------------------------------
-
-    def _take_lock(self) -> int:
-        try:
-            touched: set[Path] = set()
-            files.make_folder(self._journal.folder, touched)
-            files.sync_folders(touched)
-            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise cannot("The ledger cannot be opened for writing", error, self.root) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise Conflict(
-                "Another process or object writes this ledger.",
-                where=str(self.root),
-                remedy="Stop the other one first.",
-            ) from None
-        return descriptor
 
     def _load(self) -> None:
         state, journal = self._state, self._journal

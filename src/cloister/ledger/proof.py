@@ -9,7 +9,7 @@ import base64
 from pathlib import Path
 
 from cloister.errors import InvalidInput, NotFound, Tampered
-from cloister.ledger.merkle import inclusion_proof, perfect_root, range_hash
+from cloister.ledger.merkle import inclusion_proof, leaf_hash, perfect_root, range_hash
 from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_signature, parse_head
 from cloister.ledger.tiles import WIDTH, TileStore, Tree
 
@@ -114,8 +114,11 @@ def prove(root: Path, index: int) -> str:
     tree = CachedTree.load(TileStore(root), head.size)
     if range_hash(tree.node, 0, head.size) != head.root:
         raise Tampered("The tree does not match a signed tree head.", where=str(root), remedy=_RESTORE)
-    place = index % WIDTH
-    entry = tree.entries(index // WIDTH)[place]
+    bundle, place = divmod(index, WIDTH)
+    entry = (tree.bundle if bundle == head.size // WIDTH else tree.store.entries(bundle))[place]
+    if leaf_hash(entry) != tree.hashes(0, bundle)[place]:
+        where = str(tree.store.path(None, bundle))
+        raise Tampered("An entry does not match its tile.", where=where, remedy=_RESTORE)
     path = inclusion_proof(tree.node, index, head.size)
     return proof_text(index, path, entry, note)
 

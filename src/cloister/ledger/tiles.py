@@ -6,6 +6,7 @@ tree without changing the old one. Neither knows of journals, threads or when to
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,11 +59,15 @@ class TileStore:
         """Whether anything was ever integrated here."""
         return (self.root / "tile").exists()
 
+    def folders(self) -> list[Path]:
+        """Every folder of the tree that is there now."""
+        return [Path(folder) for folder, _, _ in os.walk(self.root / "tile")]
+
     def _read(self, level: int | None, index: int, width: int) -> tuple[Path, bytes]:
         """The narrowest file that holds the first `width` elements."""
         exact = self.path(level, index, width)
-        wider = [self.path(level, index, wide) for wide in range(width + 1, WIDTH + 1)]
-        for path in [exact, self.path(level, index), *wider]:
+        for wide in (width, WIDTH, *range(width + 1, WIDTH)):
+            path = self.path(level, index, wide)
             try:
                 return path, path.read_bytes()
             except (FileNotFoundError, NotADirectoryError):
