@@ -21,6 +21,7 @@ from cloister.errors import (
     Conflict,
     Denied,
     InvalidInput,
+    Locked,
     NotFound,
     Tampered,
     Unauthenticated,
@@ -431,6 +432,23 @@ def test_slots_of_all_kinds_live_side_by_side(vault: Vault, token: Token, argon:
     with pytest.raises(Conflict, match="last"):
         vault.remove_slot(5)
     assert opens(vault, token.slot()) == 5
+
+
+def test_a_slot_that_somebody_planted_proves_nothing(vault: Vault, argon: ArgonParams) -> None:
+    """Who may write the key store but knows no secret puts a slot of their own into it."""
+    planted = PassphraseSlot(b"planted", argon).seal(bytes(32), vault.vault_id)
+    number = vault._store.add_slot("passphrase", planted)
+    with pytest.raises(Tampered):
+        vault.prove(PassphraseSlot(b"planted"))
+    with pytest.raises(Tampered):
+        vault.rotate_root(PassphraseSlot(b"planted"))
+    with pytest.raises(Tampered):
+        opens(vault, PassphraseSlot(b"planted"))
+    assert vault.prove(PassphraseSlot(PASSPHRASE)) == 1
+    assert [slot for slot, _ in vault.slots()] == [1, number]
+    vault.lock()
+    with pytest.raises(Locked):
+        vault.prove(PassphraseSlot(PASSPHRASE))
 
 
 def test_a_damaged_document_of_any_kind_is_tampered(vault: Vault, token: Token, argon: ArgonParams) -> None:

@@ -5,44 +5,40 @@ Locked, it holds no key; unlocked, it hands out one key at a time. Knows no obje
 
 from __future__ import annotations
 
+import hmac
 import secrets
 import threading
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloister.errors import (
-    CloisterError,
     Conflict,
     InvalidInput,
     Locked,
     NotFound,
     Tampered,
-    Unauthenticated,
 )
 from cloister.vault.files import naming, sync_folder
 from cloister.vault.format import KEY_BYTES
-from cloister.vault.keystore import KEYSTORE_NAME, KeyStore, WrappedKey
+from cloister.vault.keystore import KEYSTORE_NAME, KekRotation, KeyStore, WrappedKey
 from cloister.vault.manifest import check_word
 from cloister.vault.memory import SecretBytes, wipe_bytes
-from cloister.vault.slots import ArgonParams, PassphraseSlot, StoredSlot, UnlockSlot, damaged_slot
+from cloister.vault.slots import (
+    ArgonParams,
+    PassphraseSlot,
+    StoredSlot,
+    UnlockSlot,
+    damaged_slot,
+    opened_by,
+)
 from cloister.vault.wrapping import UnwrapError, unwrap_labelled, wrap_labelled
 
 _SIGNING = "ed25519"
 _SECRET = "secret"  # noqa: S105 - a purpose, not a password
 _BATCH = 200
 """Keys that are wrapped anew in one transaction."""
-
-
-class KekRotation(NamedTuple):
-    """What a rotation of the KEK did: the version now in use, how many keys it wrapped anew, which versions
-    it destroyed, and whether it completed one that had been cut off."""
-
-    version: int
-    rewrapped: int
-    destroyed: tuple[int, ...]
-    resumed: bool
 
 
 class Vault:
@@ -118,39 +114,27 @@ class Vault:
         return opened
 
     def prove(self, slot: UnlockSlot, number: int | None = None, *, but_not: int | None = None) -> int:
-        """The number of a slot that this opens, other than `but_not`; changes nothing.
+        """The number of a slot that this opens, other than `but_not`; changes nothing. The vault is open.
 
-        Raises Unauthenticated where it opens none, Tampered where the one that it opens is damaged.
+        Raises Unauthenticated where it opens none, Tampered where the one that it opens is damaged, or
+        gives another root key than this vault's: somebody put it there.
         """
-        opened, root_key = self._opened_by(slot, number, but_not)
-        wipe_bytes(root_key)
-        return opened
+        with self._lock:
+            right = self._need_open().reveal()
+        found = b""
+        try:
+            opened, found = self._opened_by(slot, number, but_not)
+            if not hmac.compare_digest(found, right):
+                raise damaged_slot(self._where, opened)
+            return opened
+        finally:
+            wipe_bytes(right, found)
 
     def _opened_by(
         self, slot: UnlockSlot, number: int | None, but_not: int | None = None
     ) -> tuple[int, bytes]:
-        stored_slots = [stored for stored in self._store.slots() if stored.slot_id != but_not]
-        if number is not None:
-            stored_slots = [stored for stored in stored_slots if stored.slot_id == number]
-            if not stored_slots:
-                raise NotFound(f"no unlock slot {number}", where=self._where, remedy=_SEE_SLOTS)
-        failure: CloisterError | None = None
-        for stored in stored_slots:
-            try:
-                document = stored.checked(self.vault_id, self._where)
-                if stored.kind != slot.kind:
-                    continue
-                return stored.slot_id, slot.open(document, self.vault_id, self._where, stored.slot_id)
-            except Tampered as error:
-                failure = error
-            except CloisterError as error:  # what a person can mend comes before a token that is away
-                if failure is None or isinstance(error, Unauthenticated) > isinstance(
-                    failure, Unauthenticated
-                ):
-                    failure = failure if isinstance(failure, Tampered) else error
-        raise failure or Unauthenticated(
-            f"no unlock slot of kind {slot.kind}", where=self._where, remedy=_SEE_SLOTS
-        )
+        stored = [one for one in self._store.slots() if one.slot_id != but_not]
+        return opened_by(stored, slot, self.vault_id, self._where, number)
 
     def lock(self) -> None:
         """Wipes every key that is held. May be called twice."""
@@ -403,9 +387,6 @@ class Vault:
         return Tampered(
             f"{what} does not open", where=self._where, remedy="Restore the key store from a backup."
         )
-
-
-_SEE_SLOTS = "See `cloister vault slot list`."
 
 
 def _locked() -> Locked:

@@ -49,6 +49,16 @@ class WrappedKey(NamedTuple):
     wrapped: bytes
 
 
+class KekRotation(NamedTuple):
+    """What a rotation of the KEK did: the version now in use, how many keys it wrapped anew, which versions
+    it destroyed, and whether it completed one that had been cut off."""
+
+    version: int
+    rewrapped: int
+    destroyed: tuple[int, ...]
+    resumed: bool
+
+
 class KeyStore:
     """The file `keystore.db`. Safe for threads. Every change is durable when its call returns.
 

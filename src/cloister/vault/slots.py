@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from typing import ClassVar, Protocol, TypeVar
 
 import msgspec
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from cloister.errors import InvalidInput, Tampered, Unauthenticated
+from cloister.errors import CloisterError, InvalidInput, NotFound, Tampered, Unauthenticated
 from cloister.vault.canonical import canonical_json
 from cloister.vault.wrapping import UnwrapError, unwrap_labelled, wrap_labelled
 
@@ -193,6 +194,34 @@ def unhex(text: str, where: str, slot_id: int) -> bytes:
 def _wrapping_key(secret: bytes, salt: bytes, kind: str, vault_id: str) -> bytes:
     info = f"cloister/{kind}@v1\x00{vault_id}".encode()
     return HKDF(SHA512(), length=32, salt=salt, info=info).derive(secret)
+
+
+def opened_by(
+    stored_slots: Sequence[StoredSlot], slot: UnlockSlot, vault_id: str, where: str, number: int | None
+) -> tuple[int, bytes]:
+    """The first of these slots that `slot` opens, or slot `number` alone, and the root key that it gives.
+
+    Raises NotFound (no such number), Tampered (a damaged slot, and no other opens), or what the slots of
+    this kind say: a wrong secret comes before a token that is away.
+    """
+    remedy = "See `cloister vault slot list`."
+    if number is not None:
+        stored_slots = [stored for stored in stored_slots if stored.slot_id == number]
+        if not stored_slots:
+            raise NotFound(f"no unlock slot {number}", where=where, remedy=remedy)
+    failures: list[CloisterError] = []
+    for stored in stored_slots:
+        try:
+            document = stored.checked(vault_id, where)
+            if stored.kind == slot.kind:
+                return stored.slot_id, slot.open(document, vault_id, where, stored.slot_id)
+        except CloisterError as error:
+            failures.append(error)
+    for kind in (Tampered, Unauthenticated, CloisterError):
+        for failure in failures:
+            if isinstance(failure, kind):
+                raise failure
+    raise Unauthenticated(f"no unlock slot of kind {slot.kind}", where=where, remedy=remedy)
 
 
 def damaged_slot(where: str, slot_id: int) -> Tampered:
