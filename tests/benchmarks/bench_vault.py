@@ -1,10 +1,11 @@
 """Sealed files against the raw AES-GCM limit, the library's bare Cobblestone, and `age`, in one run.
 
-    python tests/benchmarks/bench_vault.py [--mib 128] [--rounds 7] [--dir /dev/shm]
+    python tests/benchmarks/bench_vault.py [--mib 128] [--rounds 7] [--dir /dev/shm] [--disk FOLDER]
 
 GiB of content a second: by the clock, and by processor time of all threads, which tells how much work
 it is where the machine is busy. All sides take turns in each round; each one's best round counts.
-`age` runs as its own program on the same bytes. Files are in the page cache.
+`age` runs as its own program on the same bytes. Files are in the page cache, but for those of the lines
+that say `cold`: they lie below --disk and are dropped from the cache before each reading.
 """
 
 from __future__ import annotations
@@ -174,7 +175,44 @@ def with_age(folder: Path) -> dict[str, Work]:
     }
 
 
-def measure(size: int, rounds: int, folder: Path) -> dict[str, tuple[float, float]]:
+def cold(size: int, folder: Path, disk: Path) -> dict[str, Work]:
+    """Reading what is not in the page cache, from a disk."""
+    places = {name: disk / name for name in ("plain", "sealed", "aged")}
+    for name, place in places.items():
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, place)
+            with place.open("rb") as file:
+                os.fsync(file.fileno())
+    room = memoryview(bytearray(PIECE))
+
+    def dropped(name: str) -> Path:
+        descriptor = os.open(places[name], os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+        return places[name]
+
+    def plain() -> None:
+        with dropped("plain").open("rb", buffering=0) as file:
+            while file.readinto(room):
+                pass
+
+    def sealed(*, read_ahead: bool) -> None:
+        with SealedReader(dropped("sealed"), KEY, CONTEXT) as reader:
+            for _ in reader.stream(PIECE, read_ahead=read_ahead):
+                pass
+
+    works: dict[str, Work] = {
+        "read cold: plain file": plain,
+        "read cold: stream": lambda: sealed(read_ahead=False),
+        "read cold: stream, reading ahead": lambda: sealed(read_ahead=True),
+    }
+    if places["aged"].exists():
+        unseal = [shutil.which("age") or "age", "-d", "-i", folder / "identity", "-o", "/dev/null"]
+        works["read cold: age"] = lambda: subprocess.run([*unseal, dropped("aged")], check=True)
+    return works
+
+
+def measure(size: int, rounds: int, folder: Path, disk: Path) -> dict[str, tuple[float, float]]:
     """Name to GiB/s by the clock and by processor time."""
     writes = writing(size, folder)
     for name in (
@@ -183,8 +221,11 @@ def measure(size: int, rounds: int, folder: Path) -> dict[str, tuple[float, floa
         "write: sealed, two files, two threads",
     ):
         writes[name]()
+    aged = with_age(folder)
+    if aged:
+        aged["write: age"]()
     with SealedReader(folder / "sealed", KEY, CONTEXT) as reader:
-        works = {**writes, **reading(size, folder, reader), **with_age(folder)}
+        works = {**writes, **reading(size, folder, reader), **aged, **cold(size, folder, disk)}
         best = dict.fromkeys(works, (0.0, 0.0))
         for _ in range(rounds):
             for name, work in works.items():
@@ -218,6 +259,8 @@ COMPARED = (
     ("read: stream, reading ahead", "read: age"),
     ("read: stream, two files, two threads", "read: age"),
     ("read: random 8 MiB runs", "read: age"),
+    ("read cold: stream", "read cold: plain file"),
+    ("read cold: stream", "read cold: age"),
     ("write: sealed (with SHA-256)", "write: bare Cobblestone, file"),
     ("write: sealed (with SHA-256)", "encrypt: raw AES-GCM, 16 KiB"),
     ("write: sealed (with SHA-256)", "write: age"),
@@ -230,10 +273,14 @@ def main() -> None:
     options.add_argument("--mib", type=int, default=128)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--dir", default="/dev/shm", help="where the files are written")
+    options.add_argument("--disk", default=None, help="a folder on a disk, for what is read cold")
     chosen = options.parse_args()
-    with tempfile.TemporaryDirectory(dir=chosen.dir) as name:
+    with (
+        tempfile.TemporaryDirectory(dir=chosen.dir) as name,
+        tempfile.TemporaryDirectory(dir=chosen.disk) as disk,
+    ):
         folder = Path(name)
-        speeds = measure(chosen.mib << 20, chosen.rounds, folder)
+        speeds = measure(chosen.mib << 20, chosen.rounds, folder, Path(disk))
         rows = rows_a_second(folder / "sealed")
     print(f"{chosen.mib} MiB in {chosen.dir}, best of {chosen.rounds} rounds, load {os.getloadavg()[0]:.1f}")
     print(f"{'GiB/s':<42}{'clock':>8}{'processor':>11}")

@@ -136,7 +136,7 @@ class KeyStore:
                 raise Conflict("the last unlock slot cannot be removed", remedy="Add another one first.")
             if not self._run("DELETE FROM slots WHERE slot_id = ?", slot_id):
                 raise NotFound(f"no unlock slot {slot_id}")
-        self._scrub_journal()
+        self.purge()
 
     def keks(self) -> dict[int, bytes]:
         """Wrapped KEKs by version."""
@@ -155,7 +155,7 @@ class KeyStore:
                 raise Conflict("an older key-encryption key is still needed", where=str(self.path))
             old = tuple(version for version in self.keks() if version < newest)
             self._run("DELETE FROM keks WHERE version < ?", newest)
-        self._scrub_journal()
+        self.purge()
         return old
 
     def replace_root(
@@ -171,7 +171,7 @@ class KeyStore:
             self._run("INSERT INTO slots VALUES (?, ?, ?, ?)", kept, kind, document, slot.digest)
             for version, wrapped in keks.items():
                 self._run("UPDATE keks SET wrapped = ? WHERE version = ?", wrapped, version)
-        self._scrub_journal()
+        self.purge()
         return ended
 
     def keys_below(
