@@ -39,7 +39,7 @@ def test_what_was_sealed_opens_and_nothing_else_does(body: bytes) -> None:
         sealed.sealed[:-1],
         sealed.sealed[:40],
         b"",
-        sealed.sealed[:-1] + b"\x00",
+        sealed.sealed[:-1] + bytes([sealed.sealed[-1] ^ 1]),
         sealed.sealed + b"x",
     ):
         with pytest.raises(Tampered):

@@ -50,7 +50,7 @@ BASE_FOLDER = Path(__file__).parent / "base"
 MAX_NEW_TOKENS = 96
 TRAIN = TrainConfig(
     lora=LoraConfig(rank=32, alpha=64.0),
-    epochs=4,
+    epochs=5,
     learning_rate=3e-3,
     batch_size=16,
     micro_batch_size=16,

@@ -27,6 +27,7 @@ import msgspec
 from cloister.errors import Conflict, Tampered
 from cloister.vault.canonical import canonical_json
 from cloister.vault.files import PART_SUFFIX, make_folders, naming, open_regular, sync_folder
+from cloister.vault.hashing import HashingReader, HashingWriter
 from cloister.vault.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -309,7 +310,7 @@ def _write(
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as raw:
-                writer = _HashingWriter(raw)
+                writer = HashingWriter(raw)
                 fill(cast(IO[bytes], writer))
                 os.fsync(raw.fileno())
             target = folder / final(writer.hexdigest())
@@ -320,39 +321,6 @@ def _write(
                 part.unlink(missing_ok=True)
             raise
     return writer.hexdigest(), writer.size
-
-
-class _HashingWriter:
-    """What is written goes on to a file, hashed on the way."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw, self._hash, self.size = raw, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        view = memoryview(data)
-        while view:
-            view = view[self._raw.write(view) :]
-        self._hash.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
-class _HashingReader:
-    """What is read from a file, hashed on the way."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw, self._hash = raw, hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
-        self._hash.update(data)
-        return data
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
 
 
 def _document(data: bytes, kind: type[Document], where: str) -> Document:
@@ -378,7 +346,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _add_member(tar: tarfile.TarFile, folder: Path, record: FileRecord) -> None:
     with naming(folder / record.path), os.fdopen(open_member(folder, record), "rb", buffering=0) as raw:
-        reader = _HashingReader(raw)
+        reader = HashingReader(raw)
         tar.addfile(_info(record.path, record.sealed_size), cast(Any, reader))
     if not hmac.compare_digest(reader.hexdigest(), record.sha256):
         raise Tampered(
