@@ -303,13 +303,16 @@ def test_an_object_is_sealed_anew_and_what_named_it_stays_true(appliance: Applia
 
 @pytest.mark.slow
 def test_a_rotated_dataset_trains_and_evaluates(appliance: Appliance) -> None:
+    reopen(appliance)
     client = appliance.client
     import_base(client)
+    import_rows(client, "notes", ROWS)
+    client.finished_job(client.rotate_object("notes").job_id)
     with pytest.raises(InvalidInput, match="no key to rotate"):
         client.rotate_object("small")
-    run = client.start_run(short_run("after", dataset="letters"))
+    run = client.start_run(short_run("after", dataset="notes"))
     with pytest.raises(Conflict, match="uses it"):
-        client.rotate_object("letters")
+        client.rotate_object("notes")
     client.finished_job(run.train_job.job_id)
     evaluation = client.run("after").evaluate_job
     assert evaluation is not None
