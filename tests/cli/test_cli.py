@@ -5,43 +5,21 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from cli_shell import CLOISTER, Shell
 from tests.conftest import BASE_FOLDER, PASSPHRASE
 
 from cloister import embedded
-from cloister.home import Home
-
-CLOISTER = str(Path(sys.executable).parent / "cloister")
-
-
-class Shell:
-    """Runs `cloister` over one home."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = Home(home)
-
-    def __call__(self, *arguments: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "CLOISTER_HOME": str(self.home.root), "COLUMNS": "80"}
-        done = subprocess.run(
-            [CLOISTER, *arguments], input=stdin, capture_output=True, text=True, env=environment, timeout=300
-        )
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        return done
-
-    def json(self, *arguments: str, stdin: str = "", code: int = 0) -> Any:
-        return json.loads(self(*arguments, "--json", stdin=stdin, code=code).stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def cloister(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     shell = Shell(tmp_path_factory.mktemp("cli") / "home")
     shell.home.root.mkdir()
-    shell.home.settings_file.write_text("gateway:\n  listen: 127.0.0.1:0\n")
+    shell.settings()
     assert shell.json("up")["started"] == ["launcher", "authority", "gateway"]
     assert shell.json("up")["started"] == []
     assert shell.json("init", "--passphrase-fd", "0", stdin=PASSPHRASE)["ok"]

@@ -17,9 +17,20 @@ from tests.conftest import PASSPHRASE, Appliance, start_appliance
 from cloister import embedded
 
 CLOISTER = str(Path(sys.executable).parent / "cloister")
-FROM_THE_START = (
-    "import sys; from cloister.cli.main import main; print('ready', flush=True); sys.argv[0] = 'x'; main()"
-)
+FROM_THE_START = """
+import sys
+import cloister.cli.main as command
+
+attend = command.attend_ctrl_c
+
+def told():
+    attend()
+    print("ready", flush=True)
+
+command.attend_ctrl_c = told
+sys.argv[0] = "x"
+command.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +78,7 @@ def test_an_import_and_a_draining_lock_go_on(desk: Appliance, tmp_path: Path) ->
     with fifo.open("w") as rows:
         row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
         until(lambda: any(job.state == "running" for job in desk.client.jobs()))
-        assert "the job goes on. See `cloister status`" in leave(importing)
+        assert "goes on. See `cloister status`" in leave(importing)
         draining = begin(desk, CLOISTER, "lock", "--drain")
         until(lambda: any("LOCKING" in warning for warning in desk.client.status().warnings))
         said = leave(draining)

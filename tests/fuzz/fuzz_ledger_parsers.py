@@ -9,12 +9,11 @@ verifier accepts what it must not. The corpus starts from real files and is kept
 from __future__ import annotations
 
 import contextlib
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import atheris
+from fuzzing import drive
 
 with atheris.instrument_imports(include=["cloister.verifier", "cloister.ledger"]):
     from cloister import verifier
@@ -138,17 +137,5 @@ def seeds(name: str, samples: Samples) -> list[bytes]:
     return [samples.proof] if name == "proof" else [samples.journal.read_bytes()]
 
 
-def main() -> None:
-    name, corpus = sys.argv[1], Path(sys.argv[2])
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        samples = Samples(Path(folder))
-        corpus.mkdir(parents=True, exist_ok=True)
-        for number, seed in enumerate(seeds(name, samples)):
-            (corpus / f"seed-{number}").write_bytes(seed)
-        atheris.Setup([sys.argv[0], str(corpus), *sys.argv[3:]], lambda data: TARGETS[name](samples, data))
-        atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    drive(Samples, TARGETS, seeds)

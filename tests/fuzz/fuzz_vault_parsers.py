@@ -11,13 +11,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import atheris
+from fuzzing import drive
 
 with atheris.instrument_imports(include=["cloister.vault", "cloister.errors"]):
     from cloister.errors import CloisterError, InvalidInput, Tampered, Unauthenticated
@@ -186,17 +185,5 @@ def seeds(name: str, samples: Samples) -> list[bytes]:
     return [mnemonic.encode() for mnemonic in samples.shares.mnemonics]
 
 
-def main() -> None:
-    name, corpus = sys.argv[1], Path(sys.argv[2])
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        samples = Samples(Path(folder))
-        corpus.mkdir(parents=True, exist_ok=True)
-        for number, seed in enumerate(seeds(name, samples)):
-            (corpus / f"seed-{number}").write_bytes(seed)
-        atheris.Setup([sys.argv[0], str(corpus), *sys.argv[3:]], lambda data: TARGETS[name](samples, data))
-        atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    drive(Samples, TARGETS, seeds)

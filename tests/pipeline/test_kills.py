@@ -135,7 +135,7 @@ def test_a_killed_process_costs_nothing_that_was_recorded(
             assert job.attempts == 1, "a restart of the authority interrupts no run"
         result = finish(killable, run)
         for name in ("steps", "train_loss", "holdout_loss", "best_step"):
-            assert result[name] == uninterrupted[name], name
+            assert result[name] == uninterrupted[name], (name, number, run.train_job.job_id, result)
         check_books(killable)
 
 

@@ -6,7 +6,6 @@ It names objects and hands out keys; it starts nothing.
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 from typing import Any
 
@@ -15,6 +14,7 @@ from cloister.appliance.jobs import made_by
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
 from cloister.errors import NotFound
+from cloister.sandbox import memory_file
 
 
 def worker_documents(
@@ -96,10 +96,7 @@ def engine_documents(parts: Parts, row: DeploymentRow, model: ObjectRow) -> tupl
 
 def in_memory(document: JobDocument) -> int:
     """A descriptor of an anonymous file in memory that holds the document, at its start."""
-    memory = os.memfd_create("job", os.MFD_CLOEXEC)
-    os.write(memory, document.model_dump_json().encode())
-    os.lseek(memory, 0, os.SEEK_SET)
-    return memory
+    return memory_file("job", document.model_dump_json().encode())
 
 
 def _isolated(parts: Parts) -> bool:

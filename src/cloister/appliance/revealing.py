@@ -12,6 +12,8 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 
+import structlog
+
 from cloister.api import (
     BodiesPolicy,
     BodyRequest,
@@ -26,14 +28,19 @@ from cloister.api import (
     ShredBodiesResult,
 )
 from cloister.appliance.auditing import Auditing
+from cloister.appliance.documents import in_memory
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.worker_events import parse_event
 from cloister.errors import CloisterError, Conflict, JobFailed, NotFound, by_code
+from cloister.logs import place
+from cloister.sandbox import memory_file
 from cloister.vault.bodies import SECRET, open_capsule, public_half
 from cloister.vault.body_store import BodyStore
+
+log = structlog.get_logger()
 
 PARTS = ("prompt", "answer", "body")
 """What the digest of a kept body is called in an entry."""
@@ -143,6 +150,8 @@ class Revealing:
             known = error if isinstance(error, CloisterError) else JobFailed("it took too long")
             if not reveal.done.done():
                 reveal.done.set_exception(known)
+        except Exception as error:
+            log.error("reveal.error", reveal=delivery.job_id, cause=place(error))
         finally:
             delivery.close()
             if not reveal.done.done():
@@ -169,7 +178,7 @@ class Revealing:
             descriptors=("sealed", "output"),
             threads=1,
         )
-        memory = [_in_memory(document.model_dump_json().encode()), _in_memory(sealed)]
+        memory = [in_memory(document), memory_file("body", sealed)]
         try:
             await launcher.start(spec, [*memory, delivery.descriptors["output"]])
         finally:
@@ -261,12 +270,3 @@ class Revealing:
             peer, "audit.bodies-shredded", digests=digests, bodies=shredded, left=left, **about
         )
         return ShredBodiesResult(shredded=shredded, left=left, entry=index)
-
-
-def _in_memory(data: bytes) -> int:
-    """A descriptor of an anonymous file in memory, at its start."""
-    memory = os.memfd_create("reveal", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(memory), "wb") as file:
-        file.write(data)
-    os.lseek(memory, 0, os.SEEK_SET)
-    return memory

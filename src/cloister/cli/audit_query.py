@@ -75,7 +75,7 @@ def tail(
                     say("The authority is away; waiting for it. Ctrl-C ends this.")
                     _wait_for(client)
         except KeyboardInterrupt:
-            raise typer.Exit(0) from None
+            raise SystemExit(0) from None  # what ends it is not an error
 
 
 def search(

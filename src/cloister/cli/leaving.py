@@ -1,12 +1,15 @@
 """Ctrl-C: a command that is left ends with 130 and one line, of what goes on without it and how to pick it up.
 
-It knows no command; each says for itself what goes on.
+It knows no command; each says for itself what goes on. Libraries may turn the interrupt into an error of
+their own (pydantic does, where it builds a schema), so that it was pressed is noted when it happens.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from cloister.errors import CloisterError
 
@@ -20,10 +23,28 @@ class Left(CloisterError):
     code, exit_code, status = "left", 130, 500
 
 
+_pressed = False
+
+
+def attend_ctrl_c() -> None:
+    """From now on ctrl-c is noted before it interrupts. Only in the main thread."""
+    signal.signal(signal.SIGINT, _note)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _pressed
+    _pressed = True
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def leaving(goes_on: str = NOTHING_LOST, remedy: str = SEE_STATUS) -> Iterator[None]:
     """Within it ctrl-c ends in `Left`, with these words; the innermost one speaks."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Left(goes_on, remedy=remedy) from None
+    except Left:
+        raise
+    except (KeyboardInterrupt, Exception) as error:
+        if _pressed or isinstance(error, KeyboardInterrupt):
+            raise Left(goes_on, remedy=remedy) from None
+        raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from cloister.cli.leaving import Left, leaving
+from cloister.cli.leaving import Left, attend_ctrl_c, leaving
 from cloister.errors import CloisterError
 
 EPILOG = (
@@ -33,6 +33,7 @@ def main() -> None:
     """Run the command line. Every error of ours ends in one message and its exit code."""
     try:
         with leaving():
+            attend_ctrl_c()
             from cloister.cli.root import build
 
             build(NOUNS, EPILOG)(prog_name="cloister")

@@ -156,7 +156,7 @@ class TokenSlot:
         asked = json.dumps({**request, "pin": self._pin}).encode()
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "cloister.vault.token_driver"],
+                [sys.executable, "-P", "-m", "cloister.vault.token_driver"],
                 input=asked,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
