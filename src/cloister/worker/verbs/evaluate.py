@@ -17,7 +17,7 @@ from cloister.evaluation.generate import decode, greedy
 from cloister.evaluation.loss import mean_loss
 from cloister.evaluation.report import Sample, compare, encode_samples, score
 from cloister.training.rows import RowSource, tokenise
-from cloister.worker.verbs import opening
+from cloister.worker.verbs import measuring, opening
 
 if TYPE_CHECKING:
     from cloister.worker.emit import Emitter
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Measure; returns the report's numbers."""
     config = EvaluateConfig.model_validate(job.config)
-    opening.use_threads(job)
+    measuring.use_threads(job)
     with ExitStack() as stack:
-        given = opening.open_measured(job, stack, max_rows=config.max_rows, seed=config.seed)
+        given = measuring.open_measured(job, stack, max_rows=config.max_rows, seed=config.seed)
         base, adapter, holdout = given.base, given.adapter, given.holdout
         writer = opening.open_writer(job)
         emit.progress("load", 0, 1)
         base.check(full=True)
-        tuned = opening.load_tuned(job, base, adapter)
+        tuned = measuring.load_tuned(job, base, adapter)
         emit.progress("load", 1, 1)
 
         expected, labels = _expected(holdout)
@@ -59,7 +59,9 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
 class _Bench:
     """The hold-out, rendered once, ready to measure the model with and without its adapter."""
 
-    def __init__(self, rows: RowSource, tuned: opening.Tuned, config: EvaluateConfig, emit: Emitter) -> None:
+    def __init__(
+        self, rows: RowSource, tuned: measuring.Tuned, config: EvaluateConfig, emit: Emitter
+    ) -> None:
         self.tuned, self.config, self.emit = tuned, config, emit
         self.tokens = tokenise(rows, tuned.tokenizer, tuned.max_length)
         self.prompts = prompt_ids_all([rows.row(i) for i in range(len(rows))], tuned.tokenizer)

@@ -22,7 +22,7 @@ from cloister.models.load import load_base, load_model
 from cloister.models.merge import merge_to, merged_weights
 from cloister.training.rows import RowSource, TokenRows, tokenise
 from cloister.vault import ObjectReader
-from cloister.worker.verbs import opening
+from cloister.worker.verbs import measuring, opening
 
 if TYPE_CHECKING:
     from cloister.worker.emit import Emitter
@@ -49,16 +49,16 @@ class Candidate:
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Merge; returns the figures of both candidates."""
     config = MergeConfig.model_validate(job.config)
-    opening.use_threads(job)
+    measuring.use_threads(job)
     with ExitStack() as stack:
-        given = opening.open_measured(job, stack, max_rows=config.max_rows, seed=config.seed)
+        given = measuring.open_measured(job, stack, max_rows=config.max_rows, seed=config.seed)
         base, adapter, holdout = given.base, given.adapter, given.holdout
         writer = opening.open_writer(job)
 
         # Measure the adapter, then each candidate, one model in memory at a time.
         emit.progress("adapter", 0, 1)
         base.check(full=True)
-        tuned = opening.load_tuned(job, base, adapter)
+        tuned = measuring.load_tuned(job, base, adapter)
         bench = _Bench(holdout, tuned.tokenizer, tuned.max_length, config, emit)
         loss_adapter, wanted = bench.measure(tuned.model, "adapter")
         method = adapter.manifest.details["method"]
@@ -68,7 +68,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         for variant in variants:
             emit.progress(variant, 0, 1)
             weights = merged_weights(
-                base, adapter, base_variant=variant, prefix=opening.ADAPTER, device=job.device
+                base, adapter, base_variant=variant, prefix=measuring.ADAPTER, device=job.device
             )
             loss, answers = bench.measure(load_model(base, weights, device=job.device), variant)
             candidates[variant] = Candidate(loss, agreement(answers, wanted))
@@ -91,7 +91,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             base,
             adapter,
             base_variant=chosen,
-            prefix=opening.ADAPTER,
+            prefix=measuring.ADAPTER,
             device=job.device,
             progress=lambda done, total: emit.progress("write", done, total),
         )

@@ -18,7 +18,7 @@ from cloister.models.load import load_base
 from cloister.training.checkpoint import CheckpointStore
 from cloister.training.recipe import train
 from cloister.training.rows import RowSource
-from cloister.worker.verbs import opening
+from cloister.worker.verbs import measuring, opening
 
 if TYPE_CHECKING:
     from cloister.worker.emit import Emitter
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Fine-tune; returns what the authority keeps of it."""
     config = TrainConfig.model_validate(job.config)
-    opening.use_threads(job)
+    measuring.use_threads(job)
     with ExitStack() as stack:
         dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
         base = stack.enter_context(opening.open_object(job, "base"))
-        holdout = opening.open_holdout(job, dataset, stack)
+        holdout = measuring.open_holdout(job, dataset, stack)
         rows = RowSource(dataset, dataset.indices("train"), "the dataset")
         writer = opening.open_writer(job)
         assert job.output is not None

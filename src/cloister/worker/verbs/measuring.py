@@ -1,0 +1,97 @@
+"""What training and measuring need beyond the granted objects: hold-out rows, threads, the tuned model.
+
+Knows rows and models; the objects themselves `opening` opens.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cloister.api import JobDocument
+from cloister.datasets.reader import DatasetReader
+from cloister.errors import InvalidInput
+from cloister.models.adapter import load_adapter
+from cloister.models.load import load_base
+from cloister.training.fused import fuse
+from cloister.training.rows import RowSource
+from cloister.vault import ObjectReader
+from cloister.worker.verbs import opening
+
+ADAPTER = "best"
+"""Which adapter of a run is evaluated and merged."""
+
+
+def open_holdout(job: JobDocument, dataset: DatasetReader, stack: ExitStack) -> RowSource:
+    """The rows to measure on: all of the granted hold-out dataset, else the dataset's own split."""
+    if "holdout" in job.inputs:
+        other = stack.enter_context(opening.open_dataset(job, "holdout"))
+        return RowSource(other, other.indices("all"), "the hold-out dataset")
+    return RowSource(dataset, dataset.indices("holdout"), "the hold-out")
+
+
+def sample(rows: RowSource, most: int, seed: int) -> RowSource:
+    """`rows`, or a seeded choice of `most` of them, in order. 0 means all."""
+    if not most or len(rows) <= most:
+        return rows
+    chosen = random.Random(seed).sample(range(len(rows)), most)  # noqa: S311 - a choice of rows, no secret
+    return RowSource(rows.rows, [rows.indices[i] for i in sorted(chosen)], rows.name)
+
+
+def require_rows(rows: RowSource) -> None:
+    """Raises InvalidInput where there is nothing to measure on."""
+    if not len(rows):
+        raise InvalidInput(
+            "There are no hold-out rows to measure on.",
+            where=rows.name,
+            remedy="Import the dataset with a hold-out, or name a dataset to measure on.",
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a verb that measures works on: base and adapter, and the rows of the hold-out that it measures."""
+
+    base: ObjectReader
+    adapter: ObjectReader
+    holdout: RowSource
+
+
+def open_measured(job: JobDocument, stack: ExitStack, *, max_rows: int, seed: int) -> Measured:
+    """Open them, at most `max_rows` rows of the hold-out. Raises InvalidInput where it has none."""
+    dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
+    base = stack.enter_context(opening.open_object(job, "base"))
+    adapter = stack.enter_context(opening.open_object(job, "adapter"))
+    holdout = open_holdout(job, dataset, stack)
+    require_rows(holdout)
+    return Measured(base, adapter, sample(holdout, max_rows, seed))
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The base as it was trained on, carrying the run's adapter."""
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+
+
+def load_tuned(job: JobDocument, base: ObjectReader, adapter: ObjectReader) -> Tuned:
+    """Base and adapter, the base kept as in training (NF4 for QLoRA)."""
+    method = adapter.manifest.details.get("method")
+    if method not in ("qlora", "lora"):
+        raise InvalidInput("The adapter does not say how it was trained.", where=adapter.manifest.object_id)
+    model, tokenizer = load_base(base, method=method, device=job.device)
+    model = load_adapter(model, adapter, ADAPTER)
+    fuse(model)
+    return Tuned(model.eval(), tokenizer, int(adapter.manifest.details["max_length"]))
+
+
+def use_threads(job: JobDocument) -> None:
+    """As many threads as the job was given; 0 leaves torch's choice."""
+    if job.threads:
+        torch.set_num_threads(job.threads)
