@@ -1,4 +1,4 @@
-"""Who loads what, checked in fresh interpreters: no torch outside the sandbox nor where rows are only moved, and quick help."""
+"""Who loads what, in fresh interpreters: no torch outside the sandbox nor where rows are only moved; quick help."""
 
 from __future__ import annotations
 
