@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from cloister.api import LoraConfig, TrainConfig
 from cloister.datasets.rows import Message, Row
 from cloister.models.adapter import add_adapter
-from cloister.training.recipe import TrainOutcome, train
+from cloister.training.outcome import TrainOutcome
+from cloister.training.recipe import train
 from cloister.training.rows import RowSource
 
 torch.set_num_threads(1)  # over matrices this small a second thread only waits

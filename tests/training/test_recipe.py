@@ -111,6 +111,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         tiny.fine_tune(data=tiny.rows(64, seed=5), checkpoints=store(tmp_path / "c"), resume=True)
 
 
+def test_rows_of_the_same_lengths_are_other_rows_all_the_same(tmp_path: Path) -> None:
+    rows = tiny.rows(64)
+    tiny.fine_tune(data=rows, checkpoints=store(tmp_path / "c"))
+    moved = [*rows[1:48], rows[0], *rows[48:]]
+    with pytest.raises(Conflict):
+        tiny.fine_tune(data=moved, checkpoints=store(tmp_path / "c"), resume=True)
+
+
+def test_a_base_that_lies_otherwise_in_memory_is_noticed(tmp_path: Path) -> None:
+    tiny.fine_tune(checkpoints=store(tmp_path / "c"))
+    damaged = tiny.adapted()
+    weight = next(p for p in damaged.parameters() if not p.requires_grad and p.ndim == 2)
+    weight.data.view(torch.uint8)[0, 0] ^= 1
+    with pytest.raises(JobFailed, match="bit for bit"):
+        tiny.fine_tune(made=damaged, checkpoints=store(tmp_path / "c"), resume=True)
+
+
 def test_a_finished_run_resumed_does_nothing_more(tmp_path: Path) -> None:
     first = tiny.fine_tune(checkpoints=store(tmp_path / "c"))
     again = tiny.fine_tune(checkpoints=store(tmp_path / "c"), resume=True)

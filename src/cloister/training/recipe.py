@@ -21,38 +21,16 @@ from cloister.errors import Conflict, Interrupted, InvalidInput, JobFailed
 from cloister.models.adapter import adapter_state, require_movement, set_adapter_state
 from cloister.models.loss import supervised_loss
 from cloister.training.checkpoint import CheckpointStore
+from cloister.training.fingerprint import rows_fingerprint, weights_fingerprint
 from cloister.training.fused import fuse
 from cloister.training.observer import Level, Observer, Window
 from cloister.training.optimizer import load_optimizer, make_optimizer, optimizer_state
+from cloister.training.outcome import TrainOutcome
 from cloister.training.rows import RowSource, TokenRows, tokenise
 from cloister.training.schedule import Schedule, plan_schedule
 
 METRICS_EVERY = 5
 """Optimizer steps between two reports of the training loss."""
-
-
-@dataclass(frozen=True)
-class TrainOutcome:
-    """What came of a run. Losses are nats a supervised token.
-
-    `train_loss` is the mean of the last epoch's steps; `holdout_loss` that of the best step, None without
-    a hold-out. `losses[i]` is the loss of step i + 1, `holdout_losses` pairs of step and loss. `best` and
-    `last` are the adapter's tensors, on the CPU. `seconds` counts all attempts, evaluation included;
-    `tokens_per_s` counts training alone.
-    """
-
-    steps: int
-    train_loss: float
-    holdout_loss: float | None
-    best_step: int
-    tokens: int
-    supervised_tokens: int
-    tokens_per_s: float
-    seconds: float
-    losses: list[float]
-    holdout_losses: list[tuple[int, float]]
-    best: Mapping[str, Tensor]
-    last: Mapping[str, Tensor]
 
 
 @dataclass
@@ -109,7 +87,8 @@ def train(
         InvalidInput: rows that cannot be learned from, all named at once.
         Interrupted: `should_stop` said so; a checkpoint was written before.
         Conflict: the checkpoint is of another configuration or other rows.
-        JobFailed: the loss is no finite number, or a layer of the adapter never moved.
+        JobFailed: the loss is no finite number, a layer of the adapter never moved, or the base model in
+            memory is not what it was before the run was cut off.
     """
     # Set up.
     started = clock()
@@ -206,6 +185,7 @@ class _Run:
         if not self.parameters:
             raise JobFailed("The model carries no adapter that trains.")
         self.optimizer = make_optimizer(self.parameters, config, self.device)
+        self.rows_print, self.weights_print = rows_fingerprint(self.rows), weights_fingerprint(model)
         self.steps_per_epoch = math.ceil(len(self.rows) / config.batch_size)
         self.schedule = plan_schedule(config, self.steps_per_epoch)
         self.best = {}
@@ -221,9 +201,14 @@ class _Run:
         if found is None:
             return
         state = found.state
-        if state["config"] != self.config.model_dump(mode="json") or state["rows"] != self._rows_print():
+        if state["config"] != self.config.model_dump(mode="json") or state["rows"] != self.rows_print:
             raise Conflict(
                 "The checkpoint is of another configuration or other rows.", remedy="Start a new run."
+            )
+        if state["weights"] != self.weights_print:
+            raise JobFailed(
+                "The base model in memory is not, bit for bit, the one that this run began with.",
+                remedy="Resume it once more; if that fails too, have this machine's memory tested.",
             )
         set_adapter_state(self.model, found.groups["adapter"])
         trainer = dict(found.groups["trainer"])
@@ -352,7 +337,8 @@ class _Run:
             groups["best"] = self.best
         state = {
             "config": self.config.model_dump(mode="json"),
-            "rows": self._rows_print(),
+            "rows": self.rows_print,
+            "weights": self.weights_print,
             "optimizer": document,
             "reached": dict(vars(reached)),
         }
@@ -406,7 +392,3 @@ class _Run:
         if frozen:
             raise JobFailed(f"{len(frozen)} tensors of the adapter no longer train.", where=frozen[0])
         require_movement(self.model)
-
-    def _rows_print(self) -> list[int]:
-        """Enough to notice that these are not the rows the checkpoint was made with."""
-        return [len(self.rows), int(self.rows.lengths.sum()), int(self.rows.supervised_counts.sum())]

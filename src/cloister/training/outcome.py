@@ -1,0 +1,32 @@
+"""What a finished run says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """What came of a run. Losses are nats a supervised token.
+
+    `train_loss` is the mean of the last epoch's steps; `holdout_loss` that of the best step, None without
+    a hold-out. `losses[i]` is the loss of step i + 1, `holdout_losses` pairs of step and loss. `best` and
+    `last` are the adapter's tensors, on the CPU. `seconds` counts all attempts, evaluation included;
+    `tokens_per_s` counts training alone.
+    """
+
+    steps: int
+    train_loss: float
+    holdout_loss: float | None
+    best_step: int
+    tokens: int
+    supervised_tokens: int
+    tokens_per_s: float
+    seconds: float
+    losses: list[float]
+    holdout_losses: list[tuple[int, float]]
+    best: Mapping[str, Tensor]
+    last: Mapping[str, Tensor]
