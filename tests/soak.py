@@ -12,7 +12,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -23,37 +25,51 @@ REPORT = ROOT / "tests" / "SOAK.md"
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("-k", default="", help="only tests whose name contains this")
+    parser.add_argument("-j", type=int, default=1, help="how many at a time (default: 1)")
     parser.add_argument("--again", action="store_true", help="run also what has passed for this commit")
     arguments = parser.parse_args()
-    commit = _run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-    STATE.parent.mkdir(exist_ok=True)
-    state = json.loads(STATE.read_text()) if STATE.exists() else {}
+    book = _Book(_run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip())
     tests = [name for name in _collect() if arguments.k in name]
-    failed = 0
-    for name in tests:
-        before = state.get(name, {})
-        if before.get("commit") == commit and before.get("outcome") == "passed" and not arguments.again:
+    with ThreadPoolExecutor(max(1, arguments.j)) as pool:
+        ended = list(pool.map(lambda name: book.passed(name, again=arguments.again), tests))
+    print(f"{sum(ended)} passed, {len(ended) - sum(ended)} failed")
+    return 0 if all(ended) else 1
+
+
+class _Book:
+    """What each test said last, kept after every one of them."""
+
+    def __init__(self, commit: str) -> None:
+        self._commit = commit
+        self._lock = threading.Lock()
+        STATE.parent.mkdir(exist_ok=True)
+        self._state: dict[str, dict[str, object]] = json.loads(STATE.read_text()) if STATE.exists() else {}
+
+    def passed(self, name: str, *, again: bool) -> bool:
+        """Run the test, unless it has passed for this commit, and write down what came of it."""
+        before = self._state.get(name, {})
+        if before.get("commit") == self._commit and before.get("outcome") == "passed" and not again:
             print(f"done before: {name}")
-            continue
+            return True
         print(f"soaking: {name}", flush=True)
         begin = time.monotonic()
         ended = _run([sys.executable, "-m", "pytest", "-q", "-s", "-m", "soak", "--timeout", "7200", name])
+        seconds = round(time.monotonic() - begin)
         outcome = "passed" if ended.returncode == 0 else "FAILED"
-        failed += outcome == "FAILED"
-        print(f"  {outcome} in {time.monotonic() - begin:.0f} s", flush=True)
+        print(f"  {outcome} in {seconds} s: {name}", flush=True)
         if outcome == "FAILED":
             print(ended.stdout[-4000:], ended.stderr[-2000:])
-        state[name] = {
-            "commit": commit,
-            "outcome": outcome,
-            "seconds": round(time.monotonic() - begin),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "figures": re.findall(r"^soak: (.+)$", ended.stdout, re.MULTILINE),
-        }
-        STATE.write_text(json.dumps(state, indent=1))
-        _report(state)
-    print(f"{len(tests) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+        with self._lock:
+            self._state[name] = {
+                "commit": self._commit,
+                "outcome": outcome,
+                "seconds": seconds,
+                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+                "figures": re.findall(r"^soak: (.+)$", ended.stdout, re.MULTILINE),
+            }
+            STATE.write_text(json.dumps(self._state, indent=1))
+            _report(self._state)
+        return outcome == "passed"
 
 
 def _collect() -> list[str]:

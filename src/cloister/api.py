@@ -903,9 +903,56 @@ class Status(BaseModel):
 
 
 class WhoAmI(BaseModel):
+    """Who the authority takes a connection for. `actions` are those that it may do, `policies` the set's digest.
+
+    `sole` says that the appliance has no roles and belongs to this one account.
+    """
+
     account: str
     uid: int
     roles: list[str]
+    groups: list[str] = []
+    sole: bool = False
+    actions: list[str] = []
+    policies: str = ""
+
+
+class PolicyQuestion(Document):
+    """May `account` (default: who asks) do `action`? `kind` where the action has more than one."""
+
+    action: str = Field(max_length=64)
+    kind: str | None = Field(default=None, max_length=64)
+    account: str | None = Field(default=None, max_length=64)
+
+
+class PolicyAnswer(BaseModel):
+    """What the policies say. `policies` decided; `roles_that_may` are those of which one is enough."""
+
+    account: str
+    roles: list[str]
+    action: str
+    kind: str
+    allowed: bool
+    policies: list[str]
+    problem: str | None
+    roles_that_may: list[str]
+
+
+class PolicyCell(BaseModel):
+    """One cell of the table: what one role alone gets."""
+
+    action: str
+    kind: str
+    role: str
+    allowed: bool
+    policies: list[str]
+
+
+class PolicyTable(BaseModel):
+    """Who may do what, by the set in force. `digest` is its SHA-256, as in every entry of the ledger."""
+
+    digest: str
+    cells: list[PolicyCell]
 
 
 class LedgerEntry(BaseModel):

@@ -52,6 +52,9 @@ from cloister.api import (
     NewSlot,
     Opening,
     Passphrase,
+    PolicyAnswer,
+    PolicyQuestion,
+    PolicyTable,
     Problem,
     RevealResult,
     RevealTicket,
@@ -110,6 +113,14 @@ class Client:
 
     def whoami(self) -> WhoAmI:
         return self._get("/v1/whoami", WhoAmI)
+
+    def explain(self, question: PolicyQuestion) -> PolicyAnswer:
+        """What the policies in force say to one question."""
+        return self._post("/v1/policy/explain", question, PolicyAnswer)
+
+    def policy_table(self) -> PolicyTable:
+        """Who may do what, by the policies in force."""
+        return self._get("/v1/policy/table", PolicyTable)
 
     def initialise(self, passphrase: str) -> None:
         self._send("/v1/init", Passphrase(passphrase=passphrase))

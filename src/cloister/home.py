@@ -140,3 +140,8 @@ class Home:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.root.stat().st_mode & 0o077:
             self.root.chmod(0o700)
+
+    def open_door(self) -> None:
+        """Let other accounts through to the sockets that are open to them; nothing else can be listed or read."""
+        for folder in (self.root, self.run):
+            folder.chmod(0o711)

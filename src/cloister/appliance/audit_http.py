@@ -21,6 +21,7 @@ from cloister.api import (
 )
 from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
+from cloister.appliance.guard import may
 from cloister.ledger.query import Query as LedgerQuery
 
 MAX_MATCHES = 1_000
@@ -30,7 +31,7 @@ _Text = Annotated[str | None, Query(min_length=1, max_length=256)]
 def audit_router(authority: Authority) -> APIRouter:
     router = APIRouter(prefix="/v1/audit")
 
-    @router.get("/search")
+    @router.get("/search", dependencies=[may("ledger.read")])
     async def search(
         ledger: LedgerName = "control",
         actor: _Text = None,
@@ -45,7 +46,7 @@ def audit_router(authority: Authority) -> APIRouter:
         query = LedgerQuery(actor, action, object, since, until, before)
         return await asyncio.to_thread(authority.auditing.search, ledger, query, limit, indexed=index)
 
-    @router.get("/follow")
+    @router.get("/follow", dependencies=[may("ledger.read")])
     async def follow(
         ledger: LedgerName = "control",
         after: Annotated[int, Query(ge=0)] = 0,
@@ -64,15 +65,15 @@ def audit_router(authority: Authority) -> APIRouter:
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
-    @router.post("/reveal", status_code=202)
+    @router.post("/reveal", status_code=202, dependencies=[may("body.reveal")])
     async def reveal(peer: Caller, body: BodyRequest) -> RevealTicket:
         return await authority.revealing.ask(peer, body)
 
-    @router.get("/reveal/{reveal_id}")
+    @router.get("/reveal/{reveal_id}", dependencies=[may("body.reveal")])
     async def revealed(peer: Caller, reveal_id: str) -> RevealResult:
         return await authority.revealing.outcome(peer, reveal_id)
 
-    @router.post("/shred-bodies")
+    @router.post("/shred-bodies", dependencies=[may("body.shred")])
     async def shred_bodies(peer: Caller, body: ShredBodiesRequest) -> ShredBodiesResult:
         return await authority.revealing.shred(peer, body)
 

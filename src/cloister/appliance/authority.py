@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import structlog
 
@@ -22,6 +23,7 @@ from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.guard import Guard
 from cloister.appliance.holds import Holds
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.lineage import SUCCESSOR
@@ -48,8 +50,14 @@ from cloister.home import Home
 from cloister.launcher.client import LauncherClient, NoAnswer
 from cloister.ledger import Ledger
 from cloister.policy import Settings
+from cloister.policy.cedar import PolicySet, default_policies
 
 log = structlog.get_logger()
+
+
+def socket_mode(settings: Settings) -> int:
+    """Who may connect: with roles every account, and the policies decide; else the appliance's own alone."""
+    return 0o666 if settings.access.roles else 0o600
 
 
 class Authority:
@@ -65,7 +73,15 @@ class Authority:
         self.exporting = Exporting(settings.ledger.sinks, home.export_cursors, self.auditing)
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
-        self.recorder = Recorder(self.ledger, Ballast(home.state.parent / "ballast"), Owed(self.state))
+        access = settings.access
+        policies = PolicySet.load(Path(access.policies) if access.policies else default_policies())
+        self.recorder = Recorder(
+            self.ledger,
+            Ballast(home.state.parent / "ballast"),
+            Owed(self.state),
+            policy=policies.digest,
+        )
+        self.guard = Guard(policies, access, self.recorder)
         self.witnessing = Witnessing(home, settings.ledger, self.recorder)
         self.anchors = Anchors(home, self.recorder)
         self.seal = Seal(home.keys, self.recorder)
@@ -79,7 +95,7 @@ class Authority:
         self.shredding = Shredding(parts, self.queue, self.serving, KeptBodies(home, self.auditing))
         self.holds = Holds(self.state, self.recorder)
         self.forgetting = Forgetting(parts, self.queue, self.shredding, refuse_start=self._refuse_start)
-        self.side = SideSocket(home.side_socket, self._deliver)
+        self.side = SideSocket(home.side_socket, self._deliver, mode=socket_mode(settings))
         self.backups = Backups(parts, self.shredding, self.side)
         self.revealing = Revealing(parts, self.auditing, self.side)
         self.requests = Requests(parts, self.queue, self.side, refuse_start=self._refuse_start)
@@ -116,7 +132,7 @@ class Authority:
             None,
             "authority.start",
             mode="embedded",
-            roles="one account holds all roles",
+            roles=", ".join(self.settings.access.roles) or "one account holds all roles",
             sandbox=self.fitness.sandbox,
             version=__version__,
         )

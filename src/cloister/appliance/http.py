@@ -44,13 +44,15 @@ from cloister.api import (
     ServeRequest,
     Status,
     StoredObject,
-    WhoAmI,
 )
 from cloister.appliance import records
 from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
+from cloister.appliance.guard import may, may_by, require_guarded
 from cloister.appliance.http_erasure import erasure_routes
+from cloister.appliance.policy_routes import policy_routes
+from cloister.appliance.vault_routes import vault_routes
 from cloister.errors import CloisterError, InvalidInput, NotFound
 from cloister.logs import place
 from cloister.verifier import Cosignature
@@ -59,6 +61,11 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES = 1 << 20
 MAX_ENTRIES = 1_000
+LISTS = {
+    "datasets": ("dataset.list", "Dataset"),
+    "bases": ("base.list", "Base"),
+    "models": ("model.list", "Model"),
+}
 
 
 def _problem(error: CloisterError) -> JSONResponse:
@@ -82,6 +89,7 @@ def create_app(authority: Authority) -> FastAPI:
     """The application over one authority."""
     app = FastAPI(title="Cloister", version=__version__, docs_url=None, redoc_url=None)
     app.middleware("http")(_bounded)
+    app.state.guard = authority.guard
 
     @app.exception_handler(CloisterError)
     async def _cloister_error(_: Request, error: CloisterError) -> JSONResponse:
@@ -104,40 +112,36 @@ def create_app(authority: Authority) -> FastAPI:
             CloisterError("the authority failed", remedy="See its log in the home's `logs` folder.")
         )
 
-    from cloister.appliance.vault_routes import vault_routes
-
     app.include_router(_vault_and_status(authority))
     app.include_router(vault_routes(authority))
     app.include_router(_serving_and_clients(authority))
     app.include_router(_events_and_audit(authority))
     app.include_router(audit_router(authority))
     app.include_router(erasure_routes(authority))
+    app.include_router(policy_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
+    require_guarded(app)
     return app
 
 
 def _vault_and_status(authority: Authority) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
-    @router.get("/status")
+    @router.get("/status", dependencies=[may("appliance.status")])
     async def status() -> Status:
         return await authority.overview.status()
 
-    @router.get("/whoami")
-    async def whoami(peer: Caller) -> WhoAmI:
-        return authority.overview.whoami(peer)
-
-    @router.post("/init", status_code=204)
+    @router.post("/init", status_code=204, dependencies=[may("vault.init")])
     async def initialise(peer: Caller, body: Passphrase) -> None:
         await authority.seal.initialise(peer, body.passphrase)
         _tell(authority, "vault.unlocked")
 
-    @router.post("/unlock", status_code=204)
+    @router.post("/unlock", status_code=204, dependencies=[may("vault.unlock")])
     async def unlock(peer: Caller, body: Passphrase) -> None:
         await authority.seal.unlock(peer, body.passphrase)
         _tell(authority, "vault.unlocked")
 
-    @router.post("/lock", status_code=204)
+    @router.post("/lock", status_code=204, dependencies=[may("vault.lock")])
     async def lock(peer: Caller, body: LockRequest) -> None:
         await authority.lock(peer, body)
 
@@ -158,61 +162,61 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
             raise NotFound("there is no such collection", where=collection[:64])
         return collections[collection]
 
-    @router.post("/datasets", status_code=202)
+    @router.post("/datasets", status_code=202, dependencies=[may("dataset.import")])
     async def import_dataset(peer: Caller, body: DatasetImport) -> JobTicket:
         return await authority.requests.import_dataset(peer, body)
 
-    @router.post("/bases", status_code=202)
+    @router.post("/bases", status_code=202, dependencies=[may("base.import")])
     async def import_base(peer: Caller, body: BaseImport) -> JobTicket:
         return await authority.requests.import_base(peer, body)
 
-    @router.post("/models", status_code=202)
+    @router.post("/models", status_code=202, dependencies=[may("model.merge")])
     async def merge(peer: Caller, body: MergeRequest) -> Job:
         return await authority.requests.merge(peer, body)
 
-    @router.post("/runs", status_code=202)
+    @router.post("/runs", status_code=202, dependencies=[may("run.start")])
     async def start_run(peer: Caller, body: RunRequest) -> Run:
         return await authority.requests.start_run(peer, body)
 
-    @router.get("/runs")
+    @router.get("/runs", dependencies=[may("run.list")])
     async def runs() -> list[Run]:
         return authority.overview.runs()
 
-    @router.get("/runs/{reference}")
+    @router.get("/runs/{reference}", dependencies=[may("run.list")])
     async def run(reference: str) -> Run:
         return authority.overview.run(reference)
 
-    @router.post("/runs/{reference}/resume", status_code=202)
+    @router.post("/runs/{reference}/resume", status_code=202, dependencies=[may("run.resume")])
     async def resume_run(peer: Caller, reference: str) -> Run:
         return await authority.requests.resume_run(peer, reference)
 
-    @router.post("/runs/{reference}/cancel", status_code=202)
+    @router.post("/runs/{reference}/cancel", status_code=202, dependencies=[may("run.cancel")])
     async def cancel_run(peer: Caller, reference: str) -> Run:
         return await authority.requests.cancel_run(peer, reference)
 
-    @router.get("/jobs")
+    @router.get("/jobs", dependencies=[may("job.list")])
     async def jobs() -> list[Job]:
         return authority.overview.jobs()
 
-    @router.get("/jobs/{job_id}")
+    @router.get("/jobs/{job_id}", dependencies=[may("job.list")])
     async def job(job_id: str) -> Job:
         return authority.overview.job(job_id)
 
-    @router.post("/jobs/{job_id}/cancel", status_code=202)
+    @router.post("/jobs/{job_id}/cancel", status_code=202, dependencies=[may("job.cancel")])
     async def cancel_job(peer: Caller, job_id: str) -> Job:
         await authority.queue.cancel(peer, job_id)
         return authority.overview.job(job_id)
 
-    @router.post("/jobs/{job_id}/resume", status_code=202)
+    @router.post("/jobs/{job_id}/resume", status_code=202, dependencies=[may("job.resume")])
     async def resume_job(peer: Caller, job_id: str) -> Job:
         await authority.queue.resume(peer, job_id)
         return authority.overview.job(job_id)
 
-    @router.get("/{collection}")
+    @router.get("/{collection}", dependencies=[may_by(LISTS)])
     async def objects(collection: str) -> list[StoredObject]:
         return authority.overview.objects(kind_of(collection))
 
-    @router.get("/{collection}/{reference}")
+    @router.get("/{collection}/{reference}", dependencies=[may_by(LISTS)])
     async def stored_object(collection: str, reference: str) -> StoredObject:
         return authority.overview.object(kind_of(collection), reference)
 
@@ -222,41 +226,41 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
 def _serving_and_clients(authority: Authority) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
-    @router.post("/deployments", status_code=202)
+    @router.post("/deployments", status_code=202, dependencies=[may("deployment.start")])
     async def serve(peer: Caller, body: ServeRequest) -> Deployment:
         return await authority.serve(peer, body)
 
-    @router.get("/deployments")
+    @router.get("/deployments", dependencies=[may("deployment.list")])
     async def deployments() -> list[Deployment]:
         return authority.serving.listed()
 
-    @router.post("/deployments/{reference}/stop")
+    @router.post("/deployments/{reference}/stop", dependencies=[may("deployment.stop")])
     async def stop(peer: Caller, reference: str) -> Deployment:
         return await authority.serving.stop(peer, reference)
 
-    @router.post("/clients", status_code=201)
+    @router.post("/clients", status_code=201, dependencies=[may("client.issue")])
     async def issue(peer: Caller, body: ClientRequest) -> IssuedClient:
         return await authority.clients.issue(peer, body)
 
-    @router.get("/clients")
+    @router.get("/clients", dependencies=[may("client.list")])
     async def clients() -> list[ApiClient]:
         return authority.clients.listed()
 
-    @router.post("/clients/{reference}/revoke")
+    @router.post("/clients/{reference}/revoke", dependencies=[may("client.revoke")])
     async def revoke(peer: Caller, reference: str) -> ApiClient:
         return await authority.clients.revoke(peer, reference)
 
-    @router.get("/gateway/secrets")
+    @router.get("/gateway/secrets", dependencies=[may("gateway.connect")])
     async def gateway_secrets(peer: Caller) -> GatewaySecrets:
         keys = authority.seal.gateway_secrets()
         await authority.recorder.record(peer, "gateway.keys")
         return keys
 
-    @router.post("/gateway/hello", status_code=204)
+    @router.post("/gateway/hello", status_code=204, dependencies=[may("gateway.connect")])
     async def gateway_hello(peer: Caller, body: GatewayHello) -> None:
         await authority.recorder.record(peer, "gateway.hello", url=body.url)
 
-    @router.get("/gateway/view")
+    @router.get("/gateway/view", dependencies=[may("gateway.connect")])
     async def gateway_view() -> GatewayView:
         return authority.overview.gateway_view()
 
@@ -266,7 +270,7 @@ def _serving_and_clients(authority: Authority) -> APIRouter:
 def _events_and_audit(authority: Authority) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
-    @router.get("/events")
+    @router.get("/events", dependencies=[may("appliance.events")])
     async def events(after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
         async def lines() -> AsyncIterator[str]:
             async for event in authority.state.follow(after):
@@ -277,15 +281,15 @@ def _events_and_audit(authority: Authority) -> APIRouter:
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
-    @router.get("/audit/head")
+    @router.get("/audit/head", dependencies=[may("ledger.head")])
     async def head() -> LedgerStatus:
         return authority.overview.ledger_status()
 
-    @router.get("/audit/key")
+    @router.get("/audit/key", dependencies=[may("ledger.head")])
     async def key() -> dict[str, str]:
         return {"vkey": authority.ledger.vkey}
 
-    @router.get("/audit/entries", response_model=list[LedgerEntry])
+    @router.get("/audit/entries", response_model=list[LedgerEntry], dependencies=[may("ledger.read")])
     async def entries(
         start: Annotated[int, Query(ge=0)] = 0, limit: Annotated[int, Query(ge=1, le=MAX_ENTRIES)] = 100
     ) -> Response:
@@ -295,21 +299,21 @@ def _events_and_audit(authority: Authority) -> APIRouter:
 
         return Response(await asyncio.to_thread(read), media_type="application/json")
 
-    @router.get("/audit/proof/{ledger}/{index}")
+    @router.get("/audit/proof/{ledger}/{index}", dependencies=[may("ledger.read")])
     async def prove(
         ledger: Literal["control", "gateway"], index: Annotated[int, Path(ge=0, lt=1 << 63)]
     ) -> LedgerProof:
         return await authority.witnessing.prove(ledger, index)
 
-    @router.post("/audit/left", status_code=204)
+    @router.post("/audit/left", status_code=204, dependencies=[may("ledger.carry")])
     async def left(peer: Caller, body: HeadsLeft) -> None:
         await authority.witnessing.left(peer, body)
 
-    @router.post("/audit/cosigned")
+    @router.post("/audit/cosigned", dependencies=[may("ledger.carry")])
     async def cosigned(peer: Caller, body: CosignedHead) -> list[Cosignature]:
         return await authority.witnessing.take_in(peer, body)
 
-    @router.post("/audit/flush", status_code=204)
+    @router.post("/audit/flush", status_code=204, dependencies=[may("ledger.sign")])
     async def flush() -> None:
         await authority.flush_ledger()
 

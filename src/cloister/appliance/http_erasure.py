@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 
 from cloister.api import (
     Backup,
@@ -20,20 +20,16 @@ from cloister.api import (
     ShredRequest,
 )
 from cloister.appliance.authority import Authority
-from cloister.appliance.peer import SCOPE_KEY, Peer
-from cloister.errors import NotFound, Unauthenticated
+from cloister.appliance.caller import Caller
+from cloister.appliance.guard import may, may_by
+from cloister.errors import NotFound
 
 KINDS = {"datasets": str(ObjectKind.DATASET), "models": str(ObjectKind.MODEL), "runs": "run"}
+ENTITIES = {"datasets": "Dataset", "models": "Model", "runs": "Run"}
 
 
-def _peer(request: Request) -> Peer:
-    peer = request.scope.get("extensions", {}).get(SCOPE_KEY)
-    if not isinstance(peer, Peer):
-        raise Unauthenticated("this connection has no account")
-    return peer
-
-
-Caller = Annotated[Peer, Depends(_peer)]
+PLANS = {name: ("shred.plan", entity) for name, entity in ENTITIES.items()}
+SHREDS = {name: ("shred.start", entity) for name, entity in ENTITIES.items()}
 
 
 def erasure_routes(authority: Authority) -> APIRouter:
@@ -45,49 +41,49 @@ def erasure_routes(authority: Authority) -> APIRouter:
             raise NotFound("nothing of this kind is shredded", where=collection[:64])
         return KINDS[collection]
 
-    @router.get("/shreds")
+    @router.get("/shreds", dependencies=[may("shred.list")])
     async def shreds() -> list[Shred]:
         return authority.shredding.listed()
 
-    @router.get("/shreds/{shred_id}")
+    @router.get("/shreds/{shred_id}", dependencies=[may("shred.list")])
     async def one_shred(shred_id: str) -> Shred:
         return authority.shredding.one(shred_id)
 
-    @router.get("/holds")
+    @router.get("/holds", dependencies=[may("shred.list")])
     async def holds() -> list[Hold]:
         return authority.holds.listed()
 
-    @router.post("/backups", status_code=202)
+    @router.post("/backups", status_code=202, dependencies=[may("backup.make")])
     async def back_up(peer: Caller, body: BackupRequest) -> JobTicket:
         return await authority.backups.ask(peer, body)
 
-    @router.get("/backups")
+    @router.get("/backups", dependencies=[may("backup.list")])
     async def backups() -> list[Backup]:
         return authority.backups.listed()
 
-    @router.post("/backups/{backup_id}/discard")
+    @router.post("/backups/{backup_id}/discard", dependencies=[may("backup.discard")])
     async def discard(peer: Caller, backup_id: str) -> Backup:
         return await authority.backups.discard(peer, backup_id)
 
-    @router.post("/datasets/{reference}/hold", status_code=201)
+    @router.post("/datasets/{reference}/hold", status_code=201, dependencies=[may("dataset.hold")])
     async def hold(peer: Caller, reference: str, body: HoldRequest) -> Hold:
         return await authority.holds.place(peer, reference, body.reason)
 
-    @router.post("/datasets/{reference}/release")
+    @router.post("/datasets/{reference}/release", dependencies=[may("dataset.release")])
     async def release(peer: Caller, reference: str) -> list[Hold]:
         return await authority.holds.release(peer, reference)
 
-    @router.post("/datasets/{reference}/forget", status_code=202)
+    @router.post("/datasets/{reference}/forget", status_code=202, dependencies=[may("dataset.forget")])
     async def forget(peer: Caller, reference: str, body: ForgetRequest) -> Job:
         return await authority.forgetting.forget(peer, reference, body)
 
-    @router.get("/{collection}/{reference}/shred")
+    @router.get("/{collection}/{reference}/shred", dependencies=[may_by(PLANS)])
     async def plan(
         collection: str, reference: str, version: Annotated[int | None, Query(ge=1)] = None
     ) -> ShredPlan:
         return await authority.shredding.plan(kind_of(collection), reference, version)
 
-    @router.post("/{collection}/{reference}/shred")
+    @router.post("/{collection}/{reference}/shred", dependencies=[may_by(SHREDS)])
     async def shred(peer: Caller, collection: str, reference: str, body: ShredRequest) -> Shred:
         return await authority.shredding.shred(peer, kind_of(collection), reference, body)
 

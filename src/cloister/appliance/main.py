@@ -16,7 +16,7 @@ from pathlib import Path
 
 import uvicorn
 
-from cloister.appliance.authority import Authority
+from cloister.appliance.authority import Authority, socket_mode
 from cloister.appliance.http import create_app
 from cloister.appliance.peer import PeerProtocol
 from cloister.errors import CloisterError, Conflict
@@ -39,12 +39,12 @@ def take_home(home: Home) -> int:
     return lock
 
 
-def listen(path: Path) -> socket.socket:
-    """Bind the socket ourselves, 0600: uvicorn would open it to everybody."""
+def listen(path: Path, mode: int) -> socket.socket:
+    """Bind the socket ourselves: uvicorn would open it to everybody."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
-    path.chmod(0o600)
+    path.chmod(mode)
     listener.listen(128)
     return listener
 
@@ -58,7 +58,10 @@ class Server(uvicorn.Server):
 
 
 async def serve(home: Home) -> None:
-    authority = Authority(home, load_settings(home.settings_file))
+    settings = load_settings(home.settings_file)
+    authority = Authority(home, settings)
+    if settings.access.roles:
+        home.open_door()
     server = Server(
         uvicorn.Config(
             create_app(authority),
@@ -75,7 +78,7 @@ async def serve(home: Home) -> None:
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     await authority.start()
     try:
-        await server.serve(sockets=[listen(home.authority_socket)])
+        await server.serve(sockets=[listen(home.authority_socket, socket_mode(settings))])
     finally:
         await authority.stop()
         home.authority_socket.unlink(missing_ok=True)

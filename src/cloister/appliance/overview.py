@@ -18,7 +18,6 @@ from cloister.api import (
     Run,
     Status,
     StoredObject,
-    WhoAmI,
 )
 from cloister.appliance import records
 from cloister.appliance.anchors import Anchors
@@ -28,7 +27,6 @@ from cloister.appliance.exporting import Exporting
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.parts import Parts
-from cloister.appliance.peer import ROLES, Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import find_run
@@ -70,9 +68,6 @@ class Overview:
         self._anchors = anchors
         self._revealing = revealing
         self._forgetting = forgetting
-
-    def whoami(self, peer: Peer) -> WhoAmI:
-        return WhoAmI(account=peer.account, uid=peer.uid, roles=list(ROLES))
 
     def ledger_status(self) -> LedgerStatus:
         head = self._ledger.head()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import pwd
 import socket
 import struct
@@ -12,7 +11,6 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SCOPE_KEY = "cloister.peer"
-ROLES = ("admin", "steward", "trainer", "approver", "operator", "auditor")
 _UCRED = struct.Struct("iII")
 
 
@@ -31,11 +29,6 @@ class Peer:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
             return f"uid:{self.uid}"
-
-    @property
-    def groups(self) -> list[str]:
-        """The account's groups in the system's database at this moment."""
-        return sorted(entry.gr_name for entry in grp.getgrall() if self.account in entry.gr_mem)
 
 
 def peer_of(connection: socket.socket) -> Peer:

@@ -45,8 +45,9 @@ class Delivery:
 class SideSocket:
     """Receives deliveries and hands each to `deliver`, which may refuse by raising."""
 
-    def __init__(self, path: Path, deliver: Callable[[Delivery], None]) -> None:
+    def __init__(self, path: Path, deliver: Callable[[Delivery], None], *, mode: int = 0o600) -> None:
         self._path = path
+        self._mode = mode
         self._deliver = deliver
         self._tokens: dict[bytes, tuple[str, int]] = {}
         self._socket: socket.socket | None = None
@@ -67,7 +68,7 @@ class SideSocket:
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         listener.bind(str(self._path))
-        self._path.chmod(0o600)
+        self._path.chmod(self._mode)
         listener.listen(16)
         self._socket = listener
         self._task = asyncio.create_task(self._accept(listener))

@@ -11,13 +11,14 @@ from fastapi.responses import StreamingResponse
 from cloister.api import AddedSlot, Job, KekRotated, NewSlot, Opening, RootRotated, SlotSecret, SlotView
 from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
+from cloister.appliance.guard import may
 
 
 def vault_routes(authority: Authority) -> APIRouter:
     """The routes over one authority."""
     router = APIRouter(prefix="/v1/vault")
 
-    @router.post("/unlock")
+    @router.post("/unlock", dependencies=[may("vault.unlock")])
     async def unlock(peer: Caller, body: SlotSecret) -> Opening:
         opening = await authority.slots.unlock(peer, body)
         if opening.open:
@@ -25,31 +26,31 @@ def vault_routes(authority: Authority) -> APIRouter:
                 change.event("vault.unlocked")
         return opening
 
-    @router.get("/slots")
+    @router.get("/slots", dependencies=[may("slot.list")])
     async def slots() -> list[SlotView]:
         return authority.slots.listed()
 
-    @router.post("/slots", status_code=201)
+    @router.post("/slots", status_code=201, dependencies=[may("slot.add")])
     async def add_slot(peer: Caller, body: NewSlot) -> AddedSlot:
         return await authority.slots.add(peer, body)
 
-    @router.post("/slots/{slot}/remove", status_code=204)
+    @router.post("/slots/{slot}/remove", status_code=204, dependencies=[may("slot.remove")])
     async def remove_slot(peer: Caller, slot: int, body: SlotSecret) -> None:
         await authority.slots.remove(peer, slot, body)
 
-    @router.post("/rotate/kek")
+    @router.post("/rotate/kek", dependencies=[may("vault.rotate")])
     async def rotate_kek(peer: Caller) -> KekRotated:
         return await authority.slots.rotate_kek(peer)
 
-    @router.post("/rotate/root")
+    @router.post("/rotate/root", dependencies=[may("vault.rotate")])
     async def rotate_root(peer: Caller, body: SlotSecret) -> RootRotated:
         return await authority.slots.rotate_root(peer, body)
 
-    @router.post("/rotate/objects/{reference}", status_code=202)
+    @router.post("/rotate/objects/{reference}", status_code=202, dependencies=[may("object.rotate")])
     async def rotate_object(peer: Caller, reference: str) -> Job:
         return await authority.rotation.start(peer, reference)
 
-    @router.post("/check")
+    @router.post("/check", dependencies=[may("vault.check")])
     async def check(peer: Caller, quick: Annotated[bool, Query()] = False) -> StreamingResponse:
         found = await authority.checking.begin(peer, full=not quick)
 

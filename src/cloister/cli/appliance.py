@@ -226,10 +226,18 @@ def lock(
 
 
 def whoami(json: JsonFlag = False) -> None:
-    """Say who the authority takes you for, and in which roles."""
+    """Say who the authority takes you for, in which roles, and what they allow."""
     with connect() as client:
         answer = client.whoami()
-    print_json(answer) if json else print(f"{answer.account} (uid {answer.uid}): {', '.join(answer.roles)}")
+    if json:
+        print_json(answer)
+        return
+    print(f"{answer.account} (uid {answer.uid}): {', '.join(answer.roles) or 'no role'}")
+    if answer.sole:
+        print("This appliance has no roles: it belongs to the account that runs it.")
+        return
+    print(f"groups: {', '.join(answer.groups) or 'none of those that stand for a role'}")
+    print(f"may: {', '.join(answer.actions)}")
 
 
 def demo(

@@ -1,5 +1,8 @@
-"""What is allowed here: the appliance's settings, and in time its roles, approvals and Cedar policies."""
+"""What is allowed here: the appliance's settings, roles, and the Cedar policies that decide.
 
-from cloister.policy.settings import Settings, load_settings
+Settings are light and stand here; `cedar`, `roles` and `table` are imported by those who decide.
+"""
 
-__all__ = ["Settings", "load_settings"]
+from cloister.policy.settings import AccessSettings, Settings, load_settings
+
+__all__ = ["AccessSettings", "Settings", "load_settings"]

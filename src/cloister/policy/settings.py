@@ -134,6 +134,41 @@ class BackupSettings(_Section):
     )
 
 
+Role = Literal["admin", "steward", "trainer", "approver", "operator", "auditor"]
+_GROUP = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.ASCII)
+
+
+class AccessSettings(_Section):
+    """Who is what."""
+
+    roles: dict[Role, str] = Field(
+        default={}, description="role: group of the system; none: the account that runs the appliance has all"
+    )
+    gateway_account: str | None = Field(
+        default=None, description="the account that the gateway runs under, where it has its own"
+    )
+    policies: str | None = Field(
+        default=None, description="folder of the policy set, absolute; none: the one that ships with Cloister"
+    )
+
+    @field_validator("roles")
+    @classmethod
+    def _are_groups(cls, roles: dict[Role, str]) -> dict[Role, str]:
+        for role, group in roles.items():
+            if not _GROUP.fullmatch(group):
+                raise ValueError(f"{role}: not the name of a group")
+        if len(set(roles.values())) != len(roles):
+            raise ValueError("one group stands for two roles, which no policy could keep apart")
+        return roles
+
+    @field_validator("policies")
+    @classmethod
+    def _is_absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and not Path(folder).is_absolute():
+            raise ValueError("an absolute path")
+        return folder
+
+
 class Settings(_Section):
     """Everything in `appliance.yaml`."""
 
@@ -144,6 +179,7 @@ class Settings(_Section):
     unencrypted_swap: Literal["refuse", "allow"] = Field(
         default="refuse", description="what to do where memory could reach a disk through swap"
     )
+    access: AccessSettings = AccessSettings()
     sandboxes: SandboxSettings = SandboxSettings()
     queue: QueueSettings = QueueSettings()
     serving: ServingSettings = ServingSettings()

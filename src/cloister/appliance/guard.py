@@ -1,0 +1,135 @@
+"""At the door of every route: may this account do this? Asked of the policy set, refused unless it says yes.
+
+Knows connections and routes; what a policy is it leaves to `policy`, what an action does to the parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute
+
+from cloister.appliance.caller import Caller
+from cloister.appliance.peer import Peer
+from cloister.appliance.recorder import Recorder
+from cloister.errors import CloisterError, Denied, NotFound
+from cloister.policy import AccessSettings
+from cloister.policy.actions import ACTIONS, BY_NAME
+from cloister.policy.cedar import Decision, PolicySet, Question
+from cloister.policy.roles import Standing, standing
+from cloister.policy.table import who_may
+
+log = structlog.get_logger()
+
+QUIET_S = 60.0
+"""An account that asks for the same again within this time makes no second entry."""
+KNOWN = 4096
+
+
+class Guard:
+    """Decides for connected accounts, and records what it refuses."""
+
+    def __init__(self, policies: PolicySet, access: AccessSettings, recorder: Recorder) -> None:
+        self.policies = policies
+        self._access = access
+        self._recorder = recorder
+        self._own_uid = os.geteuid()
+        self._refused: dict[tuple[int, str], float] = {}
+
+    async def standing(self, peer: Peer) -> Standing:
+        """The account's roles, by the system's groups at this moment."""
+        # The system may ask a directory over a network for them.
+        return await asyncio.to_thread(standing, peer.uid, self._access, own_uid=self._own_uid)
+
+    def decide(self, who: Standing, action: str, kind: str, thing: str = "any") -> Decision:
+        return self.policies.decide(Question(who.account, who.roles, action, kind, thing))
+
+    async def require(self, peer: Peer, action: str, kind: str, thing: str = "any") -> None:
+        """Errors: Denied, which says who may. The refusal is entered into the ledger."""
+        who = await self.standing(peer)
+        decision = self.decide(who, action, kind, thing)
+        if decision.allowed:
+            return
+        await self._record(peer, who, action, decision)
+        roles = who_may(self.policies, action, kind)
+        named = ", ".join(sorted(who.roles)) or "no role"
+        raise Denied(
+            f"{who.account} ({named}) may not {BY_NAME[action].summary}",
+            where=action,
+            remedy=f"The role {' or '.join(roles)} may."
+            if roles
+            else "No role may; see `cloister policy table`.",
+        )
+
+    async def _record(self, peer: Peer, who: Standing, action: str, decision: Decision) -> None:
+        now = time.monotonic()
+        if now - self._refused.get((peer.uid, action), -QUIET_S) < QUIET_S:
+            return
+        if len(self._refused) >= KNOWN:
+            self._refused.clear()
+        self._refused[peer.uid, action] = now
+        reason = decision.problem or ", ".join(decision.policies) or "no policy permits it"
+        try:
+            await self._recorder.record(
+                peer, "access.deny", decision="deny", reason=reason, asked=action, roles=sorted(who.roles)
+            )
+        except CloisterError as error:  # it stays refused all the same
+            log.warning("access.deny", action=action, uid=peer.uid, cause=error.message)
+
+
+def may(action: str, kind: str | None = None) -> Any:
+    """A route's dependency: the caller may do `action`, to a thing of `kind` (default: the action's only one)."""
+    kinds = BY_NAME[action].kinds
+    if kind is None:
+        (kind,) = kinds
+    elif kind not in kinds:
+        raise ValueError(f"{action} is not done to a {kind}")
+    return _dependency(lambda request: (action, kind), {action})
+
+
+def may_by(collections: Mapping[str, tuple[str, str]]) -> Any:
+    """Like `may`, for a route whose `collection` says what it is about: (action, kind) by its name."""
+
+    def asked(request: Request) -> tuple[str, str]:
+        collection = request.path_params["collection"]
+        if collection not in collections:
+            raise NotFound("there is no such collection", where=collection[:64])
+        return collections[collection]
+
+    return _dependency(asked, {action for action, _ in collections.values()})
+
+
+def _dependency(asked: Callable[[Request], tuple[str, str]], actions: set[str]) -> Any:
+    async def check(request: Request, peer: Caller) -> None:
+        action, kind = asked(request)
+        things = [request.path_params[name] for name in THINGS if name in request.path_params]
+        guard: Guard = request.app.state.guard
+        await guard.require(peer, action, kind, things[0] if things else "any")
+
+    check.actions = actions  # type: ignore[attr-defined]
+    return Depends(check)
+
+
+THINGS = ("reference", "job_id", "backup_id", "shred_id", "reveal_id", "slot")
+"""The path parameters that name a thing."""
+
+
+def actions_of(route: APIRoute) -> set[str]:
+    """The actions a route asks for."""
+    checks: list[Callable[..., Awaitable[None]]] = [one.dependency for one in route.dependencies]  # type: ignore[misc]
+    return set().union(*(getattr(check, "actions", set()) for check in checks))
+
+
+def require_guarded(app: FastAPI) -> None:
+    """Raises RuntimeError where a route asks for no action, or an action has no route: a fault in the code."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    unguarded = [route.path for route in routes if not actions_of(route)]
+    idle = {action.name for action in ACTIONS} - set().union(*map(actions_of, routes))
+    if unguarded or idle:
+        raise RuntimeError(f"routes without an action: {unguarded}; actions without a route: {sorted(idle)}")

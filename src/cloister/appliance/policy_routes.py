@@ -1,0 +1,95 @@
+"""The routes about who may do what: whoami, explain, the table. They tell what `guard` decides, and decide nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import pwd
+
+from fastapi import APIRouter
+
+from cloister.api import PolicyAnswer, PolicyCell, PolicyQuestion, PolicyTable, WhoAmI
+from cloister.appliance.authority import Authority
+from cloister.appliance.caller import Caller
+from cloister.appliance.guard import may
+from cloister.appliance.peer import Peer
+from cloister.errors import InvalidInput, NotFound
+from cloister.policy.actions import ACTIONS, BY_NAME
+from cloister.policy.cedar import ROLES
+from cloister.policy.table import table, who_may
+
+
+def policy_routes(authority: Authority) -> APIRouter:
+    """The routes over one authority."""
+    router = APIRouter(prefix="/v1")
+    guard = authority.guard
+
+    @router.get("/whoami", dependencies=[may("appliance.whoami")])
+    async def whoami(peer: Caller) -> WhoAmI:
+        who = await guard.standing(peer)
+        sole = "sole" in who.roles
+        return WhoAmI(
+            account=who.account,
+            uid=peer.uid,
+            roles=list(ROLES) if sole else sorted(who.roles),
+            groups=list(who.groups),
+            sole=sole,
+            actions=[
+                action.name
+                for action in ACTIONS
+                if any(guard.decide(who, action.name, kind).allowed for kind in action.kinds)
+            ],
+            policies=guard.policies.digest,
+        )
+
+    @router.post("/policy/explain", dependencies=[may("policy.read")])
+    async def explain(peer: Caller, body: PolicyQuestion) -> PolicyAnswer:
+        action = BY_NAME.get(body.action)
+        if action is None:
+            raise NotFound(
+                "there is no such action", where=body.action, remedy="`cloister policy table` lists them."
+            )
+        if body.kind is None and len(action.kinds) > 1:
+            raise InvalidInput(f"say on what: {', '.join(action.kinds)}", where=body.action)
+        kind = body.kind or action.kinds[0]
+        if kind not in action.kinds:
+            raise InvalidInput(
+                f"not done to a {kind}, but to a {' or '.join(action.kinds)}", where=body.action
+            )
+        who = await guard.standing(
+            peer if body.account is None else await asyncio.to_thread(_named, body.account)
+        )
+        decision = guard.decide(who, action.name, kind)
+        return PolicyAnswer(
+            account=who.account,
+            roles=sorted(who.roles),
+            action=action.name,
+            kind=kind,
+            allowed=decision.allowed,
+            policies=list(decision.policies),
+            problem=decision.problem,
+            roles_that_may=list(who_may(guard.policies, action.name, kind)),
+        )
+
+    @router.get("/policy/table", dependencies=[may("policy.read")])
+    async def policy_table() -> PolicyTable:
+        cells = [
+            PolicyCell(
+                action=cell.action,
+                kind=cell.kind,
+                role=cell.role,
+                allowed=cell.allowed,
+                policies=list(cell.policies),
+            )
+            for cell in await asyncio.to_thread(table, guard.policies)
+        ]
+        return PolicyTable(digest=guard.policies.digest, cells=cells)
+
+    return router
+
+
+def _named(account: str) -> Peer:
+    try:
+        entry = pwd.getpwnam(account)
+    except (KeyError, ValueError):
+        raise NotFound("the system has no such account", where=account) from None
+    return Peer(pid=0, uid=entry.pw_uid, gid=entry.pw_gid)

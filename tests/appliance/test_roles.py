@@ -1,0 +1,297 @@
+"""Roles at the socket: every cell of the table, asked by processes that really run as accounts in those groups."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+from tests.conftest import PASSPHRASE, Appliance
+
+from cloister import embedded
+from cloister.api import PolicyQuestion
+from cloister.appliance.authority import Authority
+from cloister.appliance.guard import actions_of, require_guarded
+from cloister.appliance.http import create_app
+from cloister.client import Client
+from cloister.errors import Denied, InvalidInput, Unavailable
+from cloister.home import Home
+from cloister.policy import Settings
+from cloister.policy.actions import ACTIONS
+from cloister.policy.cedar import ROLES, PolicySet, default_policies
+from cloister.policy.table import COLUMNS, table
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="making accounts takes root")
+GROUP = "clt-test-{}"
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def accounts() -> Iterator[dict[str, str]]:
+    """An account for each role and one for none, and one in two groups; gone afterwards."""
+    made: dict[str, str] = {}
+    try:
+        for role in ROLES:
+            run("groupadd", "--force", GROUP.format(role))
+        for name, groups in {**{role: [role] for role in COLUMNS}, "two": ["auditor", "steward"]}.items():
+            account = GROUP.format(name)[:31] + "-u"
+            more = ",".join(GROUP.format(group) for group in groups if group != "none")
+            run(
+                "useradd",
+                "--no-create-home",
+                "--no-user-group",
+                *(["--groups", more] if more else []),
+                account,
+            )
+            made[name] = account
+        yield made
+    finally:
+        for account in made.values():
+            run("userdel", account)
+        for role in ROLES:
+            run("groupdel", GROUP.format(role))
+
+
+@pytest.fixture(scope="module")
+def shared(accounts: dict[str, str]) -> Iterator[Appliance]:
+    """An appliance with roles, whose sockets other accounts can reach."""
+    root = Path(tempfile.mkdtemp(prefix="rl"))
+    root.chmod(0o711)
+    home = Home(root / "home")
+    home.root.mkdir()
+    roles = {role: GROUP.format(role) for role in ROLES}
+    home.settings_file.write_text(json.dumps({"access": {"roles": roles}}))
+    embedded.start(home, gateway=False)
+    yield Appliance(home, Client(home.authority_socket))
+    embedded.stop(home)
+    shutil.rmtree(root)
+
+
+def as_account(account: str, work: Callable[[], Any]) -> Any:
+    """What `work` gives in a process of that account, with its groups, and nothing of ours."""
+    entry = pwd.getpwnam(account)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.initgroups(account, entry.pw_gid)
+            os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+            os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+            os.write(writing, json.dumps(work()).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answers:
+        answer = answers.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return json.loads(answer)
+
+
+def ask(path: Path, method: str, target: str) -> tuple[int, str]:
+    """Status and code of one request without a body, over a connection of its own."""
+    connection = http.client.HTTPConnection("authority", timeout=30)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(30)
+    connection.sock.connect(str(path))
+    try:
+        connection.request(method, target, headers={"content-length": "0"} if method == "POST" else {})
+        answer = connection.getresponse()
+        if answer.headers.get_content_type() == "text/event-stream":
+            return answer.status, ""
+        found = answer.read()
+        return answer.status, json.loads(found).get("code", "") if answer.status >= 400 else ""
+    finally:
+        connection.close()
+
+
+def doors(tmp_path: Path) -> list[tuple[str, str, str, str]]:
+    """Every route, as (action, kind, method, path with made-up names in it)."""
+    app = create_app(Authority(Home(tmp_path / "h"), Settings()))
+    found = []
+    collections = {"Dataset": "datasets", "Base": "bases", "Model": "models", "Run": "runs"}
+    kinds = {action.name: action.kinds for action in ACTIONS}
+    for route in app.routes:
+        if not isinstance(route, APIRoute):
+            continue
+        for action in actions_of(route):
+            for kind in kinds[action]:
+                path = route.path.replace("{collection}", collections.get(kind, "datasets"))
+                for name, value in {"reference": "nothing", "job_id": "jb-none", "ledger": "control"}.items():
+                    path = path.replace(f"{{{name}}}", value)
+                for name in ("index", "slot", "backup_id", "shred_id", "reveal_id"):
+                    path = path.replace(f"{{{name}}}", "999999")
+                method = min(route.methods)
+                found.append((action, kind, method, path))
+    return found
+
+
+@needs_root
+def test_every_cell_of_the_table_holds_at_the_socket(
+    shared: Appliance, accounts: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "h").mkdir()
+    Home(tmp_path / "h").make()
+    asked = doors(tmp_path)
+    expected = {(c.action, c.kind, c.role): c.allowed for c in table(PolicySet.load(default_policies()))}
+    assert {(action, kind) for action, kind, _, _ in asked} == {(a, k) for a, k, _ in expected}
+    path = shared.home.authority_socket
+    checked = 0
+    for role in COLUMNS:
+        answers = as_account(
+            accounts[role], lambda: [ask(path, method, target) for _, _, method, target in asked]
+        )
+        for (action, kind, method, target), (status, code) in zip(asked, answers, strict=True):
+            if expected[action, kind, role]:
+                assert status not in (403, 500), (role, method, target, status, code)
+            else:
+                assert (status, code) == (403, "denied"), (role, method, target, status, code)
+            checked += 1
+    assert checked >= len(expected)
+    print(f"cells: {len(expected)}, requests: {checked}")
+
+
+@needs_root
+def test_what_was_refused_is_in_the_ledger_once_a_minute(shared: Appliance, accounts: dict[str, str]) -> None:
+    path = shared.home.authority_socket
+    account = accounts["approver"]
+    as_account(account, lambda: [ask(path, "POST", "/v1/vault/rotate/kek") for _ in range(20)])
+    raw = as_account(accounts["auditor"], lambda: _entries(path))
+    refused = [e for e in raw if e["action"] == "access.deny" and e["actor"] == account]
+    rotations = [e for e in refused if e["details"]["asked"] == "vault.rotate"]
+    assert len(rotations) == 1
+    assert rotations[0]["decision"] == "deny" and rotations[0]["details"]["roles"] == ["approver"]
+    assert rotations[0]["policy"] == PolicySet.load(default_policies()).digest
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    with Client(path) as client:
+        return [entry.model_dump() for entry in client.entries(0, 1000)]
+
+
+@needs_root
+def test_two_groups_do_not_make_an_auditor_a_steward(shared: Appliance, accounts: dict[str, str]) -> None:
+    def look() -> list[Any]:
+        with Client(shared.home.authority_socket) as client:
+            who = client.whoami()
+            answer = client.explain(PolicyQuestion(action="dataset.import"))
+            return [who.roles, who.sole, answer.allowed, answer.policies, answer.roles_that_may]
+
+    roles, sole, allowed, policies, may = as_account(accounts["two"], look)
+    assert roles == ["auditor", "steward"] and not sole
+    assert not allowed and policies == ["auditor-changes-nothing"] and may == ["steward"]
+
+
+@needs_root
+def test_a_group_that_is_taken_away_counts_at_once(shared: Appliance, accounts: dict[str, str]) -> None:
+    def roles() -> Any:
+        with Client(shared.home.authority_socket) as client:
+            return client.whoami().roles
+
+    account = accounts["trainer"]
+    assert as_account(account, roles) == ["trainer"]
+    run("gpasswd", "--delete", account, GROUP.format("trainer"))
+    try:
+        assert as_account(account, roles) == []
+    finally:
+        run("gpasswd", "--add", account, GROUP.format("trainer"))
+
+
+@needs_root
+def test_the_account_that_runs_it_has_no_role_of_its_own_where_there_are_roles(shared: Appliance) -> None:
+    with Client(shared.home.authority_socket) as client:
+        assert client.whoami().roles == []
+        with pytest.raises(Denied) as caught:
+            client.initialise(PASSPHRASE)
+        assert "admin" in (caught.value.remedy or "")
+
+
+@needs_root
+def test_only_the_two_sockets_are_open_to_others(shared: Appliance, accounts: dict[str, str]) -> None:
+    home = shared.home
+
+    def look() -> Any:
+        seen = []
+        for path in (
+            home.root,
+            home.run,
+            home.keys,
+            home.settings_file,
+            home.launcher_socket,
+            home.identity_file,
+        ):
+            try:
+                os.listdir(path) if path.is_dir() else path.open().close()
+                seen.append(str(path))
+            except OSError:
+                continue
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(home.launcher_socket))
+            seen.append("launcher")
+        except PermissionError:
+            pass
+        return seen
+
+    assert as_account(accounts["admin"], look) == [str(home.settings_file)]
+
+
+def test_without_roles_it_belongs_to_one_account(appliance: Appliance) -> None:
+    who = appliance.client.whoami()
+    assert who.sole and set(who.roles) == set(ROLES)
+    assert appliance.home.authority_socket.stat().st_mode & 0o777 == 0o600
+    assert appliance.client.entries(0, 1)[0].policy == who.policies
+
+
+@pytest.mark.parametrize("spoil", ["forbid", "gone"])
+def test_an_authority_does_not_start_with_a_set_that_is_not_valid(tmp_path: Path, spoil: str) -> None:
+    folder = tmp_path / "policies"
+    shutil.copytree(default_policies(), folder)
+    if spoil == "forbid":
+        (folder / "wrong.cedar").write_text(
+            '@id("wrong")\nforbid (principal, action, resource) when { principal.naem == "x" };\n'
+        )
+    else:
+        shutil.rmtree(folder)
+    root = Path(tempfile.mkdtemp(prefix="pw"))
+    home = Home(root / "h")
+    home.root.mkdir()
+    home.settings_file.write_text(json.dumps({"access": {"policies": str(folder)}}))
+    try:
+        with pytest.raises((InvalidInput, Unavailable)):
+            embedded.start(home, gateway=False)
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "cloisterd"), "--home", str(home.root)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert str(folder) in done.stderr
+    finally:
+        embedded.stop(home)
+        shutil.rmtree(root)
+
+
+def test_a_route_without_an_action_keeps_the_authority_from_being_built(tmp_path: Path) -> None:
+    home = Home(tmp_path / "h")
+    home.make()
+    app = create_app(Authority(home, Settings()))
+    app.get("/v1/new-and-unguarded")(lambda: None)
+    with pytest.raises(RuntimeError, match="new-and-unguarded"):
+        require_guarded(app)

@@ -1,0 +1,165 @@
+"""Policy sets: the one that ships holds, and whatever is wrong with one keeps it from being in force."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cloister.errors import InvalidInput
+from cloister.policy.actions import ACTIONS
+from cloister.policy.cases import run_cases
+from cloister.policy.cedar import PolicySet, Question, default_policies
+from cloister.policy.table import as_markdown, changed, table, who_may
+
+FOLDER = default_policies()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PolicySet:
+    return PolicySet.load(FOLDER)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    copy = tmp_path / "policies"
+    copy.mkdir()
+    for path in FOLDER.iterdir():
+        if path.is_file():
+            shutil.copy(path, copy)
+    shutil.copytree(FOLDER / "tests", copy / "tests")
+    return copy
+
+
+def test_its_own_tests_pass(shipped: PolicySet) -> None:
+    results = run_cases(shipped, FOLDER / "tests")
+    assert len(results) >= 20
+    assert [one for one in results if one.problem] == []
+
+
+def test_the_checked_in_table_is_the_one_it_gives(shipped: PolicySet) -> None:
+    assert as_markdown(table(shipped)) == (FOLDER / "TABLE.md").read_text()
+
+
+def test_an_auditor_changes_nothing_whatever_else_they_are(shipped: PolicySet) -> None:
+    reads = {action.name for action in ACTIONS if "auditor" in who_may(shipped, action.name, action.kinds[0])}
+    for action in ACTIONS:
+        for other in ("admin", "steward", "trainer", "approver", "operator", "sole"):
+            question = Question("ada", frozenset({"auditor", other}), action.name, action.kinds[0])
+            if shipped.decide(question).allowed:
+                assert action.name in reads | {"ledger.read", "ledger.carry", "ledger.sign"}
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("ada", frozenset({"trainer"}), "run.strat", "Run"),
+        Question("ada", frozenset({"trainer"}), "run.start", "Dataset"),
+        Question("ada", frozenset({"trainer"}), "run.start", "Nothing"),
+        Question("ada", frozenset({"root"}), "run.start", "Run"),
+        Question("ada", frozenset(), "run.start", "Run"),
+    ],
+)
+def test_what_is_not_known_is_denied(shipped: PolicySet, question: Question) -> None:
+    assert not shipped.decide(question).allowed
+
+
+@pytest.mark.parametrize("name", ['Role::"admin"', "\n", "a" * 10_000, "\u202e", '") || true', ""])
+def test_a_name_is_never_syntax(shipped: PolicySet, name: str) -> None:
+    assert not shipped.decide(Question(name, frozenset(), "run.start", "Run", name)).allowed
+    assert shipped.decide(Question(name, frozenset({"trainer"}), "run.start", "Run", name)).allowed
+
+
+def test_a_misspelt_attribute_in_a_forbid_is_never_in_force(folder: Path) -> None:
+    with (folder / "separation.cedar").open("a") as file:
+        file.write(
+            '\n@id("no-secrets")\nforbid (principal, action, resource) when { resource.clasification == "x" };\n'
+        )
+    with pytest.raises(InvalidInput, match="no-secrets"):
+        PolicySet.load(folder)
+
+
+def test_a_missing_entity_type_is_never_in_force(folder: Path) -> None:
+    text = (folder / "roles.cedar").read_text()
+    (folder / "roles.cedar").write_text(text.replace('Role::"steward"', 'Rolle::"steward"'))
+    with pytest.raises(InvalidInput, match="Rolle"):
+        PolicySet.load(folder)
+
+
+def test_a_schema_without_an_action_is_never_in_force(folder: Path) -> None:
+    lines = (folder / "cloister.cedarschema").read_text().splitlines()
+    kept = [line for line in lines if '"backup.discard"' not in line]
+    (folder / "cloister.cedarschema").write_text("\n".join(kept))
+    with pytest.raises(InvalidInput):
+        PolicySet.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("roles.cedar", b"permit ("),
+        ("roles.cedar", b"\xff\xfe"),
+        ("roles.cedar", b"permit (principal, action, resource);"),
+        ("roles.cedar", b'@id("BAD ID")\npermit (principal, action, resource);'),
+        ("more.cedar", b'@id("trainer-trains")\npermit (principal, action, resource);'),
+        ("more.cedar", b" " * ((1 << 20) + 1)),
+        ("more.cedar", b'@id("a-template")\npermit (principal == ?principal, action, resource);'),
+        ("cloister.cedarschema", b"entity Role"),
+        ("cloister.cedarschema", b""),
+    ],
+)
+def test_a_file_that_is_not_right_is_named(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(InvalidInput) as caught:
+        PolicySet.load(folder)
+    assert str(folder) in (caught.value.where or "")
+
+
+def test_an_empty_or_missing_folder_allows_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        PolicySet.load(tmp_path)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        PolicySet.load(tmp_path / "gone")
+
+
+def test_a_folder_in_a_files_place_is_named(folder: Path) -> None:
+    (folder / "odd.cedar").mkdir()
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        PolicySet.load(folder)
+
+
+def test_the_digest_is_of_names_and_contents(folder: Path, shipped: PolicySet) -> None:
+    assert PolicySet.load(folder).digest == shipped.digest
+    (folder / "roles.cedar").rename(folder / "people.cedar")
+    assert PolicySet.load(folder).digest != shipped.digest
+
+
+def test_changed_cells_are_those_that_come_out_otherwise(folder: Path, shipped: PolicySet) -> None:
+    with (folder / "more.cedar").open("w") as file:
+        file.write(
+            '@id("admin-trains")\npermit (principal in Role::"admin", action == Action::"run.start", resource);\n'
+            '@id("no-serving")\nforbid (principal, action == Action::"deployment.start", resource);\n'
+        )
+    cells = changed(shipped, PolicySet.load(folder))
+    assert {(c.action, c.role, c.allowed) for c in cells} == {
+        ("run.start", "admin", True),
+        ("deployment.start", "operator", False),
+    }
+
+
+def test_a_failing_case_says_which_and_why(folder: Path, shipped: PolicySet) -> None:
+    case = [{"roles": ["admin"], "action": "dataset.import", "allow": True}]
+    (folder / "tests" / "wrong.json").write_text(json.dumps(case))
+    (bad,) = [one for one in run_cases(shipped, folder / "tests") if one.problem]
+    assert bad.where == "wrong.json: 1" and "denied to admin" in (bad.problem or "")
+
+
+@pytest.mark.parametrize("content", [b"[", b"{}", b'[{"roles": []}]', b"[" * 100_000, b'[{"alow": 1}]'])
+def test_a_file_of_cases_that_is_none_is_named(folder: Path, shipped: PolicySet, content: bytes) -> None:
+    (folder / "tests" / "broken.json").write_bytes(content)
+    with pytest.raises(InvalidInput) as caught:
+        run_cases(shipped, folder / "tests")
+    assert "broken.json" in (caught.value.where or "")
