@@ -73,10 +73,21 @@ from cloister.api import (
     StoredObject,
     WhoAmI,
 )
-from cloister.errors import CloisterError, Conflict, InvalidInput, JobFailed, NotFound, Unavailable, by_code
+from cloister.errors import (
+    CloisterError,
+    Conflict,
+    InvalidInput,
+    JobFailed,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+    by_code,
+)
 
 Answer = TypeVar("Answer")
 
+PATIENCE_S = 30.0
+"""So long a request waits for its turn where this account asks for more than its share."""
 REQUEST_TIMEOUT_S = 60.0
 STREAM_SILENCE_S = 30.0
 SLOT_TIMEOUT_S = 300.0
@@ -422,13 +433,18 @@ class Client:
     def _request(self, method: str, path: str, body: BaseModel | None, **options: Any) -> bytes:
         content = body.model_dump_json() if body is not None else None
         headers = {"content-type": "application/json"} if body is not None else None
-        try:
-            response = self._http.request(method, path, content=content, headers=headers, **options)
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from None
-        if response.status_code >= 400:
-            raise _error(response)
-        return response.content
+        patience = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                response = self._http.request(method, path, content=content, headers=headers, **options)
+            except httpx.TransportError as error:
+                raise self._unavailable(error) from None
+            if response.status_code < 400:
+                return response.content
+            refused = _error(response)
+            if not isinstance(refused, TooManyRequests) or time.monotonic() > patience:
+                raise refused
+            time.sleep(min(1.0, max(0.005, float(refused.values.get("retry_after_s", 1.0)))))
 
     def _stream(self, path: str, **query: Any) -> Iterator[str]:
         """The data of server-sent events, one after the other. Errors: Unavailable when they break off."""

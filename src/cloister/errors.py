@@ -67,6 +67,12 @@ class Conflict(CloisterError):
     code, exit_code, status = "conflict", 4, 409
 
 
+class TooManyRequests(Conflict):
+    """One account asks faster than it may. `values["retry_after_s"]` says how long to wait."""
+
+    code, status = "too-many-requests", 429
+
+
 class Locked(CloisterError):
     """The vault is locked."""
 

@@ -129,7 +129,8 @@ def actions_of(route: APIRoute) -> set[str]:
 def require_guarded(app: FastAPI) -> None:
     """Raises RuntimeError where a route asks for no action, or an action has no route: a fault in the code."""
     routes = [route for route in app.routes if isinstance(route, APIRoute)]
-    unguarded = [route.path for route in routes if not actions_of(route)]
+    unguarded = [str(getattr(route, "path", route)) for route in app.routes if route not in routes]
+    unguarded += [route.path for route in routes if not actions_of(route)]
     idle = {action.name for action in ACTIONS} - set().union(*map(actions_of, routes))
     if unguarded or idle:
         raise RuntimeError(f"routes without an action: {unguarded}; actions without a route: {sorted(idle)}")

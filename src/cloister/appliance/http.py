@@ -7,8 +7,8 @@ connection's account (see `peer`), never anything that the request says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
@@ -48,6 +48,7 @@ from cloister.api import (
 from cloister.appliance import records
 from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
+from cloister.appliance.bounds import Bounds
 from cloister.appliance.caller import Caller
 from cloister.appliance.guard import may, may_by, require_guarded
 from cloister.appliance.http_erasure import erasure_routes
@@ -59,7 +60,6 @@ from cloister.verifier import Cosignature
 
 log = structlog.get_logger()
 
-MAX_BODY_BYTES = 1 << 20
 MAX_ENTRIES = 1_000
 LISTS = {
     "datasets": ("dataset.list", "Dataset"),
@@ -78,17 +78,10 @@ def _validation_problem(error: RequestValidationError) -> JSONResponse:
     return _problem(InvalidInput(fields or "not a valid request"))
 
 
-async def _bounded(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    length = request.headers.get("content-length", "0")
-    if "transfer-encoding" in request.headers or not length.isdigit() or int(length) > MAX_BODY_BYTES:
-        return _problem(InvalidInput(f"a request body has a length of at most {MAX_BODY_BYTES} bytes"))
-    return await call_next(request)
-
-
 def create_app(authority: Authority) -> FastAPI:
     """The application over one authority."""
-    app = FastAPI(title="Cloister", version=__version__, docs_url=None, redoc_url=None)
-    app.middleware("http")(_bounded)
+    app = FastAPI(title="Cloister", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Bounds, settings=authority.settings.api, refuse=_problem)
     app.state.guard = authority.guard
 
     @app.exception_handler(CloisterError)
@@ -130,6 +123,11 @@ def _vault_and_status(authority: Authority) -> APIRouter:
     @router.get("/status", dependencies=[may("appliance.status")])
     async def status() -> Status:
         return await authority.overview.status()
+
+    @router.get("/openapi.json", dependencies=[may("appliance.status")])
+    async def openapi(request: Request) -> dict[str, Any]:
+        app: FastAPI = request.app
+        return app.openapi()
 
     @router.post("/init", status_code=204, dependencies=[may("vault.init")])
     async def initialise(peer: Caller, body: Passphrase) -> None:

@@ -169,6 +169,14 @@ class AccessSettings(_Section):
         return folder
 
 
+class ApiSettings(_Section):
+    """How much one account may ask of the authority's socket."""
+
+    requests_per_s: float = Field(default=200.0, ge=1, le=10_000, description="in the long run")
+    burst: int = Field(default=1000, ge=10, le=100_000, description="at once")
+    streams: int = Field(default=64, ge=1, le=4096, description="streams of events and entries at a time")
+
+
 class Settings(_Section):
     """Everything in `appliance.yaml`."""
 
@@ -180,6 +188,7 @@ class Settings(_Section):
         default="refuse", description="what to do where memory could reach a disk through swap"
     )
     access: AccessSettings = AccessSettings()
+    api: ApiSettings = ApiSettings()
     sandboxes: SandboxSettings = SandboxSettings()
     queue: QueueSettings = QueueSettings()
     serving: ServingSettings = ServingSettings()
