@@ -1,6 +1,7 @@
 """How a job ends without its result: failed, cut off, or as whoever stops it wants it.
 
-Each ending is entered, then kept. It starts nothing and follows nothing.
+Each ending is entered, then kept. A job that can go on from a checkpoint and was cut off by no one's wish goes
+back into the queue instead, a few times. It starts nothing and follows nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Endings:
         self._home = parts.home
         self._state = parts.state
         self._recorder = parts.recorder
+        self._resume_limit = parts.settings.queue.resume_limit
         self._handed = handed
         self._stopping: dict[str, JobState] = {}
 
@@ -42,7 +44,7 @@ class Endings:
         """End a job as whoever stopped it wants it."""
         final = self._stopping.pop(job_id)
         if final == JobState.INTERRUPTED:
-            await self.interrupt(job_id, "the vault was locked")
+            await self._cut_off(job_id, "the vault was locked")
         else:
             self.end(job_id, final)
 
@@ -51,14 +53,32 @@ class Endings:
         self.end(job_id, JobState.FAILED, problem)
 
     async def interrupt(self, job_id: str, why: str) -> None:
-        """End a job that was cut off; one that is being stopped ends as `stopped` says."""
+        """A job was cut off: it goes back into the queue, or ends. One that is being stopped ends as `stopped` says."""
         if job_id in self._stopping:
             await self.stopped(job_id)
             return
+        with self._state.read() as session:
+            row = session.get_one(JobRow, job_id)
+        if row.verb not in RESUMABLE or row.attempts > self._resume_limit:
+            await self._cut_off(job_id, why)
+            return
+        await self._recorder.record_taking_away(
+            None, "job.interrupted", job_id, reason=why, goes_on=True, attempt=row.attempts
+        )
+        if job_id in self._stopping:  # somebody stopped it while this was entered
+            await self.stopped(job_id)
+            return
+        with self._state.change() as change:
+            row = job_row(change, job_id)
+            row.state, row.resume = JobState.QUEUED, True
+            announce(change, row)
+
+    async def _cut_off(self, job_id: str, why: str) -> None:
         await self._recorder.record_taking_away(None, "job.interrupted", job_id, reason=why)
         with self._state.read() as session:
-            verb = session.get_one(JobRow, job_id).verb
-        remedy = f"Run `cloister run resume {job_id}`." if verb in RESUMABLE else "Start it again."
+            row = session.get_one(JobRow, job_id)
+        remedy = f"Run `cloister run resume {job_id}`." if row.verb in RESUMABLE else "Start it again."
+        times = f" {row.attempts} times, the last time" if row.attempts > max(1, self._resume_limit) else ""
         self.end(
             job_id,
             JobState.INTERRUPTED,
@@ -66,7 +86,7 @@ class Endings:
                 title="Interrupted",
                 status=500,
                 code="interrupted",
-                detail=f"the job was cut off: {why}",
+                detail=f"the job was cut off{times}: {why}",
                 remedy=remedy,
             ),
         )

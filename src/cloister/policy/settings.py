@@ -39,6 +39,9 @@ class QueueSettings(_Section):
     stop_grace_s: float = Field(
         default=30.0, ge=1, le=3600, description="time to write a checkpoint when stopped"
     )
+    resume_limit: int = Field(
+        default=3, ge=0, le=1000, description="how often a job that was cut off goes on by itself"
+    )
     answer_limit_s: float = Field(
         default=60.0, ge=1, le=3600, description="how long the launcher may take for an answer beyond that"
     )
