@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from cloister.cli.moments import moment
 from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
 from cloister.cli.receiving import received, write_new
 from cloister.cli.session import connect
@@ -18,8 +18,6 @@ from cloister.errors import InvalidInput, Unavailable
 if TYPE_CHECKING:
     from cloister.api import LedgerEntry
 
-_AGO = re.compile(r"([0-9]{1,6})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 Ledger = Annotated[
     Literal["control", "gateway"],
@@ -83,7 +81,8 @@ def search(
     action: Action = None,
     object_: Object = None,
     since: Annotated[
-        str | None, typer.Option(help="From then on: 2h, 3d, 2026-11-21 or 2026-11-21T14:30 (local time).")
+        str | None,
+        typer.Option(help="From then on: 2h, 3d, 18:00, 2026-11-21 or 2026-11-21T14:30 (local time)."),
     ] = None,
     until: Annotated[str | None, typer.Option(help="Before then; the same forms.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest.")] = 50,
@@ -110,8 +109,8 @@ def search(
             actor=actor,
             action=action,
             object=object_,
-            since=_moment(since, "--since", now),
-            until=_moment(until, "--until", now),
+            since=moment(since, "--since", now),
+            until=moment(until, "--until", now),
             before=before,
             index=not scan,
         )
@@ -221,20 +220,3 @@ def _wait_for(client: Any) -> None:
             return
         except CloisterError:
             continue
-
-
-def _moment(text: str | None, option: str, now: datetime) -> str | None:
-    """A moment in UTC, ISO 8601, from a span (`2h`) before `now` or a date and time in this machine's zone."""
-    if text is None:
-        return None
-    ago = _AGO.fullmatch(text)
-    try:
-        if ago is not None:
-            moment = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        else:
-            moment = datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidInput(
-            "not a time", where=option, remedy="Give for example 90m, 2h, 3d, 2026-11-21 or 2026-11-21T14:30."
-        ) from None
-    return moment.isoformat()
