@@ -917,6 +917,22 @@ class WhoAmI(BaseModel):
     policies: str = ""
 
 
+class Alert(BaseModel):
+    """Something that somebody has to look at: why, who is affected, and the next safe command.
+
+    `key` names it while it lasts; `acknowledged_by` has seen it, which ends nothing.
+    """
+
+    key: str
+    severity: Literal["critical", "warning"]
+    cause: str
+    affects: str
+    command: str
+    raised_at: datetime
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+
+
 class PolicyQuestion(Document):
     """May `account` (default: who asks) do `action`? `kind` where the action has more than one."""
 

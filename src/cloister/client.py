@@ -22,6 +22,7 @@ from pydantic import BaseModel, TypeAdapter
 from cloister.api import (
     FINAL_STATES,
     AddedSlot,
+    Alert,
     ApiClient,
     Backup,
     BackupRequest,
@@ -124,6 +125,14 @@ class Client:
 
     def whoami(self) -> WhoAmI:
         return self._get("/v1/whoami", WhoAmI)
+
+    def alerts(self) -> list[Alert]:
+        """What somebody has to look at, critical ones first."""
+        return self._get("/v1/alerts", list[Alert])
+
+    def acknowledge(self, key: str) -> Alert:
+        """Say that you have seen it."""
+        return self._post(f"/v1/alerts/{_quoted(key)}/acknowledge", None, Alert)
 
     def explain(self, question: PolicyQuestion) -> PolicyAnswer:
         """What the policies in force say to one question."""

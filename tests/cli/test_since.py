@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -40,6 +41,23 @@ def test_it_tells_what_went_wrong_and_what_was_done(shell: Shell) -> None:
     assert {"action": "vault.unlock", "actor": "root", "count": 1} in report["done"]
     assert [entry["action"] for entry in report["wrong"]] == ["vault.unlock"]
     assert not report["more"]
+
+
+def test_alerts_are_listed_and_acknowledged_by_name(shell: Shell) -> None:
+    shell("lock")
+    for _ in range(3):
+        shell("unlock", "--passphrase-fd", "0", stdin="not the passphrase", code=6)
+    shell("unlock", "--passphrase-fd", "0", stdin=PASSPHRASE)
+    end = time.monotonic() + 60
+    while not [one for one in shell.json("alerts") if one["key"] == "unlock-attempts"]:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    told = shell("alerts").stdout
+    assert "CRITICAL  unlock-attempts" in told and "next     cloister audit search" in told
+    shell("alerts", "ack", "unlock-attempts")
+    assert "seen by root" in shell("alerts").stdout
+    assert "root has acknowledged it already" in shell("alerts", "ack", "unlock-attempts", code=4).stderr
+    assert "cloister alerts" in shell("alerts", "ack", "nothing", code=3).stderr
 
 
 def test_nothing_since_then(shell: Shell) -> None:

@@ -13,6 +13,8 @@ import structlog
 
 from cloister import __version__
 from cloister.api import Deployment, LockRequest, SandboxState, ServeRequest
+from cloister.appliance.alarming import Alarming
+from cloister.appliance.alerts import Alerts
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.backups import Backups
@@ -120,6 +122,17 @@ class Authority:
             self.revealing,
             self.forgetting,
         )
+        self._alarming = Alarming(
+            parts,
+            self.fitness,
+            self.serving,
+            self.exporting,
+            self.witnessing,
+            self.anchors,
+            self.auditing,
+            self.forgetting,
+        )
+        self.alerts = Alerts(self.state, self.recorder, self._alarming.look, settings.alerts.hook)
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
 
@@ -152,6 +165,7 @@ class Authority:
             asyncio.create_task(self.shredding.run()),
             asyncio.create_task(self.anchors.run()),
             asyncio.create_task(self.recorder.keep_mending()),
+            asyncio.create_task(self.alerts.run()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
         ]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
@@ -162,6 +176,7 @@ class Authority:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.alerts.stop()
         await self.side.stop()
         await self.revealing.stop()
         await self.backups.stop()

@@ -46,6 +46,7 @@ from cloister.api import (
     StoredObject,
 )
 from cloister.appliance import records
+from cloister.appliance.alert_routes import alert_routes
 from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
 from cloister.appliance.bounds import Bounds
@@ -112,6 +113,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(audit_router(authority))
     app.include_router(erasure_routes(authority))
     app.include_router(policy_routes(authority))
+    app.include_router(alert_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     require_guarded(app)
     return app

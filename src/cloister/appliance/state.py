@@ -206,6 +206,21 @@ class BackupRow(Base):
     ledger_entries: Mapped[int]
 
 
+class AlertRow(Base):
+    """An alert that lasts. It goes when its cause does."""
+
+    __tablename__ = "alerts"
+
+    key: Mapped[str] = mapped_column(String(80), primary_key=True)
+    severity: Mapped[str] = mapped_column(String(8))
+    cause: Mapped[str]
+    affects: Mapped[str]
+    command: Mapped[str]
+    raised_at: Mapped[datetime]
+    acknowledged_at: Mapped[datetime | None]
+    acknowledged_by: Mapped[str | None]
+
+
 class EventRow(Base):
     """`sqlite_autoincrement`: a number is never used twice, even after old events are pruned."""
 

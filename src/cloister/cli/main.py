@@ -25,6 +25,7 @@ NOUNS = {
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",
     "backup": "Backups: make one into a folder, list them; `cloister restore` brings one back.",
+    "alerts": "What somebody has to look at: the cause, who is affected, the next safe command.",
     "policy": "Who may do what: check a set of policies, explain a decision, print the table.",
     "audit": "The ledger: read, prove, verify, carry its tree heads out.",
 }

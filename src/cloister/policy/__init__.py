@@ -3,6 +3,6 @@
 Settings are light and stand here; `cedar`, `roles` and `table` are imported by those who decide.
 """
 
-from cloister.policy.settings import AccessSettings, ApiSettings, Settings, load_settings
+from cloister.policy.settings import AccessSettings, AlertSettings, ApiSettings, Settings, load_settings
 
-__all__ = ["AccessSettings", "ApiSettings", "Settings", "load_settings"]
+__all__ = ["AccessSettings", "AlertSettings", "ApiSettings", "Settings", "load_settings"]

@@ -21,6 +21,8 @@ ACTIONS = (
     Action("appliance.whoami", ("Appliance",), "ask for one's own account and roles"),
     Action("appliance.status", ("Appliance",), "see the state of the appliance"),
     Action("appliance.events", ("Appliance",), "follow the stream of events"),
+    Action("alert.list", ("Appliance",), "see the alerts"),
+    Action("alert.acknowledge", ("Appliance",), "acknowledge an alert"),
     Action("policy.read", ("Appliance",), "read the policies, explain a decision, print the table"),
     Action("vault.init", ("Appliance",), "make the keys of a new appliance"),
     Action("vault.unlock", ("Appliance",), "open the vault"),

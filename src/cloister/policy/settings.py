@@ -172,6 +172,36 @@ class AccessSettings(_Section):
         return folder
 
 
+class AlertSettings(_Section):
+    """When somebody has to look, and how they are told."""
+
+    disk_low_gib: float = Field(
+        default=5.0, ge=0, le=1e6, description="less free space than that on the home's disk"
+    )
+    backup_days: int = Field(
+        default=7, ge=0, le=3650, description="no backup for so long; 0: never asked for"
+    )
+    stalled_s: float = Field(
+        default=1800.0, ge=1, le=1e7, description="a running job that says nothing for so long"
+    )
+    certificate_days: int = Field(
+        default=30, ge=0, le=3650, description="the gateway's certificate ends this soon"
+    )
+    unlock_attempts: int = Field(
+        default=3, ge=1, le=1000, description="refused attempts to unlock within an hour"
+    )
+    hook: str | None = Field(
+        default=None, description="program that gets each alert as JSON on standard input, absolute path"
+    )
+
+    @field_validator("hook")
+    @classmethod
+    def _is_absolute(cls, program: str | None) -> str | None:
+        if program is not None and not Path(program).is_absolute():
+            raise ValueError("an absolute path")
+        return program
+
+
 class ApiSettings(_Section):
     """How much one account may ask of the authority's socket."""
 
@@ -192,6 +222,7 @@ class Settings(_Section):
     )
     access: AccessSettings = AccessSettings()
     api: ApiSettings = ApiSettings()
+    alerts: AlertSettings = AlertSettings()
     sandboxes: SandboxSettings = SandboxSettings()
     queue: QueueSettings = QueueSettings()
     serving: ServingSettings = ServingSettings()

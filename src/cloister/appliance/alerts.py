@@ -1,0 +1,174 @@
+"""Alerts: what somebody has to look at, kept from when it is found until it is gone, and told to those who must know.
+
+It keeps, records and tells; what is wrong it learns from `alarming`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from sqlalchemy import select
+
+from cloister.api import Alert
+from cloister.appliance.alarming import Finding
+from cloister.appliance.peer import Peer
+from cloister.appliance.recorder import Recorder
+from cloister.appliance.state import AlertRow
+from cloister.appliance.store import StateStore
+from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace
+from cloister.logs import place
+
+log = structlog.get_logger()
+
+EVERY_S = 10.0
+HOOK_S = 30.0
+
+
+class Alerts:
+    """Looks every ten seconds, and keeps what it sees."""
+
+    def __init__(
+        self,
+        state: StateStore,
+        recorder: Recorder,
+        look: Callable[[], Awaitable[list[Finding]]],
+        hook: str | None = None,
+    ) -> None:
+        self._state = state
+        self._recorder = recorder
+        self._look = look
+        self._hook = hook
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """For ever. The first look comes once the other processes have had time to start."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                await self.refresh()
+            except Exception as error:  # a look that fails must not end all looking
+                log.error("alerts.error", cause=place(error))
+
+    async def refresh(self) -> None:
+        """Look once: raise what is new, clear what is gone."""
+        found = {finding.key[:80]: finding for finding in await self._look()}
+        with self._state.read() as session:
+            known = {row.key: row for row in session.scalars(select(AlertRow))}
+        for key, finding in found.items():
+            if key not in known:
+                await self._raise(key, finding)
+            elif known[key].cause != finding.cause or known[key].severity != finding.severity:
+                with contextlib.suppress(OutOfSpace), self._state.change() as change:
+                    row = change.session.get_one(AlertRow, key)
+                    row.cause, row.severity, row.command = finding.cause, finding.severity, finding.command
+        for key in known.keys() - found.keys():
+            await self._clear(known[key])
+
+    def listed(self) -> list[Alert]:
+        """Those that last, critical ones first, then the oldest."""
+        with self._state.read() as session:
+            rows = session.scalars(select(AlertRow).order_by(AlertRow.raised_at)).all()
+        return sorted(map(_alert, rows), key=lambda alert: alert.severity != "critical")
+
+    async def acknowledge(self, peer: Peer, key: str) -> Alert:
+        """Somebody has seen it. Errors: NotFound, Conflict."""
+        self._pending(key)
+        await self._recorder.record(peer, "alert.acknowledge", key)
+        self._pending(key)
+        with self._state.change() as change:
+            row = change.session.get_one(AlertRow, key)
+            row.acknowledged_at, row.acknowledged_by = change.now, peer.account
+            change.event("alert.acknowledged", None, key=key, by=peer.account)
+            return _alert(row)
+
+    def _pending(self, key: str) -> None:
+        with self._state.read() as session:
+            row = session.get(AlertRow, key)
+        if row is None:
+            raise NotFound("there is no such alert now", where=key[:80], remedy="See `cloister alerts`.")
+        if row.acknowledged_by is not None:
+            raise Conflict(f"{row.acknowledged_by} has acknowledged it already", where=key)
+
+    async def stop(self) -> None:
+        for task in self._telling:
+            task.cancel()
+        await asyncio.gather(*self._telling, return_exceptions=True)
+
+    async def _raise(self, key: str, finding: Finding) -> None:
+        log.warning("alert.raised", key=key, severity=finding.severity)
+        await self._enter("alert.raised", key, finding.severity, finding.cause)
+        with contextlib.suppress(OutOfSpace), self._state.change() as change:
+            row = AlertRow(
+                key=key,
+                severity=finding.severity,
+                cause=finding.cause,
+                affects=finding.affects,
+                command=finding.command,
+                raised_at=change.now,
+            )
+            change.session.add(row)
+            change.event("alert.raised", None, key=key, severity=finding.severity, cause=finding.cause)
+            self._tell("raised", _alert(row))
+
+    async def _clear(self, row: AlertRow) -> None:
+        log.info("alert.cleared", key=row.key)
+        await self._enter("alert.cleared", row.key, row.severity, row.cause)
+        with contextlib.suppress(OutOfSpace), self._state.change() as change:
+            kept = change.session.get(AlertRow, row.key)
+            if kept is not None:
+                change.session.delete(kept)
+            change.event("alert.cleared", None, key=row.key)
+        self._tell("cleared", _alert(row))
+
+    async def _enter(self, action: str, key: str, severity: str, cause: str) -> None:
+        """In the ledger, and from there to its sinks; an alert about the ledger itself cannot be."""
+        with contextlib.suppress(CloisterError):
+            await self._recorder.record(None, action, key, reason=cause[:500], severity=severity)
+
+    def _tell(self, what: str, alert: Alert) -> None:
+        if self._hook is not None:
+            task = asyncio.create_task(self._run_hook({"alert": what, **alert.model_dump(mode="json")}))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _run_hook(self, document: dict[str, Any]) -> None:
+        assert self._hook is not None
+        process = None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                self._hook,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                start_new_session=True,
+            )
+            async with asyncio.timeout(HOOK_S):
+                await process.communicate(json.dumps(document).encode() + b"\n")
+            if process.returncode:
+                log.warning("alert.hook", status=process.returncode)
+        except (OSError, TimeoutError) as error:
+            log.warning("alert.hook", cause=type(error).__name__)
+        finally:
+            if process is not None and process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+
+def _alert(row: AlertRow) -> Alert:
+    return Alert(
+        key=row.key,
+        severity="critical" if row.severity == "critical" else "warning",
+        cause=row.cause,
+        affects=row.affects,
+        command=row.command,
+        raised_at=row.raised_at,
+        acknowledged_at=row.acknowledged_at,
+        acknowledged_by=row.acknowledged_by,
+    )

@@ -1,0 +1,213 @@
+"""Alerts: raised when something is wrong, once; told; acknowledged by name; cleared when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from authority_world import PASSPHRASE, PEER, World, moment
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from cloister.appliance.alarming import Finding
+from cloister.appliance.alerts import Alerts
+from cloister.appliance.state import JobRow
+from cloister.errors import Conflict, NotFound, Unauthenticated
+from cloister.policy import AlertSettings
+
+
+class Looks:
+    """What the next look finds."""
+
+    def __init__(self, *findings: Finding) -> None:
+        self.findings = list(findings)
+
+    async def __call__(self) -> list[Finding]:
+        return self.findings
+
+
+FULL = Finding("disk", "critical", "0.1 GiB are free", "whatever is new", "cloister dataset list")
+
+
+def keys(here: World) -> list[str]:
+    return [alert.key for alert in here.authority.alerts.listed()]
+
+
+@moment
+async def test_an_alert_lasts_from_its_cause_to_its_end(here: World) -> None:
+    look = Looks(FULL)
+    alerts = Alerts(here.authority.state, here.authority.recorder, look)
+    for _ in range(3):
+        await alerts.refresh()
+    (alert,) = alerts.listed()
+    assert (alert.key, alert.severity, alert.acknowledged_by) == ("disk", "critical", None)
+    look.findings = [
+        Finding("disk", "critical", "0.2 GiB are free", "whatever is new", "cloister dataset list")
+    ]
+    await alerts.refresh()
+    assert alerts.listed()[0].cause == "0.2 GiB are free"
+    assert (await alerts.acknowledge(PEER, "disk")).acknowledged_by == PEER.account
+    with pytest.raises(Conflict):
+        await alerts.acknowledge(PEER, "disk")
+    look.findings = []
+    await alerts.refresh()
+    assert alerts.listed() == []
+    with pytest.raises(NotFound):
+        await alerts.acknowledge(PEER, "disk")
+    look.findings = [FULL]
+    await alerts.refresh()
+    assert alerts.listed()[0].acknowledged_by is None
+    told = [action for action in here.actions() if action.startswith("alert.")]
+    assert told == ["alert.raised", "alert.acknowledge", "alert.cleared", "alert.raised"]
+    events = [event.kind for event in here.authority.state.events_after(0) if event.kind.startswith("alert.")]
+    assert events == ["alert.raised", "alert.acknowledged", "alert.cleared", "alert.raised"]
+
+
+@moment
+async def test_a_hook_gets_each_alert_and_one_that_hangs_holds_nothing_up(here: World) -> None:
+    out = here.home.root / "hooked"
+    hook = here.home.root / "hook.sh"
+    hook.write_text(f"#!/bin/sh\ncat >> {out}\nsleep 600\n")
+    hook.chmod(hook.stat().st_mode | stat.S_IXUSR)
+    look = Looks(FULL)
+    alerts = Alerts(here.authority.state, here.authority.recorder, look, str(hook))
+    async with asyncio.timeout(5):
+        await alerts.refresh()
+        look.findings = []
+        await alerts.refresh()
+    await here.until(lambda: out.exists() and len(out.read_text().splitlines()) == 2)
+    told = {json.loads(line)["alert"] for line in out.read_text().splitlines()}
+    assert told == {"raised", "cleared"}
+    async with asyncio.timeout(5):
+        await alerts.stop()
+
+
+@moment
+async def test_a_hook_that_is_not_there_is_no_harm(here: World) -> None:
+    alerts = Alerts(here.authority.state, here.authority.recorder, Looks(FULL), "/nonexistent/hook")
+    await alerts.refresh()
+    await alerts.stop()
+    assert alerts.listed()
+
+
+@moment
+async def test_the_launcher_that_is_gone_and_comes_back(here: World) -> None:
+    await here.authority.alerts.refresh()
+    assert "launcher" not in keys(here)
+    assert "sandbox-off" in keys(here)  # this world works without one
+    await here.end_launcher()
+    await here.authority.alerts.refresh()
+    assert "launcher" in keys(here)
+
+
+@moment
+async def test_attempts_to_unlock(here: World) -> None:
+    await here.restart()
+    for _ in range(3):
+        with pytest.raises(Unauthenticated):
+            await here.authority.seal.unlock(PEER, "wrong")
+    await here.authority.alerts.refresh()
+    (alert,) = [one for one in here.authority.alerts.listed() if one.key == "unlock-attempts"]
+    assert "3 attempts" in alert.cause and PEER.account in alert.cause
+    await here.authority.seal.unlock(PEER, PASSPHRASE)
+
+
+@moment
+async def test_no_backup_for_too_long_and_a_disk_that_fills(here: World) -> None:
+    await here.restart(alerts=AlertSettings(disk_low_gib=1e6))
+    await here.authority.alerts.refresh()
+    assert "disk" in keys(here) and "backup" not in keys(here)
+    now = here.authority.state.now
+    here.authority.state.now = lambda: now() + timedelta(days=8)  # type: ignore[method-assign]
+    await here.authority.alerts.refresh()
+    assert "backup" in keys(here)
+
+
+@moment
+async def test_a_run_that_stalls_and_one_that_diverges(here: World) -> None:
+    await here.restart(alerts=AlertSettings(stalled_s=1))
+    await here.unlock()
+    job_id = await here.run()
+    await here.runs(job_id)
+
+    def measured(loss: float) -> None:
+        with here.authority.state.change() as change:
+            row = change.session.get_one(JobRow, job_id)
+            row.metrics, row.last_event = {"loss": loss}, row.last_event + 1
+
+    measured(2.0)
+    await here.authority.alerts.refresh()
+    assert f"diverging:{job_id}" not in keys(here)
+    measured(9.0)
+    await here.authority.alerts.refresh()
+    assert f"diverging:{job_id}" in keys(here) and f"stalled:{job_id}" not in keys(here)
+    measured(2.1)
+    await here.authority.alerts.refresh()
+    assert f"diverging:{job_id}" not in keys(here)
+    await asyncio.sleep(1.1)
+    await here.authority.alerts.refresh()
+    assert f"stalled:{job_id}" in keys(here)
+    here.go.touch()
+
+
+@pytest.mark.parametrize(
+    ("days", "severity"), [(400, None), (10, "warning"), (1, "critical"), (-3, "critical")]
+)
+def test_a_certificate_near_its_end(tmp_path: Path, days: int, severity: str | None) -> None:
+    path = tmp_path / "cert.pem"
+    path.write_bytes(certificate(days))
+
+    @moment
+    async def inside(here: World) -> None:
+        await here.restart(gateway={"tls_cert": str(path)})
+        await here.authority.alerts.refresh()
+        found = [one.severity for one in here.authority.alerts.listed() if one.key == "certificate"]
+        assert found == ([severity] if severity else [])
+
+    inside()
+
+
+def certificate(days: int) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now + timedelta(days=days))
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+@moment
+async def test_a_look_that_fails_does_not_end_all_looking(here: World) -> None:
+    import cloister.appliance.alerts as module
+
+    looked = 0
+
+    async def look() -> list[Finding]:
+        nonlocal looked
+        looked += 1
+        if looked == 1:
+            raise OSError(os.strerror(5))
+        return [FULL]
+
+    alerts = Alerts(here.authority.state, here.authority.recorder, look)
+    every, module.EVERY_S = module.EVERY_S, 0.01
+    running = asyncio.create_task(alerts.run())
+    try:
+        await here.until(lambda: alerts.listed())
+    finally:
+        module.EVERY_S = every
+        running.cancel()
