@@ -23,6 +23,7 @@ from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.checking import Checking
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
+from cloister.appliance.figures import Figures
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.guard import Guard
@@ -133,6 +134,7 @@ class Authority:
             self.forgetting,
         )
         self.alerts = Alerts(self.state, self.recorder, self._alarming.look, settings.alerts.hook)
+        self.figures = Figures(parts, self.queue, self.serving, self.alerts, self.exporting)
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
 

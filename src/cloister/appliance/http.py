@@ -46,12 +46,12 @@ from cloister.api import (
     StoredObject,
 )
 from cloister.appliance import records
-from cloister.appliance.alert_routes import alert_routes
 from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
 from cloister.appliance.bounds import Bounds
 from cloister.appliance.caller import Caller
 from cloister.appliance.guard import may, may_by, require_guarded
+from cloister.appliance.health_routes import health_routes
 from cloister.appliance.http_erasure import erasure_routes
 from cloister.appliance.policy_routes import policy_routes
 from cloister.appliance.vault_routes import vault_routes
@@ -113,7 +113,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(audit_router(authority))
     app.include_router(erasure_routes(authority))
     app.include_router(policy_routes(authority))
-    app.include_router(alert_routes(authority))
+    app.include_router(health_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     require_guarded(app)
     return app

@@ -21,6 +21,7 @@ ACTIONS = (
     Action("appliance.whoami", ("Appliance",), "ask for one's own account and roles"),
     Action("appliance.status", ("Appliance",), "see the state of the appliance"),
     Action("appliance.events", ("Appliance",), "follow the stream of events"),
+    Action("metrics.read", ("Appliance",), "read the figures for Prometheus"),
     Action("alert.list", ("Appliance",), "see the alerts"),
     Action("alert.acknowledge", ("Appliance",), "acknowledge an alert"),
     Action("policy.read", ("Appliance",), "read the policies, explain a decision, print the table"),
