@@ -487,6 +487,7 @@ class Job(BaseModel):
     state: JobState
     subject: str | None
     requested_by: str
+    priority: int = 0
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -532,7 +533,10 @@ class BaseImport(Document):
 
 
 class RunRequest(Document):
-    """A fine-tuning to start. Datasets and bases by name or id; `holdout` overrides the split."""
+    """A fine-tuning to start. Datasets and bases by name or id; `holdout` overrides the split.
+
+    What has the higher priority starts first; among equals people take turns.
+    """
 
     name: Name
     dataset: str
@@ -540,6 +544,7 @@ class RunRequest(Document):
     holdout: str | None = None
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig | None = EvaluateConfig()
+    priority: int = Field(default=0, ge=-10, le=10)
 
 
 class Run(BaseModel):

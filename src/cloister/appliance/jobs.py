@@ -43,6 +43,7 @@ def new_job(
     *,
     waits_for_source: bool = False,
     output: tuple[str, int] | None = None,
+    priority: int = 0,
 ) -> JobRow:
     """Add a job, frozen as it is now. The caller has recorded it already.
 
@@ -65,6 +66,7 @@ def new_job(
             for role, row in inputs.items()
         },
         requested_by=peer_account,
+        priority=priority,
         created_at=change.now,
         attempts=0,
         resume=False,

@@ -12,10 +12,11 @@ import contextlib
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from cloister.api import JobState, Result, SandboxState
 from cloister.appliance import records
@@ -31,6 +32,7 @@ from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
 from cloister.appliance.tombstones import refuse_shredded_job
+from cloister.appliance.turns import in_turn
 from cloister.errors import CloisterError, Conflict, JobFailed, NotFound
 from cloister.launcher.client import NoAnswer
 from cloister.logs import place
@@ -76,6 +78,7 @@ class Queue:
         waits_for_source: bool = False,
         unwritten: dict[str, Any] | None = None,
         output: tuple[str, int] | None = None,
+        priority: int = 0,
     ) -> JobRow:
         """Put a job into the queue, frozen as it is now. The caller has recorded it already.
 
@@ -91,6 +94,7 @@ class Queue:
             inputs,
             waits_for_source=waits_for_source,
             output=output,
+            priority=priority,
         )
         if unwritten:
             self._handed.keep_unwritten(row.job_id, unwritten)
@@ -279,24 +283,21 @@ class Queue:
         if self.paused or self._parts.seal.locked:
             return
         with self._state.read() as session:
-            queued = session.scalars(
-                select(JobRow).where(JobRow.state == JobState.QUEUED).order_by(JobRow.created_at)
-            ).all()
-            verbs = {
-                job_id: row.verb for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None
-            }
-        light = sum(verb in SHORT for verb in verbs.values())
-        heavy = len(verbs) - light
-        for row in queued:
-            if row.job_id in self._tasks:
-                continue
-            if row.verb in SHORT and light < self._limits.light_slots:
-                light += 1
-            elif row.verb not in SHORT and heavy < self._limits.heavy_slots:
-                heavy += 1
-            else:
-                continue
-            self._spawn(row.job_id, self._start_and_follow(row.job_id))
+            queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
+            running = [row for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None]
+            starts = session.execute(
+                select(JobRow.requested_by, func.max(JobRow.started_at))
+                .where(JobRow.started_at.is_not(None))
+                .group_by(JobRow.requested_by)
+            )
+            last_start = {account: started for account, started in starts if started is not None}
+        for short, slots in ((True, self._limits.light_slots), (False, self._limits.heavy_slots)):
+            holders = [row.requested_by for row in running if (row.verb in SHORT) is short]
+            waiting = [
+                row for row in queued if (row.verb in SHORT) is short and row.job_id not in self._tasks
+            ]
+            for row in islice(in_turn(waiting, holders, last_start), max(0, slots - len(holders))):
+                self._spawn(row.job_id, self._start_and_follow(row.job_id))
 
     def _spawn(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:

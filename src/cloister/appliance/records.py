@@ -45,6 +45,7 @@ def job(row: JobRow) -> Job:
         state=JobState(row.state),
         subject=row.subject,
         requested_by=row.requested_by,
+        priority=row.priority,
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,

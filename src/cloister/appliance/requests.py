@@ -105,10 +105,13 @@ class Requests:
             *(row.object_id for row in inputs.values()),
             digests=digests,
             name=request.name,
+            priority=request.priority,
         )
         with self._state.change() as change:
             refuse_taken_run(change.session, request.name)
-            job = self._queue.add(change, peer.account, "train", request.name, config, inputs)
+            job = self._queue.add(
+                change, peer.account, "train", request.name, config, inputs, priority=request.priority
+            )
             change.session.add(
                 RunRow(
                     run_id=run_id,

@@ -49,7 +49,9 @@ def after_job(change: Change, job: JobRow, stored: ObjectRow) -> None:
                 for role, reference in job.inputs.items()
             }
             inputs["adapter"] = stored
-            row = new_job(change, job.requested_by, "evaluate", run.name, run.evaluate, inputs)
+            row = new_job(
+                change, job.requested_by, "evaluate", run.name, run.evaluate, inputs, priority=job.priority
+            )
             run.evaluate_job = row.job_id
     else:
         run.evaluation = job.result

@@ -72,6 +72,7 @@ class JobRow(Base):
     config: Mapped[dict[str, Any]]
     inputs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     requested_by: Mapped[str]
+    priority: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]

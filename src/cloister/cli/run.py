@@ -50,6 +50,9 @@ def start(
         int, typer.Option(min=1, help="Longest answer when measuring, in tokens.")
     ] = 96,
     evaluate: Annotated[bool, typer.Option(help="Measure base against tuned when trained.")] = True,
+    priority: Annotated[
+        int, typer.Option(min=-10, max=10, help="Higher starts first; among equals people take turns.")
+    ] = 0,
     watch_: Annotated[
         bool, typer.Option("--watch", "-w", help="Show progress; ctrl-c leaves it running.")
     ] = False,
@@ -71,7 +74,14 @@ def start(
     train = _train_config(config, options, rank, alpha)
     measure = validated(EvaluateConfig, max_new_tokens=max_new_tokens) if evaluate else None
     request = validated(
-        RunRequest, name=name, dataset=dataset, base=base, holdout=holdout, train=train, evaluate=measure
+        RunRequest,
+        name=name,
+        dataset=dataset,
+        base=base,
+        holdout=holdout,
+        train=train,
+        evaluate=measure,
+        priority=priority,
     )
     with connect() as client:
         run = client.start_run(request)
