@@ -26,8 +26,8 @@ def standing(uid: int, access: AccessSettings, *, own_uid: int) -> Standing:
     """What the account `uid` is at this moment.
 
     Without roles in the settings the appliance belongs to the account that runs it (`own_uid`), which is
-    `sole`; every other has no role. `own_uid` is otherwise nothing special. An account or a group that
-    the system does not know gives no role.
+    `sole`; every other has no role. With roles that account is the gateway's, unless the settings name another
+    one or its groups give it a role. An account or a group that the system does not know gives no role.
     """
     try:
         entry = pwd.getpwuid(uid)
@@ -43,8 +43,10 @@ def standing(uid: int, access: AccessSettings, *, own_uid: int) -> Standing:
             continue
     given = {role: group for role, group in access.roles.items() if group in groups}
     roles: set[str] = set(given)
-    if access.gateway_account is not None and entry.pw_name == access.gateway_account:
+    if entry.pw_name == access.gateway_account:
         roles.add("gateway")
+    elif access.gateway_account is None and uid == own_uid and not roles:
+        roles.add("gateway")  # the gateway runs beside the authority, under its account
     return Standing(entry.pw_name, frozenset(roles), tuple(sorted(given.values())))
 
 

@@ -148,7 +148,7 @@ class AccessSettings(_Section):
         default={}, description="role: group of the system; none: the account that runs the appliance has all"
     )
     gateway_account: str | None = Field(
-        default=None, description="the account that the gateway runs under, where it has its own"
+        default=None, description="the account that the gateway runs under; none: that of the authority"
     )
     policies: str | None = Field(
         default=None, description="folder of the policy set, absolute; none: the one that ships with Cloister"
