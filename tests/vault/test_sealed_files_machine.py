@@ -98,6 +98,7 @@ class SealedFiles(RuleBasedStateMachine):
         assert (seal.size, seal.sealed_size) == (len(content), self.path(name).stat().st_size)
         assert self.path(name).read_bytes()[:HEADER].hex() == seal.header
         self.there[name] = bytes(content)
+        self.take_up(name)
 
     @precondition(lambda self: self.writers)
     @rule(pick=PICKS)
@@ -117,7 +118,10 @@ class SealedFiles(RuleBasedStateMachine):
     @precondition(lambda self: self.there)
     @rule(pick=PICKS)
     def open(self, pick: int) -> None:
-        name = chosen(self.there, pick)
+        self.take_up(chosen(self.there, pick))
+
+    def take_up(self, name: str) -> None:
+        """Another reader, which keeps what it opened whatever happens to the name."""
         if len(self.readers) < 4:
             self.readers.append((SealedReader(self.path(name), KEY, CONTEXT), self.there[name]))
             type(self).opened += 1
