@@ -13,13 +13,16 @@ LOAD_FORMAT = "cloister-sealed"
 
 
 def register() -> None:
-    """Hardens the process, ties its life to its parent's, and registers the load format."""
+    """Hardens the process, ties its life to its parent's, has oneMKL find its kernels, and registers the
+    load format."""
+    from cloister.models.vml import resolve_kernels
     from cloister.sandbox import harden_process
 
     harden_process()
     if multiprocessing.parent_process() is not None:
         end_with_parent()
     allow_amx()
+    resolve_kernels()
 
     from vllm.model_executor.model_loader import _LOAD_FORMAT_TO_MODEL_LOADER, register_model_loader
 

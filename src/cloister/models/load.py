@@ -17,6 +17,7 @@ from cloister.errors import InvalidInput, Tampered
 from cloister.models import nf4
 from cloister.models.files import CONFIG_FILES, TOKENIZER_FILES, Files, read_json, unpacked
 from cloister.models.tensors import SafetensorsReader
+from cloister.models.vml import resolve_kernels
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported; hence before transformers
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -60,6 +61,7 @@ def load_model(
 
     Host memory beyond the model's own stays at about two tensors, also where the model lies on CUDA.
     """
+    resolve_kernels()
     device = torch.device(device)
     model = empty_model(read_config(files), dtype)
     linear = nf4.linear_layers(model) if method == "qlora" else {}
