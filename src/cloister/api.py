@@ -48,6 +48,7 @@ ID_PREFIX: dict[str, str] = {
     "shred": "sh",
     "hold": "lh",
     "backup": "bk",
+    "approval": "ap",
 }
 
 
@@ -520,11 +521,24 @@ class StoredObject(BaseModel):
     inputs: list[str] = []
     counts: dict[str, int] = {}
     details: dict[str, Any] = {}
+    classification: str | None = None
+
+
+Classification = Literal["public", "internal", "confidential", "restricted"]
 
 
 class DatasetImport(Document):
+    """`classification` None takes that of the settings."""
+
     name: Name
     config: ImportConfig
+    classification: Classification | None = None
+
+
+class ClassifyRequest(Document):
+    """What a dataset is from now on. What was made of it follows."""
+
+    classification: Classification
 
 
 class BaseImport(Document):
@@ -938,16 +952,61 @@ class Alert(BaseModel):
     acknowledged_by: str | None = None
 
 
+class Approval(BaseModel):
+    """Something that was asked for and takes somebody else's approval, frozen under `digest`.
+
+    `summary` says what it is, for a person; `document` is what a signature signs, to the byte. `thing` is
+    what it is done to. An approval of a deployment may be used again while it stands, every other once.
+    """
+
+    approval_id: str
+    state: Literal["pending", "approved", "refused", "withdrawn", "void", "expired", "used"]
+    action: str
+    kind: str
+    thing: str
+    name: str
+    classification: str
+    digest: str
+    summary: list[str]
+    signature_needed: bool
+    requested_by: str
+    requested_at: datetime
+    expires_at: datetime
+    document: str
+    decided_by: str | None = None
+    decided_at: datetime | None = None
+    stands_until: datetime | None = None
+    reason: str | None = None
+    signature: str | None = None
+    signer: str | None = None
+    used_at: datetime | None = None
+
+
+class ApprovalDecision(Document):
+    """`digest` repeats that of what was shown. `signature` is an armored SSH signature over the document."""
+
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    reason: str | None = Field(default=None, min_length=1, max_length=300)
+    signature: str | None = Field(default=None, max_length=16_384)
+
+
 class PolicyQuestion(Document):
-    """May `account` (default: who asks) do `action`? `kind` where the action has more than one."""
+    """May `account` (default: who asks) do `action`? `kind` where the action has more than one.
+
+    `thing` names what it would be done to; without, the answer is about the strictest of its kind.
+    """
 
     action: str = Field(max_length=64)
     kind: str | None = Field(default=None, max_length=64)
+    thing: str | None = Field(default=None, max_length=64)
     account: str | None = Field(default=None, max_length=64)
 
 
 class PolicyAnswer(BaseModel):
-    """What the policies say. `policies` decided; `roles_that_may` are those of which one is enough."""
+    """What the policies say. `policies` decided; `roles_that_may` are those of which one is enough.
+
+    `demand` is what it takes besides the role: `yes` (nothing), `approval`, `signed approval`, or `no`.
+    """
 
     account: str
     roles: list[str]
@@ -957,15 +1016,19 @@ class PolicyAnswer(BaseModel):
     policies: list[str]
     problem: str | None
     roles_that_may: list[str]
+    demand: str = "no"
+    thing: str | None = None
+    classification: str | None = None
 
 
 class PolicyCell(BaseModel):
-    """One cell of the table: what one role alone gets."""
+    """One cell of the table: what one role alone gets. `demand` is as in `PolicyAnswer`."""
 
     action: str
     kind: str
+    classification: str
     role: str
-    allowed: bool
+    demand: str
     policies: list[str]
 
 
@@ -974,6 +1037,26 @@ class PolicyTable(BaseModel):
 
     digest: str
     cells: list[PolicyCell]
+
+
+PolicyText = Annotated[str, StringConstraints(max_length=1 << 18)]
+
+
+class PolicyProposal(Document):
+    """Another policy set: the texts of its schema and `*.cedar` files by name, and of its tests."""
+
+    files: dict[str, PolicyText] = Field(min_length=1, max_length=64)
+    tests: dict[str, PolicyText] = Field(default={}, max_length=64)
+
+
+class PolicySetInfo(BaseModel):
+    """The set in force. `origin`: shipped, folder, settings (accepted by digest), or approved."""
+
+    digest: str
+    origin: str
+    since: datetime | None = None
+    approval: str | None = None
+    files: dict[str, str]
 
 
 class LedgerEntry(BaseModel):

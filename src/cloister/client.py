@@ -24,11 +24,14 @@ from cloister.api import (
     AddedSlot,
     Alert,
     ApiClient,
+    Approval,
+    ApprovalDecision,
     Backup,
     BackupRequest,
     BaseImport,
     BodyRequest,
     CheckLine,
+    ClassifyRequest,
     ClientRequest,
     CosignedHead,
     DatasetImport,
@@ -54,7 +57,9 @@ from cloister.api import (
     Opening,
     Passphrase,
     PolicyAnswer,
+    PolicyProposal,
     PolicyQuestion,
+    PolicySetInfo,
     PolicyTable,
     Problem,
     RevealResult,
@@ -142,6 +147,38 @@ class Client:
         """Who may do what, by the policies in force."""
         return self._get("/v1/policy/table", PolicyTable)
 
+    def policies(self) -> PolicySetInfo:
+        """The policy set in force, with its files."""
+        return self._get("/v1/policy", PolicySetInfo)
+
+    def propose_policies(self, proposal: PolicyProposal) -> PolicySetInfo:
+        """Put another set in force, where that is approved. Errors: InvalidInput, Denied, ApprovalNeeded."""
+        return self._post("/v1/policy", proposal, PolicySetInfo)
+
+    # --- approvals ---------------------------------------------------------------------------
+
+    def approvals(self) -> list[Approval]:
+        """Everything that was asked to be approved, the oldest first."""
+        return self._get("/v1/approvals", list[Approval])
+
+    def approval(self, approval_id: str) -> Approval:
+        return self._get(f"/v1/approvals/{_quoted(approval_id)}", Approval)
+
+    def approve(self, approval_id: str, decision: ApprovalDecision) -> Approval:
+        return self._post(f"/v1/approvals/{_quoted(approval_id)}/give", decision, Approval)
+
+    def disapprove(self, approval_id: str, decision: ApprovalDecision) -> Approval:
+        return self._post(f"/v1/approvals/{_quoted(approval_id)}/refuse", decision, Approval)
+
+    def withdraw(self, approval_id: str) -> Approval:
+        return self._post(f"/v1/approvals/{_quoted(approval_id)}/withdraw", None, Approval)
+
+    def verify_approval(self, approval_id: str) -> Approval:
+        """Have its kept signature checked again, as of the moment it was given. Errors: Unauthenticated."""
+        return self._get(f"/v1/approvals/{_quoted(approval_id)}/verify", Approval)
+
+    # --- the vault ---------------------------------------------------------------------------
+
     def initialise(self, passphrase: str) -> None:
         self._send("/v1/init", Passphrase(passphrase=passphrase))
 
@@ -195,6 +232,14 @@ class Client:
 
     def dataset(self, reference: str) -> StoredObject:
         return self._get(f"/v1/datasets/{_quoted(reference)}", StoredObject)
+
+    def classify(self, reference: str, request: ClassifyRequest) -> StoredObject:
+        """Classify a dataset more strictly. Errors: Conflict where it would not be."""
+        return self._post(f"/v1/datasets/{_quoted(reference)}/classify", request, StoredObject)
+
+    def declassify(self, reference: str, request: ClassifyRequest) -> StoredObject:
+        """Classify a dataset less strictly. Errors: ApprovalNeeded, Conflict."""
+        return self._post(f"/v1/datasets/{_quoted(reference)}/declassify", request, StoredObject)
 
     def bases(self) -> list[StoredObject]:
         return self._get("/v1/bases", list[StoredObject])

@@ -85,6 +85,12 @@ class Denied(CloisterError):
     code, exit_code, status = "denied", 6, 403
 
 
+class ApprovalNeeded(Denied):
+    """Somebody else has to approve it first; `values["approval"]` is what was asked of them."""
+
+    code, exit_code = "approval-needed", 13
+
+
 class Unauthenticated(CloisterError):
     """A passphrase, key or signature is wrong or missing."""
 

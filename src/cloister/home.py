@@ -100,6 +100,11 @@ class Home:
         return self.root / "appliance.yaml"
 
     @property
+    def allowed_signers(self) -> Path:
+        """Whose SSH signatures on approvals count, where the settings name no other file."""
+        return self.root / "allowed_signers"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

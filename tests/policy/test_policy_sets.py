@@ -13,6 +13,7 @@ from cloister.policy.actions import ACTIONS
 from cloister.policy.cases import run_cases
 from cloister.policy.cedar import PolicySet, Question, default_policies
 from cloister.policy.table import as_markdown, changed, table, who_may
+from cloister.policy.things import MILDEST
 
 FOLDER = default_policies()
 
@@ -70,7 +71,8 @@ def test_what_is_not_known_is_denied(shipped: PolicySet, question: Question) -> 
 @pytest.mark.parametrize("name", ['Role::"admin"', "\n", "a" * 10_000, "\u202e", '") || true', ""])
 def test_a_name_is_never_syntax(shipped: PolicySet, name: str) -> None:
     assert not shipped.decide(Question(name, frozenset(), "run.start", "Run", name)).allowed
-    assert shipped.decide(Question(name, frozenset({"trainer"}), "run.start", "Run", name)).allowed
+    question = Question(name, frozenset({"trainer"}), "run.start", "Run", name, facts=MILDEST)
+    assert shipped.decide(question).allowed
 
 
 def test_a_misspelt_attribute_in_a_forbid_is_never_in_force(folder: Path) -> None:
@@ -144,10 +146,13 @@ def test_changed_cells_are_those_that_come_out_otherwise(folder: Path, shipped: 
             '@id("no-serving")\nforbid (principal, action == Action::"deployment.start", resource);\n'
         )
     cells = changed(shipped, PolicySet.load(folder))
-    assert {(c.action, c.role, c.allowed) for c in cells} == {
-        ("run.start", "admin", True),
-        ("deployment.start", "operator", False),
+    assert {(c.action, c.role, str(c.demand), str(before)) for c, before in cells} == {
+        ("run.start", "admin", "yes", "no"),
+        ("run.start", "admin", "signed approval", "no"),  # restricted
+        ("deployment.start", "operator", "no", "approval"),
+        ("deployment.start", "operator", "no", "signed approval"),
     }
+    assert len(cells) == 8
 
 
 def test_a_failing_case_says_which_and_why(folder: Path, shipped: PolicySet) -> None:

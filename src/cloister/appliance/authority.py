@@ -16,16 +16,20 @@ from cloister.api import Deployment, LockRequest, SandboxState, ServeRequest
 from cloister.appliance.alarming import Alarming
 from cloister.appliance.alerts import Alerts
 from cloister.appliance.anchors import Anchors
+from cloister.appliance.approvals import Approvals
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.backups import Backups
 from cloister.appliance.ballast import Ballast
 from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.checking import Checking
+from cloister.appliance.classifying import Classifying
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
+from cloister.appliance.facts import facts_of
 from cloister.appliance.figures import Figures
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.freezing import freeze_declassify, freeze_deployment, freeze_run, freeze_shred
 from cloister.appliance.guard import Guard
 from cloister.appliance.holds import Holds
 from cloister.appliance.kept_bodies import KeptBodies
@@ -34,6 +38,7 @@ from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
+from cloister.appliance.policy_sets import PolicySets
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.requests import Requests
@@ -53,7 +58,7 @@ from cloister.home import Home
 from cloister.launcher.client import LauncherClient, NoAnswer
 from cloister.ledger import Ledger
 from cloister.policy import Settings
-from cloister.policy.cedar import PolicySet, default_policies
+from cloister.policy.things import Facts
 
 log = structlog.get_logger()
 
@@ -77,14 +82,33 @@ class Authority:
         self._engine, sessions = open_state(home.state)
         self.state = StateStore(sessions)
         access = settings.access
-        policies = PolicySet.load(Path(access.policies) if access.policies else default_policies())
+        self.policy_sets = PolicySets(self.state, access)
+        policies = self.policy_sets.in_force
         self.recorder = Recorder(
             self.ledger,
             Ballast(home.state.parent / "ballast"),
             Owed(self.state),
             policy=policies.digest,
         )
-        self.guard = Guard(policies, access, self.recorder)
+        self.guard = Guard(policies, access, self.recorder, self._facts)
+        signers = settings.approvals.allowed_signers
+        self.approvals = Approvals(
+            self.state,
+            self.recorder,
+            self.guard,
+            settings.approvals,
+            appliance=identity,
+            allowed_signers=Path(signers) if signers else home.allowed_signers,
+            freezers={
+                "run.start": freeze_run,
+                "deployment.start": freeze_deployment,
+                "shred.start": freeze_shred,
+                "dataset.declassify": freeze_declassify,
+                "policy.change": self.policy_sets.freeze,
+            },
+        )
+        self.policy_sets.attach(self.guard, self.recorder, self.approvals)
+        self.classifying = Classifying(self.state, self.recorder, self.approvals)
         self.witnessing = Witnessing(home, settings.ledger, self.recorder)
         self.anchors = Anchors(home, self.recorder)
         self.seal = Seal(home.keys, self.recorder)
@@ -93,15 +117,21 @@ class Authority:
         self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting)
         parts = Parts(home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher)
         self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=self._after_job)
-        self.serving = Serving(parts)
+        self.serving = Serving(parts, self.approvals)
         self.clients = Clients(self.state, self.seal, self.recorder)
-        self.shredding = Shredding(parts, self.queue, self.serving, KeptBodies(home, self.auditing))
+        self.shredding = Shredding(
+            parts, self.queue, self.serving, KeptBodies(home, self.auditing), self.approvals
+        )
         self.holds = Holds(self.state, self.recorder)
-        self.forgetting = Forgetting(parts, self.queue, self.shredding, refuse_start=self._refuse_start)
+        self.forgetting = Forgetting(
+            parts, self.queue, self.shredding, self.approvals, refuse_start=self._refuse_start
+        )
         self.side = SideSocket(home.side_socket, self._deliver, mode=socket_mode(settings))
         self.backups = Backups(parts, self.shredding, self.side)
         self.revealing = Revealing(parts, self.auditing, self.side)
-        self.requests = Requests(parts, self.queue, self.side, refuse_start=self._refuse_start)
+        self.requests = Requests(
+            parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
+        )
         self.slots = Slots(
             self.seal,
             self.recorder,
@@ -122,6 +152,8 @@ class Authority:
             self.anchors,
             self.revealing,
             self.forgetting,
+            self.policy_sets,
+            self.approvals,
         )
         self._alarming = Alarming(
             parts,
@@ -151,6 +183,7 @@ class Authority:
             sandbox=self.fitness.sandbox,
             version=__version__,
         )
+        await self.policy_sets.begin(self.recorder)
         sandboxes = await self._sandboxes()
         await self.queue.recover(sandboxes)
         await self.serving.recover(sandboxes)
@@ -194,6 +227,10 @@ class Authority:
         await self.auditing.stop()
         self.ledger.close()
         self._engine.dispose()
+
+    def _facts(self, kind: str, reference: str) -> Facts:
+        with self.state.read() as session:
+            return facts_of(session, kind, reference)
 
     def _deliver(self, delivery: Delivery) -> None:
         """Descriptors go to whoever looks after their job."""

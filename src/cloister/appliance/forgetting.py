@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from cloister.api import ForgetRequest, Job, JobState, ObjectKind, ShredRequest
 from cloister.appliance import records
+from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find
 from cloister.appliance.jobs import PENDING
 from cloister.appliance.lineage import SUCCESSOR, Version, next_version
@@ -34,6 +35,7 @@ class Forgetting:
         parts: Parts,
         queue: Queue,
         shredding: Shredding,
+        approvals: Approvals,
         *,
         refuse_start: Callable[[], Awaitable[None]],
     ) -> None:
@@ -43,6 +45,7 @@ class Forgetting:
         self._refuse_start = refuse_start
         self._queue = queue
         self._shredding = shredding
+        self._approvals = approvals
 
     async def forget(self, peer: Peer, reference: str, request: ForgetRequest) -> Job:
         """Queue the next version of a dataset. With `shred: now` what stands in the way is told at once.
@@ -57,6 +60,18 @@ class Forgetting:
             refuse_other_name(dataset.name, request.confirm)
             plan = await self._shredding.plan(ObjectKind.DATASET, dataset.object_id, dataset.version)
             refuse_blocked(plan, request.take_down)
+            shred = ShredRequest(confirm=dataset.name, version=dataset.version, take_down=request.take_down)
+            await self._approvals.refuse_gated(
+                peer,
+                "shred.start",
+                {
+                    "kind": str(ObjectKind.DATASET),
+                    "reference": dataset.object_id,
+                    "request": shred.model_dump(mode="json"),
+                },
+                remedy=f"Forget with `--shred later`, then ask: `cloister dataset shred {dataset.name} --version "
+                f"{dataset.version}`.",
+            )
         config = {
             "count": len(request.config.identifiers),
             "whole_words": request.config.whole_words,

@@ -9,7 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from fastapi import Depends, FastAPI, Request
@@ -24,6 +24,7 @@ from cloister.policy.actions import ACTIONS, BY_NAME
 from cloister.policy.cedar import Decision, PolicySet, Question
 from cloister.policy.roles import Standing, standing
 from cloister.policy.table import who_may
+from cloister.policy.things import STRICTEST, Facts
 
 log = structlog.get_logger()
 
@@ -35,9 +36,16 @@ KNOWN = 4096
 class Guard:
     """Decides for connected accounts, and records what it refuses."""
 
-    def __init__(self, policies: PolicySet, access: AccessSettings, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        policies: PolicySet,
+        access: AccessSettings,
+        recorder: Recorder,
+        facts: Callable[[str, str], Facts],
+    ) -> None:
         self.policies = policies
         self._access = access
+        self._facts = facts
         self._recorder = recorder
         self._own_uid = os.geteuid()
         self._refused: dict[tuple[int, str], float] = {}
@@ -47,24 +55,40 @@ class Guard:
         # The system may ask a directory over a network for them.
         return await asyncio.to_thread(standing, peer.uid, self._access, own_uid=self._own_uid)
 
-    def decide(self, who: Standing, action: str, kind: str, thing: str = "any") -> Decision:
-        return self.policies.decide(Question(who.account, who.roles, action, kind, thing))
+    def question(self, peer: Peer, who: Standing, action: str, kind: str, thing: str | None) -> Question:
+        """About a thing of that name or id; about the strictest of its kind where none is named."""
+        facts = STRICTEST if thing is None else self._facts(kind, thing)
+        return Question(who.account, who.roles, action, kind, thing or "any", uid=peer.uid, facts=facts)
 
-    async def require(self, peer: Peer, action: str, kind: str, thing: str = "any") -> None:
-        """Errors: Denied, which says who may. The refusal is entered into the ledger."""
+    def could(self, peer: Peer, who: Standing, action: str, kind: str) -> bool:
+        """Whether this account could ever do it, if only with an approval, or to the mildest of its kind."""
+        return self.policies.ever(self.question(peer, who, action, kind, None)).allowed
+
+    async def require(self, peer: Peer, action: str, kind: str, thing: str | None = None) -> None:
+        """Errors: Denied, which says who may. The refusal is entered into the ledger.
+
+        Of a gate it asks only whether the account could ever pass it; `Approvals` decides on the thing.
+        """
         who = await self.standing(peer)
-        decision = self.decide(who, action, kind, thing)
-        if decision.allowed:
-            return
+        question = self.question(peer, who, action, kind, thing)
+        gate = BY_NAME[action].gate
+        decision = self.policies.ever(question) if gate else self.policies.decide(question)
+        if not decision.allowed:
+            await self.deny(peer, who, action, kind, decision)
+
+    async def deny(self, peer: Peer, who: Standing, action: str, kind: str, decision: Decision) -> NoReturn:
+        """Enter a refusal and raise it."""
         await self._record(peer, who, action, decision)
         roles = who_may(self.policies, action, kind)
         named = ", ".join(sorted(who.roles)) or "no role"
+        if not roles:
+            remedy = "See `cloister policy table`."
+        elif who.roles & set(roles):  # it is not the role
+            remedy = f"Not this one: {', '.join(decision.policies) or 'no policy permits it'}."
+        else:
+            remedy = f"The role {' or '.join(roles)} may."
         raise Denied(
-            f"{who.account} ({named}) may not {BY_NAME[action].summary}",
-            where=action,
-            remedy=f"The role {' or '.join(roles)} may."
-            if roles
-            else "No role may; see `cloister policy table`.",
+            f"{who.account} ({named}) may not {BY_NAME[action].summary}", where=action, remedy=remedy
         )
 
     async def _record(self, peer: Peer, who: Standing, action: str, decision: Decision) -> None:
@@ -110,13 +134,13 @@ def _dependency(asked: Callable[[Request], tuple[str, str]], actions: set[str]) 
         action, kind = asked(request)
         things = [request.path_params[name] for name in THINGS if name in request.path_params]
         guard: Guard = request.app.state.guard
-        await guard.require(peer, action, kind, things[0] if things else "any")
+        await guard.require(peer, action, kind, things[0] if things else None)
 
     check.actions = actions  # type: ignore[attr-defined]
     return Depends(check)
 
 
-THINGS = ("reference", "job_id", "backup_id", "shred_id", "reveal_id", "slot")
+THINGS = ("reference", "job_id", "backup_id", "shred_id", "reveal_id", "slot", "approval_id")
 """The path parameters that name a thing."""
 
 

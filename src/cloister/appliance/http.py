@@ -20,6 +20,7 @@ from cloister import __version__
 from cloister.api import (
     ApiClient,
     BaseImport,
+    ClassifyRequest,
     ClientRequest,
     CosignedHead,
     DatasetImport,
@@ -46,6 +47,7 @@ from cloister.api import (
     StoredObject,
 )
 from cloister.appliance import records
+from cloister.appliance.approval_routes import approval_routes
 from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
 from cloister.appliance.bounds import Bounds
@@ -114,6 +116,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(erasure_routes(authority))
     app.include_router(policy_routes(authority))
     app.include_router(health_routes(authority))
+    app.include_router(approval_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     require_guarded(app)
     return app
@@ -165,6 +168,14 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
     @router.post("/datasets", status_code=202, dependencies=[may("dataset.import")])
     async def import_dataset(peer: Caller, body: DatasetImport) -> JobTicket:
         return await authority.requests.import_dataset(peer, body)
+
+    @router.post("/datasets/{reference}/classify", dependencies=[may("dataset.classify")])
+    async def classify(peer: Caller, reference: str, body: ClassifyRequest) -> StoredObject:
+        return await authority.classifying.stricter(peer, reference, body)
+
+    @router.post("/datasets/{reference}/declassify", dependencies=[may("dataset.declassify")])
+    async def declassify(peer: Caller, reference: str, body: ClassifyRequest) -> StoredObject:
+        return await authority.classifying.milder(peer, reference, body)
 
     @router.post("/bases", status_code=202, dependencies=[may("base.import")])
     async def import_base(peer: Caller, body: BaseImport) -> JobTicket:

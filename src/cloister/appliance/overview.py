@@ -21,12 +21,15 @@ from cloister.api import (
 )
 from cloister.appliance import records
 from cloister.appliance.anchors import Anchors
+from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find, listed
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
+from cloister.appliance.facts import object_class
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.parts import Parts
+from cloister.appliance.policy_sets import PolicySets
 from cloister.appliance.queue import Queue
 from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import find_run
@@ -51,7 +54,11 @@ class Overview:
         anchors: Anchors,
         revealing: Revealing,
         forgetting: Forgetting,
+        policy_sets: PolicySets,
+        approvals: Approvals,
     ) -> None:
+        self._policy_sets = policy_sets
+        self._approvals = approvals
         self._home = parts.home
         self._settings = parts.settings
         self._state = parts.state
@@ -98,6 +105,10 @@ class Overview:
         if self._anchors.problem:
             warnings.append(self._anchors.problem)
         warnings += self._forgetting.warnings()
+        warnings += self._policy_sets.warnings()
+        waiting = self._approvals.waiting()
+        if waiting:
+            warnings.append(f"{waiting} requests wait for an approver: `cloister approval list`")
         if self._recorder.owed:
             warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")
         warnings += self._exporting.warnings()
@@ -151,11 +162,12 @@ class Overview:
 
     def objects(self, kind: ObjectKind) -> list[StoredObject]:
         with self._state.read() as session:
-            return [records.stored_object(row) for row in listed(session, kind)]
+            return [records.stored_object(row, object_class(session, row)) for row in listed(session, kind)]
 
     def object(self, kind: ObjectKind, reference: str) -> StoredObject:
         with self._state.read() as session:
-            return records.stored_object(find(session, kind, reference))
+            row = find(session, kind, reference)
+            return records.stored_object(row, object_class(session, row))
 
     def jobs(self) -> list[Job]:
         with self._state.read() as session:

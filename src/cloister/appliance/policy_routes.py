@@ -1,4 +1,4 @@
-"""The routes about who may do what: whoami, explain, the table. They tell what `guard` decides, and decide nothing."""
+"""The routes about who may do what: whoami, explain, the table, the set in force. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import pwd
 
 from fastapi import APIRouter
 
-from cloister.api import PolicyAnswer, PolicyCell, PolicyQuestion, PolicyTable, WhoAmI
+from cloister.api import (
+    PolicyAnswer,
+    PolicyCell,
+    PolicyProposal,
+    PolicyQuestion,
+    PolicySetInfo,
+    PolicyTable,
+    WhoAmI,
+)
 from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
 from cloister.appliance.guard import may
@@ -16,6 +24,7 @@ from cloister.errors import InvalidInput, NotFound
 from cloister.policy.actions import ACTIONS, BY_NAME
 from cloister.policy.cedar import ROLES
 from cloister.policy.table import table, who_may
+from cloister.policy.things import CLASSIFIED
 
 
 def policy_routes(authority: Authority) -> APIRouter:
@@ -36,7 +45,7 @@ def policy_routes(authority: Authority) -> APIRouter:
             actions=[
                 action.name
                 for action in ACTIONS
-                if any(guard.decide(who, action.name, kind).allowed for kind in action.kinds)
+                if any(guard.could(peer, who, action.name, kind) for kind in action.kinds)
             ],
             policies=guard.policies.digest,
         )
@@ -55,10 +64,10 @@ def policy_routes(authority: Authority) -> APIRouter:
             raise InvalidInput(
                 f"not done to a {kind}, but to a {' or '.join(action.kinds)}", where=body.action
             )
-        who = await guard.standing(
-            peer if body.account is None else await asyncio.to_thread(_named, body.account)
-        )
-        decision = guard.decide(who, action.name, kind)
+        asker = peer if body.account is None else await asyncio.to_thread(_named, body.account)
+        who = await guard.standing(asker)
+        question = guard.question(asker, who, action.name, kind, body.thing)
+        demand, decision = guard.policies.demand(question)
         return PolicyAnswer(
             account=who.account,
             roles=sorted(who.roles),
@@ -68,6 +77,9 @@ def policy_routes(authority: Authority) -> APIRouter:
             policies=list(decision.policies),
             problem=decision.problem,
             roles_that_may=list(who_may(guard.policies, action.name, kind)),
+            demand=demand,
+            thing=body.thing,
+            classification=question.facts.classification if kind in CLASSIFIED else None,
         )
 
     @router.get("/policy/table", dependencies=[may("policy.read")])
@@ -76,13 +88,22 @@ def policy_routes(authority: Authority) -> APIRouter:
             PolicyCell(
                 action=cell.action,
                 kind=cell.kind,
+                classification=cell.classification,
                 role=cell.role,
-                allowed=cell.allowed,
+                demand=cell.demand,
                 policies=list(cell.policies),
             )
             for cell in await asyncio.to_thread(table, guard.policies)
         ]
         return PolicyTable(digest=guard.policies.digest, cells=cells)
+
+    @router.get("/policy", dependencies=[may("policy.read")])
+    async def in_force() -> PolicySetInfo:
+        return authority.policy_sets.info()
+
+    @router.post("/policy", dependencies=[may("policy.change")])
+    async def propose(peer: Caller, body: PolicyProposal) -> PolicySetInfo:
+        return await authority.policy_sets.propose(peer, body)
 
     return router
 

@@ -45,7 +45,7 @@ class Recorder:
         self._ballast = ballast
         self._owed = owed
         self._clock = clock
-        self._policy = policy
+        self.policy = policy
         self._paying = asyncio.Lock()
         self._newest: datetime | None = None
 
@@ -78,7 +78,7 @@ class Recorder:
             action=action,
             objects=objects,
             digests=dict(digests or {}),
-            policy=self._policy,
+            policy=self.policy,
             decision=decision,
             reason=reason,
             details=details,

@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from cloister.api import (
     ApiClient,
+    Approval,
     Backup,
     Deployment,
     DeploymentState,
@@ -21,7 +22,16 @@ from cloister.api import (
     StoredObject,
     TrainConfig,
 )
-from cloister.appliance.state import BackupRow, ClientRow, DeploymentRow, JobRow, ObjectRow, RunRow, ShredRow
+from cloister.appliance.state import (
+    ApprovalRow,
+    BackupRow,
+    ClientRow,
+    DeploymentRow,
+    JobRow,
+    ObjectRow,
+    RunRow,
+    ShredRow,
+)
 from cloister.errors import CloisterError
 
 
@@ -57,7 +67,7 @@ def job(row: JobRow) -> Job:
     )
 
 
-def stored_object(row: ObjectRow) -> StoredObject:
+def stored_object(row: ObjectRow, classification: str | None = None) -> StoredObject:
     return StoredObject(
         object_id=row.object_id,
         kind=ObjectKind(row.kind),
@@ -70,6 +80,34 @@ def stored_object(row: ObjectRow) -> StoredObject:
         inputs=row.inputs,
         counts=row.counts,
         details=row.details,
+        classification=classification,
+    )
+
+
+def approval(row: ApprovalRow, state: str) -> Approval:
+    """`state` is as it counts now: what is pending in the database may have expired."""
+    return Approval(
+        approval_id=row.approval_id,
+        state=state,
+        action=row.action,
+        kind=row.kind,
+        thing=row.thing,
+        name=row.name,
+        classification=row.classification,
+        digest=row.digest,
+        summary=row.summary,
+        signature_needed=row.signature_needed,
+        requested_by=row.requested_by,
+        requested_at=row.requested_at,
+        expires_at=row.expires_at,
+        document=row.document,
+        decided_by=row.decided_by,
+        decided_at=row.decided_at,
+        stands_until=row.stands_until,
+        reason=row.reason,
+        signature=row.signature,
+        signer=row.signer,
+        used_at=row.used_at,
     )
 
 

@@ -19,7 +19,9 @@ from cloister.api import (
     RunRequest,
 )
 from cloister.appliance import records
+from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find, refuse_taken_name
+from cloister.appliance.classifying import classify
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
@@ -34,8 +36,16 @@ class Requests:
     """One call a request. Errors (all): Locked, LedgerUnavailable, SandboxUnavailable, Unavailable."""
 
     def __init__(
-        self, parts: Parts, queue: Queue, side: SideSocket, *, refuse_start: Callable[[], Awaitable[None]]
+        self,
+        parts: Parts,
+        queue: Queue,
+        side: SideSocket,
+        approvals: Approvals,
+        *,
+        refuse_start: Callable[[], Awaitable[None]],
     ) -> None:
+        self._approvals = approvals
+        self._default_class = parts.settings.data.classification
         self._home = parts.home
         self._state = parts.state
         self._seal = parts.seal
@@ -50,7 +60,15 @@ class Requests:
         if request.config.system_prompt is not None:  # content: the state holds a keyed digest of it
             unwritten["system_prompt"] = config["system_prompt"]
             config["system_prompt"] = self._seal.config_digest({"system_prompt": config["system_prompt"]})
-        return await self._import(peer, "import", ObjectKind.DATASET, request.name, config, unwritten)
+        return await self._import(
+            peer,
+            "import",
+            ObjectKind.DATASET,
+            request.name,
+            config,
+            unwritten,
+            classification=request.classification or self._default_class,
+        )
 
     async def import_base(self, peer: Peer, request: BaseImport) -> JobTicket:
         return await self._import(
@@ -65,24 +83,31 @@ class Requests:
         name: str,
         config: dict[str, Any],
         unwritten: dict[str, Any] | None = None,
+        classification: str | None = None,
     ) -> JobTicket:
         await self._refuse_start()
         digests = {"config": self._seal.config_digest(config)}
         with self._state.read() as session:
             refuse_taken_name(session, kind, name)
-        await self._recorder.record(peer, f"{kind}.import", digests=digests, name=name)
+        told = {} if classification is None else {"classification": classification}
+        await self._recorder.record(peer, f"{kind}.import", digests=digests, name=name, **told)
         with self._state.change() as change:
             refuse_taken_name(change.session, kind, name)
             row = self._queue.add(
                 change, peer.account, verb, name, config, {}, waits_for_source=True, unwritten=unwritten
             )
+            if classification is not None:
+                classify(change, row.subject or "", classification, peer.account)
             job = records.job(row)
         return JobTicket(
             job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
         )
 
     async def start_run(self, peer: Peer, request: RunRequest) -> Run:
-        """Queue a fine-tuning, frozen as asked for. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
+        """Queue a fine-tuning, frozen as asked for.
+
+        Errors: NotFound, Conflict, Denied, ApprovalNeeded, Locked, LedgerUnavailable.
+        """
         await self._refuse_start()
         with self._state.read() as session:
             inputs = {
@@ -92,6 +117,7 @@ class Requests:
             if request.holdout is not None:
                 inputs["holdout"] = find(session, ObjectKind.DATASET, request.holdout)
             refuse_taken_run(session, request.name)
+        passed = await self._approvals.gate(peer, "run.start", request.model_dump(mode="json"))
         run_id = new_id("run")
         config = request.train.model_dump()
         evaluate = request.evaluate.model_dump() if request.evaluate else None
@@ -106,8 +132,10 @@ class Requests:
             digests=digests,
             name=request.name,
             priority=request.priority,
+            **passed.told,
         )
         with self._state.change() as change:
+            passed.spend(change)
             refuse_taken_run(change.session, request.name)
             job = self._queue.add(
                 change, peer.account, "train", request.name, config, inputs, priority=request.priority

@@ -27,6 +27,7 @@ from cloister.api import (
     ServeRequest,
 )
 from cloister.appliance import records
+from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find
 from cloister.appliance.documents import engine_documents, in_memory
 from cloister.appliance.ids import new_id
@@ -56,8 +57,9 @@ class NeverReady(Unavailable):
 class Serving:
     """Every deployment of this appliance, each with one task that keeps it as it should be."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, approvals: Approvals) -> None:
         self._parts = parts
+        self._approvals = approvals
         self._home = parts.home
         self._settings = parts.settings
         self._state = parts.state
@@ -66,15 +68,20 @@ class Serving:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, peer: Peer, request: ServeRequest) -> Deployment:
-        """Serve a merged model under a name. Errors: NotFound, Conflict, LedgerUnavailable."""
+        """Serve a merged model under a name.
+
+        Errors: NotFound, Conflict, Denied, ApprovalNeeded, LedgerUnavailable.
+        """
         with self._state.read() as session:
             model = find(session, ObjectKind.MODEL, request.model)
             self._refuse_taken(session, request.name)
+        passed = await self._approvals.gate(peer, "deployment.start", request.model_dump(mode="json"))
         deployment_id = new_id("deployment")
         await self._recorder.record(
-            peer, "deployment.start", deployment_id, model.object_id, name=request.name
+            peer, "deployment.start", deployment_id, model.object_id, name=request.name, **passed.told
         )
         with self._state.change() as change:
+            passed.spend(change)
             self._refuse_taken(change.session, request.name)
             row = DeploymentRow(
                 deployment_id=deployment_id,

@@ -24,6 +24,7 @@ from cloister.api import (
     ShredRequest,
 )
 from cloister.appliance import records
+from cloister.appliance.approvals import Approvals
 from cloister.appliance.burial import bury
 from cloister.appliance.ids import new_id
 from cloister.appliance.kept_bodies import KeptBodies
@@ -58,7 +59,9 @@ class Shredding:
         queue: Queue,
         serving: Serving,
         bodies: KeptBodies,
+        approvals: Approvals,
     ) -> None:
+        self._approvals = approvals
         self._home = parts.home
         self._state = parts.state
         self._seal = parts.seal
@@ -90,7 +93,7 @@ class Shredding:
         """Destroy a thing and everything derived from it. Goes on when the caller has left.
 
         Errors: InvalidInput where its name is not repeated, Conflict where a hold or a use stands in the
-        way, NotFound, Locked, LedgerUnavailable.
+        way, NotFound, Denied, ApprovalNeeded, Locked, LedgerUnavailable.
         """
         _ = self._seal.vault
         self._recorder.require()
@@ -99,11 +102,18 @@ class Shredding:
         with self._state.read() as session:
             object_id, name, roots = roots_of(session, kind, reference, request.version)
             refuse_other_name(name, request.confirm)
-            refuse_blocked(
-                plan_of(session, kind, object_id, name, roots, self._state.now()), request.take_down
-            )
+            plan = plan_of(session, kind, object_id, name, roots, self._state.now())
+            refuse_blocked(plan, request.take_down)
+        passed = await self._approvals.gate(
+            peer,
+            "shred.start",
+            {"kind": kind, "reference": object_id, "request": request.model_dump(mode="json")},
+        )
         with self._state.change() as change:
+            passed.spend(change)
             row = self.ask(change, peer.account, kind, object_id, name, request)
+            if passed.approval_id is not None:
+                row.approval_id, row.approved = passed.approval_id, _digest(plan.items)
         task: asyncio.Task[Shred] = asyncio.create_task(self._carry_out(row.shred_id, peer))
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -204,6 +214,12 @@ class Shredding:
             await self._take_down(row, peer)
         plan = self._current(row)
         refuse_blocked(plan, take_down=False)
+        if row.approved is not None and row.approved != _digest(plan.items):
+            raise Conflict(
+                "what was derived from it is no longer what was approved",
+                where=row.name,
+                remedy="Ask again: it takes another approval.",
+            )
         index = await self._recorder.record(
             peer,
             f"{row.kind}.shred",
@@ -313,6 +329,7 @@ class Shredding:
             "shred": row.shred_id,
             "name": row.name,
             "asked_by": row.asked_by,
+            **({} if row.approval_id is None else {"approval": row.approval_id}),
             "versions": plan.versions,
             "counts": {**{kind: kinds.count(kind) for kind in sorted(set(kinds))}, "run": len(plan.runs)},
             "backups": [backup.backup_id for backup in plan.backups][:100],

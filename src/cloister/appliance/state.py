@@ -136,7 +136,8 @@ class ClientRow(Base):
 class ShredRow(Base):
     """One shred: `asked`, `intended` (entered, nothing is found any more), `done`; or `abandoned`.
 
-    `items` are the object versions that it destroys, `jobs` those whose work folders go.
+    `items` are the object versions that it destroys, `jobs` those whose work folders go. `approved` is the
+    digest of the items that an approval named.
     """
 
     __tablename__ = "shreds"
@@ -158,6 +159,8 @@ class ShredRow(Base):
     final_after: Mapped[datetime | None]
     ledger_index: Mapped[int | None]
     problem: Mapped[str | None]
+    approval_id: Mapped[str | None] = mapped_column(String(15))
+    approved: Mapped[str | None] = mapped_column(String(64))
 
 
 class TombstoneRow(Base):
@@ -220,6 +223,66 @@ class AlertRow(Base):
     raised_at: Mapped[datetime]
     acknowledged_at: Mapped[datetime | None]
     acknowledged_by: Mapped[str | None]
+
+
+class ClassificationRow(Base):
+    """What a dataset is, all its versions. One that has none counts as the strictest."""
+
+    __tablename__ = "classifications"
+
+    object_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    classification: Mapped[str] = mapped_column(String(16))
+    set_at: Mapped[datetime]
+    set_by: Mapped[str]
+
+
+class ApprovalRow(Base):
+    """Something that was asked for, frozen. `request` is as it was asked, `digest` of what it is about.
+
+    `state` is pending, approved, refused, withdrawn, void or used; that it expired is seen from the times.
+    """
+
+    __tablename__ = "approvals"
+
+    approval_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    action: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    thing: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(64))
+    classification: Mapped[str] = mapped_column(String(16))
+    digest: Mapped[str] = mapped_column(String(64), index=True)
+    request: Mapped[dict[str, Any]]
+    summary: Mapped[list[str]]
+    data: Mapped[list[str]]
+    signature_needed: Mapped[bool]
+    requested_by: Mapped[str]
+    requester: Mapped[int]
+    requested_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    document: Mapped[str]
+    decided_by: Mapped[str | None]
+    decider: Mapped[int | None]
+    decided_at: Mapped[datetime | None]
+    stands_until: Mapped[datetime | None]
+    reason: Mapped[str | None]
+    signature: Mapped[str | None]
+    signer: Mapped[str | None]
+    used_at: Mapped[datetime | None]
+
+
+class PolicySetRow(Base):
+    """A policy set that is or was in force. `origin`: shipped, folder (of the settings), settings (accepted
+    there by its digest), or approved."""
+
+    __tablename__ = "policy_sets"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    files: Mapped[dict[str, Any]]
+    origin: Mapped[str] = mapped_column(String(16))
+    in_force: Mapped[bool] = mapped_column(index=True)
+    since: Mapped[datetime]
+    approval_id: Mapped[str | None] = mapped_column(String(15))
 
 
 class EventRow(Base):

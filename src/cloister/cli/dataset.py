@@ -7,7 +7,7 @@ import stat
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -19,6 +19,7 @@ from cloister.cli.session import connect, watch
 app = typer.Typer(no_args_is_help=True)
 
 FormatName = Literal["auto", "jsonl", "csv"]
+ClassName = Literal["public", "internal", "confidential", "restricted"]
 
 
 @app.command("import")
@@ -42,6 +43,12 @@ def import_(
     ] = 0.1,
     max_dropped: Annotated[int, typer.Option(min=0, help="How many bad rows may be left out.")] = 0,
     seed: Annotated[int, typer.Option(help="Decides which rows are held out.")] = 0,
+    classification: Annotated[
+        ClassName | None,
+        typer.Option(
+            "--class", help="How strictly it is kept, and all that is made of it; else as the settings say."
+        ),
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Import a file, sealed. Every bad row is named as `file:line: field: rule`; one is enough to refuse."""
@@ -73,6 +80,7 @@ def import_(
             max_dropped=max_dropped,
             seed=seed,
         ),
+        classification=classification,
     )
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
@@ -106,7 +114,7 @@ def import_(
         say(
             f"{visible(stored.name)} ({stored.object_id}): {counts.get('rows', 0)} rows, "
             f"{counts.get('train_rows', 0)} to train on, {counts.get('holdout_rows', 0)} held out, "
-            f"{counts.get('dropped', 0)} dropped; sealed, {size(stored.sealed_bytes)}."
+            f"{counts.get('dropped', 0)} dropped; sealed, {size(stored.sealed_bytes)}; {stored.classification}."
         )
 
 
@@ -126,12 +134,13 @@ def list_(json: JsonFlag = False) -> None:
         print_json(found)
         return
     print_table(
-        ("name", "id", "version", "rows", "held out", "size", "made", "by"),
+        ("name", "id", "version", "class", "rows", "held out", "size", "made", "by"),
         [
             (
                 d.name,
                 d.object_id,
                 d.version,
+                d.classification,
                 d.counts.get("rows", "-"),
                 d.counts.get("holdout_rows", "-"),
                 size(d.sealed_bytes),
@@ -155,6 +164,7 @@ def show(reference: Annotated[str, typer.Argument(metavar="NAME")], json: JsonFl
     facts = {
         "name": stored.name,
         "id": stored.object_id,
+        "class": stored.classification,
         "manifest": stored.manifest_sha256,
         **stored.counts,
         **{key: value for key, value in stored.details.items() if value != []},
@@ -163,6 +173,28 @@ def show(reference: Annotated[str, typer.Argument(metavar="NAME")], json: JsonFl
 
 
 Reference = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name or id.")]
+
+
+@app.command()
+def classify(
+    reference: Reference,
+    classification: Annotated[ClassName, typer.Argument(metavar="CLASS", show_default=False)],
+    json: JsonFlag = False,
+) -> None:
+    """Say how strictly a dataset is kept: public, internal, confidential or restricted.
+
+    What was made of it follows: runs, adapters, merged models. Stricter counts at once; milder takes
+    somebody else's approval.
+    """
+    from cloister.api import ClassifyRequest
+
+    request = ClassifyRequest(classification=classification)
+    order = get_args(ClassName)
+    with connect() as client:
+        before = client.dataset(reference).classification or order[-1]
+        milder = order.index(classification) < order.index(before)
+        stored = (client.declassify if milder else client.classify)(reference, request)
+    print_json(stored) if json else say(f"{visible(stored.name)} is {stored.classification}, was {before}.")
 
 
 @app.command()

@@ -13,7 +13,8 @@ from cloister.errors import CloisterError
 
 EPILOG = (
     "Exit codes: 0 done, 1 error, 2 bad input, 3 not found, 4 conflict, 5 locked, 6 not allowed, 7 tampered, "
-    "8 ledger refuses, 9 not running, 10 out of space, 11 job failed, 12 interrupted, 130 left with ctrl-c."
+    "8 ledger refuses, 9 not running, 10 out of space, 11 job failed, 12 interrupted, 13 needs an approval, "
+    "130 left with ctrl-c."
 )
 
 NOUNS = {
@@ -25,6 +26,7 @@ NOUNS = {
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",
     "backup": "Backups: make one into a folder, list them; `cloister restore` brings one back.",
+    "approval": "Approvals: what was asked for, approve or refuse it, sign, verify.",
     "alerts": "What somebody has to look at: the cause, who is affected, the next safe command.",
     "policy": "Who may do what: check a set of policies, explain a decision, print the table.",
     "audit": "The ledger: read, prove, verify, carry its tree heads out.",

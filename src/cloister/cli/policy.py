@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloister.cli.output import JsonFlag, print_json, print_table, say
+from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
 from cloister.cli.session import connect
 from cloister.errors import InvalidInput
 
@@ -47,29 +47,74 @@ def explain(
     action: Annotated[
         str, typer.Argument(help="An action, such as run.start; `cloister policy table` lists them.")
     ],
+    thing: Annotated[
+        str | None,
+        typer.Argument(metavar="[OBJECT]", help="What it would be done to: its name or id."),
+    ] = None,
     kind: Annotated[
         str | None,
-        typer.Argument(help="What it is done to, where that can be more than one: Dataset, Run, Model."),
+        typer.Option(
+            "--on", metavar="KIND", help="Where the action has several: Dataset, Run, Model, Deployment."
+        ),
     ] = None,
     account: Annotated[
         str | None, typer.Option("--as", metavar="USER", help="Another account of the system than your own.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say whether an account may do something, which policies decided, and what would have to be true."""
+    """Say whether an account may do something, which policies decided, and what would have to be true.
+
+    Without an object it is about the strictest of its kind.
+    """
     from cloister.api import PolicyQuestion
     from cloister.cli.validation import validated
 
-    question = validated(PolicyQuestion, action=action, kind=kind, account=account)
+    question = validated(PolicyQuestion, action=action, kind=kind, thing=thing, account=account)
     with connect() as client:
         answer = client.explain(question)
     if json:
         print_json(answer)
         return
-    print(f"{'ALLOW' if answer.allowed else 'DENY'}  {answer.action} on a {answer.kind}")
-    print(f"  account   {answer.account}: {', '.join(answer.roles) or 'no role'}")
+    word = {"yes": "ALLOW", "no": "DENY"}.get(answer.demand, f"ALLOW with a{_n(answer.demand)}")
+    what = f"a {answer.kind}" if answer.thing is None else f"the {answer.kind} {answer.thing}"
+    strict = f" ({answer.classification})" if answer.classification else ""
+    print(visible(f"{word}  {answer.action} on {what}{strict}"))
+    print(visible(f"  account   {answer.account}: {', '.join(answer.roles) or 'no role'}"))
     print(f"  decided   {answer.problem or ', '.join(answer.policies) or NOTHING}")
     print(f"  may       {', '.join(answer.roles_that_may) or 'no role'}")
+    if answer.demand not in ("yes", "no"):
+        print("  then      give the command: it asks for the approval, and goes through once that is given")
+
+
+def _n(demand: str) -> str:
+    return f"n {demand}" if demand[0] in "aeiou" else f" {demand}"
+
+
+@app.command()
+def propose(
+    folder: Annotated[Path, typer.Argument(help="The folder: a schema, *.cedar, and tests/*.json.")],
+    json: JsonFlag = False,
+) -> None:
+    """Put another set of policies in force. It must be valid and pass its tests, and takes an approval.
+
+    Asked for, the change waits with a list of the cells that it changes; approved, give the command again.
+    Whatever else waits or was approved before is void then.
+    """
+    from cloister.api import PolicyProposal
+    from cloister.policy.cedar import PolicySet
+
+    policies = PolicySet.load(folder)
+    tests = {path.name: _text(path) for path in sorted((folder / "tests").glob("*.json"))}
+    with connect() as client:
+        info = client.propose_policies(PolicyProposal(files=policies.files, tests=tests))
+    print_json(info) if json else say(f"In force: {info.digest}.")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise InvalidInput("cannot be read as text", where=str(path)) from None
 
 
 @app.command()
@@ -85,36 +130,50 @@ def table(
     json: JsonFlag = False,
 ) -> None:
     """Print who may do what: every action against every role, as the policies decide it."""
-    cells, digest = _cells(folder, against)
-    if json:
-        print_json({"digest": digest, "cells": [vars(cell) for cell in cells]})
-        return
-    from cloister.policy.table import COLUMNS, as_markdown
-
     if against is not None:
-        rows = [(c.action, c.kind, c.role, "now allowed" if c.allowed else "NO LONGER") for c in cells]
-        print_table(("action", "on", "role", ""), rows, empty="Nothing comes out otherwise.")
+        _print_changes(folder, against, json=json)
         return
+    cells, digest = _cells(folder)
+    if json:
+        print_json({"digest": digest, "cells": [{**vars(cell), "demand": cell.demand} for cell in cells]})
+        return
+    from cloister.policy.table import COLUMNS, as_markdown, rows
+
     if markdown:
         print(as_markdown(tuple(cells)), end="")
         return
-    allowed = {(cell.action, cell.kind, cell.role): cell.allowed for cell in cells}
-    things = dict.fromkeys((cell.action, cell.kind) for cell in cells)
-    rows = [(a, k, *("yes" if allowed[a, k, role] else "-" for role in COLUMNS)) for a, k in things]
-    print_table(("action", "on", *COLUMNS), rows, empty="")
+    print_table(("action", "on", "class", *COLUMNS), rows(tuple(cells)), empty="")
 
 
-def _cells(folder: Path | None, against: Path | None) -> tuple[list[Any], str]:
+def _print_changes(folder: Path | None, against: Path, *, json: bool) -> None:
     from cloister.policy.cedar import PolicySet
     from cloister.policy.table import changed
+
+    if folder is None:
+        raise InvalidInput("a folder to compare with another is needed", where="--against")
+    policies = PolicySet.load(folder)
+    found = changed(PolicySet.load(against), policies)
+    if json:
+        cells = [{**vars(cell), "demand": cell.demand, "before": before} for cell, before in found]
+        print_json({"digest": policies.digest, "cells": cells})
+        return
+    lines = [(c.action, c.kind, c.classification, c.role, f"{before} -> {c.demand}") for c, before in found]
+    print_table(("action", "on", "class", "role", ""), lines, empty="Nothing comes out otherwise.")
+
+
+def _cells(folder: Path | None) -> tuple[list[Any], str]:
+    """Of the policies in a folder, or of those in force."""
+    from cloister.policy.cedar import Demand, PolicySet
+    from cloister.policy.table import Cell
     from cloister.policy.table import table as table_of
 
     if folder is not None:
         policies = PolicySet.load(folder)
-        found = table_of(policies) if against is None else changed(PolicySet.load(against), policies)
-        return list(found), policies.digest
-    if against is not None:
-        raise InvalidInput("a folder to compare with another is needed", where="--against")
+        return list(table_of(policies)), policies.digest
     with connect() as client:
         answer = client.policy_table()
-    return list(answer.cells), answer.digest
+    cells = [
+        Cell(c.action, c.kind, c.classification, c.role, Demand(c.demand), tuple(c.policies))
+        for c in answer.cells
+    ]
+    return cells, answer.digest

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Action:
-    """`kinds` are the schema's entity types that it may be done to."""
+    """`kinds` are the schema's entity types that it may be done to.
+
+    A `gate` may take somebody else's approval: its route asks only whether the role could ever do it, and the
+    approvals decide on the thing itself.
+    """
 
     name: str
     kinds: tuple[str, ...]
     summary: str
+    gate: bool = False
 
 
 ACTIONS = (
@@ -25,6 +30,11 @@ ACTIONS = (
     Action("alert.list", ("Appliance",), "see the alerts"),
     Action("alert.acknowledge", ("Appliance",), "acknowledge an alert"),
     Action("policy.read", ("Appliance",), "read the policies, explain a decision, print the table"),
+    Action("policy.change", ("Appliance",), "put another policy set in force", gate=True),
+    Action("approval.list", ("Appliance",), "see what was asked to be approved"),
+    Action("approval.give", ("Approval",), "approve what somebody else asked for"),
+    Action("approval.refuse", ("Approval",), "refuse what somebody else asked for"),
+    Action("approval.withdraw", ("Approval",), "withdraw what one asked for oneself"),
     Action("vault.init", ("Appliance",), "make the keys of a new appliance"),
     Action("vault.unlock", ("Appliance",), "open the vault"),
     Action("vault.lock", ("Appliance",), "close the vault"),
@@ -36,16 +46,18 @@ ACTIONS = (
     Action("slot.remove", ("Appliance",), "remove an unlock slot"),
     Action("dataset.list", ("Dataset",), "list datasets, without rows"),
     Action("dataset.import", ("Dataset",), "bring rows in"),
+    Action("dataset.classify", ("Dataset",), "classify a dataset more strictly"),
+    Action("dataset.declassify", ("Dataset",), "classify a dataset less strictly", gate=True),
     Action("dataset.forget", ("Dataset",), "forget a person's rows"),
     Action("dataset.hold", ("Dataset",), "place a legal hold"),
     Action("dataset.release", ("Dataset",), "release a legal hold"),
     Action("shred.list", ("Appliance",), "list shreds and holds"),
     Action("shred.plan", ("Dataset", "Run", "Model"), "see what a shred would take"),
-    Action("shred.start", ("Dataset", "Run", "Model"), "shred along lineage"),
+    Action("shred.start", ("Dataset", "Run", "Model"), "shred along lineage", gate=True),
     Action("base.list", ("Base",), "list base models"),
     Action("base.import", ("Base",), "bring a base model in"),
     Action("run.list", ("Run",), "list runs"),
-    Action("run.start", ("Run",), "start a run"),
+    Action("run.start", ("Run",), "start a run", gate=True),
     Action("run.resume", ("Run",), "resume a run"),
     Action("run.cancel", ("Run",), "cancel a run"),
     Action("job.list", ("Job",), "list jobs"),
@@ -54,7 +66,7 @@ ACTIONS = (
     Action("model.list", ("Model",), "list merged models"),
     Action("model.merge", ("Model",), "merge an adapter"),
     Action("deployment.list", ("Deployment",), "list deployments"),
-    Action("deployment.start", ("Deployment",), "serve a model"),
+    Action("deployment.start", ("Deployment",), "serve a model", gate=True),
     Action("deployment.stop", ("Deployment",), "stop serving"),
     Action("client.list", ("Client",), "list clients"),
     Action("client.issue", ("Client",), "issue an API key"),

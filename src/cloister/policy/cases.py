@@ -1,33 +1,58 @@
 """The tests of a policy set: questions with the answers they must get, in JSON files beside the policies.
 
 A file is a list of `{"roles": [...], "action": ..., "kind": ..., "allow": true, "because": "<policy id>"}`;
-`kind` may be left out where the action has only one, `because` always.
+`kind` may be left out where the action has only one, `because` always. About the thing: its `classification`
+(public unless given), `evaluated` (true unless given: better than its base in all numbers), and for approvals
+`own` (asked for by the same account) and `before` (it approved the same data before). `consent` is what
+somebody else has said: none, approved, or signed.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from cloister.errors import InvalidInput
 from cloister.policy.actions import BY_NAME
 from cloister.policy.cedar import MAX_FILE_BYTES, MAX_FILES, PolicySet, Question
+from cloister.policy.things import (
+    APPROVED,
+    MILDEST,
+    NO_CONSENT,
+    SIGNED,
+    Classification,
+    Facts,
+    Scores,
+)
+
+ASKER = 1000
+"""The user id of the account in the tests."""
 
 
-class _Case(BaseModel):
+class Case(BaseModel):
+    """One question and the answer it must get."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     roles: list[str]
     action: str
     kind: str | None = None
+    classification: Classification = "public"
+    consent: Literal["none", "approved", "signed"] = "none"
+    evaluated: bool = True
+    own: bool = False
+    before: bool = False
     allow: bool
     because: str | None = None
 
 
-_CASES = TypeAdapter(list[_Case])
+_CASES = TypeAdapter(list[Case])
 
 
 @dataclass(frozen=True)
@@ -43,37 +68,65 @@ def run_cases(policies: PolicySet, folder: Path) -> tuple[CaseResult, ...]:
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if len(files) > MAX_FILES:
         raise InvalidInput(f"at most {MAX_FILES} files of tests", where=str(folder))
-    results = []
+    cases = []
     for path in files:
-        for number, case in enumerate(_read(path), 1):
-            results.append(CaseResult(f"{path.name}: {number}", _run(policies, case)))
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise InvalidInput(f"cannot be read: {error.strerror}", where=str(path)) from None
+        cases += [(path.name, case) for case in parse_cases(raw, str(path))]
+    return run_all(policies, cases)
+
+
+def run_all(policies: PolicySet, cases: Sequence[tuple[str, Case]]) -> tuple[CaseResult, ...]:
+    """Put every case, given with the name of its file."""
+    results, numbers = [], Counter[str]()
+    for name, case in cases:
+        numbers[name] += 1
+        results.append(CaseResult(f"{name}: {numbers[name]}", _run(policies, case)))
     return tuple(results)
 
 
-def _read(path: Path) -> list[_Case]:
+def parse_cases(raw: bytes, where: str) -> list[Case]:
+    """The cases of one file. Errors: InvalidInput."""
+    if len(raw) > MAX_FILE_BYTES:
+        raise InvalidInput(f"a file of tests has at most {MAX_FILE_BYTES} bytes", where=where)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
-        if len(raw) > MAX_FILE_BYTES:
-            raise InvalidInput(f"a file of tests has at most {MAX_FILE_BYTES} bytes", where=str(path))
         return _CASES.validate_python(json.loads(raw))
-    except OSError as error:
-        raise InvalidInput(f"cannot be read: {error.strerror}", where=str(path)) from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"{place}: {first['msg']}", where=str(path)) from None
+        raise InvalidInput(f"{place}: {first['msg']}", where=where) from None
     except (ValueError, RecursionError):
-        raise InvalidInput("not JSON", where=str(path)) from None
+        raise InvalidInput("not JSON", where=where) from None
 
 
-def _run(policies: PolicySet, case: _Case) -> str | None:
+def _facts(case: Case) -> Facts:
+    facts = replace(MILDEST, classification=case.classification)
+    if not case.evaluated:
+        facts = replace(facts, evaluated=False, tuned=Scores(), base=Scores())
+    if case.own:
+        facts = replace(facts, requester=ASKER)
+    return replace(facts, approved_before=frozenset({ASKER} if case.before else ()))
+
+
+def _run(policies: PolicySet, case: Case) -> str | None:
     action = BY_NAME.get(case.action)
     if action is None:
         return f"there is no action {case.action}"
     kinds = action.kinds if case.kind is None else (case.kind,)
     for kind in kinds:
-        decision = policies.decide(Question("somebody", frozenset(case.roles), case.action, kind))
+        question = Question(
+            "somebody",
+            frozenset(case.roles),
+            case.action,
+            kind,
+            uid=ASKER,
+            facts=_facts(case),
+            consent={"none": NO_CONSENT, "approved": APPROVED, "signed": SIGNED}[case.consent],
+        )
+        decision = policies.decide(question)
         said = "allowed" if decision.allowed else "denied"
         if decision.problem is not None:
             return decision.problem

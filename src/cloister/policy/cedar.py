@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import cedarpy
 
 from cloister.errors import InvalidInput
 from cloister.policy.actions import ACTIONS, BY_NAME
+from cloister.policy.things import APPROVED, MILDEST, NO_CONSENT, SIGNED, STRICTEST, Consent, Facts
 
 SCHEMA = "cloister.cedarschema"
 ROLES = ("admin", "steward", "trainer", "approver", "operator", "auditor")
@@ -32,13 +34,16 @@ _ID = re.compile("[a-z][a-z0-9-]{2,79}", re.ASCII)
 
 @dataclass(frozen=True)
 class Question:
-    """May `account`, in `roles`, do `action` on a thing of kind `kind`?"""
+    """May `account`, in `roles`, do `action` on a thing of kind `kind`? `facts` are about the thing."""
 
     account: str
     roles: frozenset[str]
     action: str
     kind: str
     thing: str = "any"
+    uid: int = -1
+    facts: Facts = STRICTEST
+    consent: Consent = NO_CONSENT
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,15 @@ class Decision:
     allowed: bool
     policies: tuple[str, ...] = ()
     problem: str | None = None
+
+
+class Demand(StrEnum):
+    """What an account needs for an action besides its role."""
+
+    NOTHING = "yes"
+    APPROVAL = "approval"
+    SIGNATURE = "signed approval"
+    DENIED = "no"
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class PolicySet:
     def __init__(self, files: dict[str, str], where: str) -> None:
         if SCHEMA not in files:
             raise InvalidInput(f"a policy set has a {SCHEMA}", where=where)
+        self.files = dict(files)
         self.digest = _digest(files)
         policies: dict[str, PolicyText] = {}
         texts = []
@@ -133,15 +148,15 @@ class PolicySet:
         roles = [{"type": "Role", "id": role} for role in sorted(question.roles)]
         thing = {"type": question.kind, "id": question.thing}
         entities: list[dict[Any, Any]] = [
-            {"uid": account, "attrs": {}, "parents": roles},
-            {"uid": thing, "attrs": {}, "parents": []},
+            {"uid": account, "attrs": {"uid": question.uid}, "parents": roles},
+            {"uid": thing, "attrs": question.facts.for_cedar(question.kind), "parents": []},
             *({"uid": role, "attrs": {}, "parents": []} for role in roles),
         ]
         request = {
             "principal": account,
             "action": {"type": "Action", "id": question.action},
             "resource": thing,
-            "context": {},
+            "context": question.consent.for_cedar() if action.gate else {},
         }
         try:
             answer = cedarpy.is_authorized(request, self._policies, entities, self._schema)
@@ -153,6 +168,20 @@ class PolicySet:
         if told.errors or answer.decision is cedarpy.Decision.NoDecision:
             return Decision(False, policies, "the policies could not be evaluated")
         return Decision(answer.decision is cedarpy.Decision.Allow and bool(policies), policies)
+
+    def demand(self, question: Question) -> tuple[Demand, Decision]:
+        """What would have to be there for an Allow, and the decision without it."""
+        plain = self.decide(replace(question, consent=NO_CONSENT))
+        if plain.allowed:
+            return Demand.NOTHING, plain
+        for demand, consent in ((Demand.APPROVAL, APPROVED), (Demand.SIGNATURE, SIGNED)):
+            if self.decide(replace(question, consent=consent)).allowed:
+                return demand, plain
+        return Demand.DENIED, plain
+
+    def ever(self, question: Question) -> Decision:
+        """The decision at its best: on the mildest thing, and approved. Denied here is denied always."""
+        return self.decide(replace(question, facts=MILDEST, consent=SIGNED))
 
     def by_id(self, policy_id: str) -> PolicyText | None:
         """The policy of that id."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cloister.errors import InvalidInput
 from cloister.policy.sinks import SinkSettings
+from cloister.policy.things import Classification
 from cloister.verifier import VerificationError, parse_witness_vkey
 
 MAX_SETTINGS_BYTES = 1 << 20
@@ -151,7 +152,14 @@ class AccessSettings(_Section):
         default=None, description="the account that the gateway runs under; none: that of the authority"
     )
     policies: str | None = Field(
-        default=None, description="folder of the policy set, absolute; none: the one that ships with Cloister"
+        default=None,
+        description="folder of the first policy set, absolute; none: the one that ships with Cloister",
+    )
+
+    accept_policies: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="digest of the set in that folder, which comes into force once without an approval",
     )
 
     @field_validator("roles")
@@ -170,6 +178,36 @@ class AccessSettings(_Section):
         if folder is not None and not Path(folder).is_absolute():
             raise ValueError("an absolute path")
         return folder
+
+
+class ApprovalSettings(_Section):
+    """How long requests and approvals hold, and whose signatures count."""
+
+    wait_h: float = Field(
+        default=72.0, gt=0, le=8760, description="a request that nobody decided on ends after so long"
+    )
+    stands_days: float = Field(
+        default=30.0, gt=0, le=3650, description="how long what was approved may be done, or done again"
+    )
+    allowed_signers: str | None = Field(
+        default=None,
+        description="OpenSSH allowed-signers file, absolute; none: `allowed_signers` in the home",
+    )
+
+    @field_validator("allowed_signers")
+    @classmethod
+    def _is_absolute(cls, path: str | None) -> str | None:
+        if path is not None and not Path(path).is_absolute():
+            raise ValueError("an absolute path")
+        return path
+
+
+class DataSettings(_Section):
+    """What a dataset is unless its import says otherwise."""
+
+    classification: Classification = Field(
+        default="confidential", description="of a dataset that is imported without naming one"
+    )
 
 
 class AlertSettings(_Section):
@@ -221,6 +259,8 @@ class Settings(_Section):
         default="refuse", description="what to do where memory could reach a disk through swap"
     )
     access: AccessSettings = AccessSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
+    data: DataSettings = DataSettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
     sandboxes: SandboxSettings = SandboxSettings()

@@ -1,0 +1,78 @@
+"""How strictly datasets are kept. Stricter is one person's word, milder takes an approval."""
+
+from __future__ import annotations
+
+from cloister.api import ClassifyRequest, ObjectKind, StoredObject
+from cloister.appliance import records
+from cloister.appliance.approvals import Approvals, Pass
+from cloister.appliance.catalogue import find
+from cloister.appliance.facts import dataset_class
+from cloister.appliance.peer import Peer
+from cloister.appliance.recorder import Recorder
+from cloister.appliance.state import ClassificationRow, ObjectRow
+from cloister.appliance.store import Change, StateStore
+from cloister.errors import Conflict
+from cloister.policy.things import CLASSIFICATIONS, Classification
+
+
+def classify(change: Change, object_id: str, classification: str, account: str) -> None:
+    """Set what a dataset is, in the caller's transaction."""
+    change.session.merge(
+        ClassificationRow(
+            object_id=object_id, classification=classification, set_at=change.now, set_by=account
+        )
+    )
+
+
+class Classifying:
+    """Changes classifications."""
+
+    def __init__(self, state: StateStore, recorder: Recorder, approvals: Approvals) -> None:
+        self._state = state
+        self._recorder = recorder
+        self._approvals = approvals
+
+    async def stricter(self, peer: Peer, reference: str, request: ClassifyRequest) -> StoredObject:
+        """Classify a dataset more strictly. Errors: NotFound, Conflict where it would not be, LedgerUnavailable."""
+        row, before = self._now(reference)
+        if CLASSIFICATIONS.index(request.classification) <= CLASSIFICATIONS.index(before):
+            raise Conflict(
+                f"it is {before} already, and {request.classification} is no stricter", where=row.name
+            )
+        return await self._set(peer, reference, request, Pass())
+
+    async def milder(self, peer: Peer, reference: str, request: ClassifyRequest) -> StoredObject:
+        """Classify a dataset less strictly. Errors: NotFound, Conflict, Denied, ApprovalNeeded, LedgerUnavailable."""
+        row, before = self._now(reference)
+        if CLASSIFICATIONS.index(request.classification) >= CLASSIFICATIONS.index(before):
+            raise Conflict(
+                f"it is {before} already, and {request.classification} is no milder", where=row.name
+            )
+        asked = {"reference": row.object_id, "classification": request.classification}
+        return await self._set(
+            peer, reference, request, await self._approvals.gate(peer, "dataset.declassify", asked)
+        )
+
+    def _now(self, reference: str) -> tuple[ObjectRow, Classification]:
+        with self._state.read() as session:
+            row = find(session, ObjectKind.DATASET, reference)
+            return row, dataset_class(session, row.object_id)
+
+    async def _set(self, peer: Peer, reference: str, request: ClassifyRequest, passed: Pass) -> StoredObject:
+        row, before = self._now(reference)
+        await self._recorder.record(
+            peer,
+            "dataset.classify",
+            row.object_id,
+            name=row.name,
+            before=before,
+            classification=request.classification,
+            **passed.told,
+        )
+        with self._state.change() as change:
+            passed.spend(change)
+            classify(change, row.object_id, request.classification, peer.account)
+            change.event(
+                "dataset.classified", row.object_id, name=row.name, classification=request.classification
+            )
+            return records.stored_object(row, request.classification)

@@ -1,0 +1,134 @@
+"""What the state knows about a thing, as policies ask for it: classification, evaluation, who asked.
+
+It reads, and decides nothing. What it does not find is left to count as the strictest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloister.api import ObjectKind
+from cloister.appliance.state import (
+    ApprovalRow,
+    ClassificationRow,
+    DeploymentRow,
+    ObjectRow,
+    RunRow,
+)
+from cloister.policy.things import STRICTEST, Classification, Facts, Scores, strictest
+
+_STORED = {"Dataset": ObjectKind.DATASET, "Model": ObjectKind.MODEL}
+
+
+def facts_of(session: Session, kind: str, reference: str) -> Facts:
+    """Of the thing of that name or id; the strictest where there is none."""
+    if kind in _STORED:
+        row = session.scalars(
+            select(ObjectRow)
+            .where(ObjectRow.kind == _STORED[kind])
+            .where((ObjectRow.object_id == reference) | (ObjectRow.name == reference))
+            .order_by(ObjectRow.created_at.desc(), ObjectRow.version.desc())
+        ).first()
+        if row is None:
+            return STRICTEST
+        return model_facts(session, row) if kind == "Model" else Facts(dataset_class(session, row.object_id))
+    if kind == "Run":
+        run = session.scalars(
+            select(RunRow).where((RunRow.run_id == reference) | (RunRow.name == reference))
+        ).first()
+        return STRICTEST if run is None else Facts(run_class(session, run))
+    if kind == "Deployment":
+        served = session.scalars(
+            select(DeploymentRow)
+            .where((DeploymentRow.deployment_id == reference) | (DeploymentRow.name == reference))
+            .order_by(DeploymentRow.created_at.desc())
+        ).first()
+        return STRICTEST if served is None else facts_of(session, "Model", served.model)
+    if kind == "Approval":
+        asked = session.get(ApprovalRow, reference)
+        return STRICTEST if asked is None else approval_facts(session, asked)
+    return STRICTEST
+
+
+def dataset_class(session: Session, object_id: str) -> Classification:
+    """A dataset's classification."""
+    row = session.get(ClassificationRow, object_id)
+    return STRICTEST.classification if row is None else cast(Classification, row.classification)
+
+
+def data_class(session: Session, datasets: Iterable[str]) -> Classification:
+    """That of what is made of these datasets."""
+    return strictest({dataset_class(session, object_id) for object_id in datasets})
+
+
+def run_class(session: Session, run: RunRow) -> Classification:
+    return data_class(session, run_data(run))
+
+
+def run_data(run: RunRow) -> list[str]:
+    """The datasets that a run was trained and measured on."""
+    return sorted({run.dataset} | ({run.holdout} if run.holdout else set()))
+
+
+def object_data(session: Session, row: ObjectRow) -> set[str]:
+    """The datasets that an object came of, itself if it is one."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    pending = [row.object_id]
+    while pending:
+        object_id = pending.pop()
+        if object_id in seen:
+            continue
+        seen.add(object_id)
+        versions = session.scalars(select(ObjectRow).where(ObjectRow.object_id == object_id)).all()
+        if any(version.kind == ObjectKind.DATASET for version in versions):
+            found.add(object_id)
+        for version in versions:
+            pending += version.inputs
+    return found
+
+
+def object_class(session: Session, row: ObjectRow) -> Classification | None:
+    """That of what an object came of; None for a base model, which came of no data of this house."""
+    return None if row.kind == ObjectKind.BASE else data_class(session, object_data(session, row))
+
+
+def run_of_model(session: Session, model: ObjectRow) -> RunRow | None:
+    """The run whose adapter a model was merged with."""
+    return session.scalars(select(RunRow).where(RunRow.adapter.in_(model.inputs))).first()
+
+
+def model_facts(session: Session, model: ObjectRow) -> Facts:
+    run = run_of_model(session, model)
+    measured = run.evaluation if run is not None else None
+    return Facts(
+        classification=data_class(session, object_data(session, model)),
+        evaluated=bool(measured),
+        tuned=Scores.of((measured or {}).get("tuned", {})),
+        base=Scores.of((measured or {}).get("base", {})),
+    )
+
+
+def approval_facts(session: Session, row: ApprovalRow) -> Facts:
+    """Of something that was asked for, with who approved something else about the same data before."""
+    data = set(row.data)
+    given = select(ApprovalRow).where(
+        ApprovalRow.approval_id != row.approval_id,
+        ApprovalRow.action != row.action,
+        ApprovalRow.state.in_(("approved", "used")),
+    )
+    before = {
+        other.decider
+        for other in session.scalars(given)
+        if other.decider is not None and data & set(other.data)
+    }
+    return Facts(
+        classification=cast(Classification, row.classification),
+        requester=row.requester,
+        action=row.action,
+        approved_before=frozenset(before),
+    )

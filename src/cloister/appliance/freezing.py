@@ -1,0 +1,190 @@
+"""What a request is about, to the byte: the things it names, their digests, and the configuration.
+
+The same request over the same things freezes to the same; anything that changed changes it. It reads the
+state, and neither decides nor keeps anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from cloister.api import ClassifyRequest, ObjectKind, RunRequest, ServeRequest, ShredRequest
+from cloister.appliance.catalogue import find
+from cloister.appliance.facts import (
+    data_class,
+    dataset_class,
+    model_facts,
+    object_data,
+    run_data,
+    run_of_model,
+)
+from cloister.appliance.runs import find_run
+from cloister.appliance.shred_plan import plan_of, roots_of
+from cloister.appliance.state import ObjectRow
+from cloister.ledger.entry import canonical_json
+from cloister.policy.things import Facts
+
+SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """`pinned` is all that the digest covers, `summary` the same in words; `data` are the datasets behind it."""
+
+    kind: str
+    thing: str
+    name: str
+    facts: Facts
+    pinned: dict[str, Any]
+    summary: tuple[str, ...]
+    data: tuple[str, ...]
+
+    def digest(self, action: str, policies: str) -> str:
+        """SHA-256, hex, over the action, the policy set in force and everything pinned."""
+        whole = {
+            "action": action,
+            "kind": self.kind,
+            "thing": self.thing,
+            "name": self.name,
+            "classification": self.facts.classification,
+            "policies": policies,
+            "pinned": self.pinned,
+        }
+        return hashlib.sha256(canonical_json(whole)).hexdigest()
+
+
+Freezer = Callable[[Session, dict[str, Any], datetime], Frozen]
+"""From a request as it was asked for. Errors: NotFound, Shredded, where something of it is no longer there."""
+
+
+def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Frozen:
+    """A fine-tuning: dataset, base, hold-out and the whole configuration."""
+    asked = RunRequest.model_validate(request)
+    inputs = {
+        "dataset": find(session, ObjectKind.DATASET, asked.dataset),
+        "base": find(session, ObjectKind.BASE, asked.base),
+    }
+    if asked.holdout is not None:
+        inputs["holdout"] = find(session, ObjectKind.DATASET, asked.holdout)
+    data = sorted({row.object_id for role, row in inputs.items() if role != "base"})
+    train = asked.train
+    return Frozen(
+        kind="Run",
+        thing=asked.name,
+        name=asked.name,
+        facts=Facts(data_class(session, data)),
+        pinned={
+            **{role: _pin(row) for role, row in inputs.items()},
+            "train": train.model_dump(mode="json"),
+            "evaluate": asked.evaluate.model_dump(mode="json") if asked.evaluate else None,
+        },
+        summary=(
+            *(f"{role}: {_told(row)}" for role, row in inputs.items()),
+            f"training: {train.method}, rank {train.lora.rank}, {train.epochs:g} epochs, "
+            f"learning rate {train.learning_rate:g}, rows of at most {train.max_length} tokens",
+            "evaluation: base against tuned on the hold-out" if asked.evaluate else "evaluation: none",
+        ),
+        data=tuple(data),
+    )
+
+
+def freeze_deployment(session: Session, request: dict[str, Any], now: datetime) -> Frozen:
+    """A promotion to serving: the model, what it came of, what its evaluation showed, and how it is served."""
+    asked = ServeRequest.model_validate(request)
+    model = find(session, ObjectKind.MODEL, asked.model)
+    facts = model_facts(session, model)
+    run = run_of_model(session, model)
+    measured = run.evaluation if run is not None else None
+    shown = [f"model: {_told(model)}"]
+    if run is not None:
+        shown.append(f"of the run {run.name} ({run.run_id}) by {run.created_by}")
+    shown.append(_measured(facts))
+    return Frozen(
+        kind="Deployment",
+        thing=model.object_id,
+        name=asked.name,
+        facts=facts,
+        pinned={
+            "model": _pin(model),
+            "run": run.run_id if run is not None else None,
+            "evaluation": measured,
+            "serve": asked.config.model_dump(mode="json"),
+        },
+        summary=(*shown, f"served as: {asked.name}, up to {asked.config.max_model_len} tokens"),
+        data=tuple(sorted(object_data(session, model))),
+    )
+
+
+def freeze_shred(session: Session, request: dict[str, Any], now: datetime) -> Frozen:
+    """A shred: the thing, and everything that goes with it. `request` holds kind, reference and the rest."""
+    kind = str(request["kind"])
+    asked = ShredRequest.model_validate(request["request"])
+    object_id, name, roots = roots_of(session, kind, str(request["reference"]), asked.version)
+    plan = plan_of(session, kind, object_id, name, roots, now)
+    entity = {"run": "Run", ObjectKind.MODEL: "Model"}.get(kind, "Dataset")
+    if kind == "run":
+        data = set(run_data(find_run(session, object_id)))
+    else:
+        data = object_data(session, find(session, ObjectKind(kind), object_id))
+    which = "" if asked.version is None else f" version {asked.version}"
+    items = [f"{item.kind} {item.name} ({item.object_id} version {item.version})" for item in plan.items]
+    rest = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return Frozen(
+        kind=entity,
+        thing=object_id,
+        name=name,
+        facts=Facts(data_class(session, data)),
+        pinned={
+            "items": sorted([item.object_id, item.version] for item in plan.items),
+            "version": asked.version,
+            "take_down": asked.take_down,
+        },
+        summary=(
+            f"destroys {kind} {name}{which} and all that came of it, for good:",
+            *items[:SHOWN],
+            *rest,
+            f"stops what uses it: {'yes' if asked.take_down else 'no'}",
+        ),
+        data=tuple(sorted(data)),
+    )
+
+
+def freeze_declassify(session: Session, request: dict[str, Any], now: datetime) -> Frozen:
+    """A milder classification of a dataset."""
+    asked = ClassifyRequest.model_validate({"classification": request["classification"]})
+    row = find(session, ObjectKind.DATASET, str(request["reference"]))
+    before = dataset_class(session, row.object_id)
+    return Frozen(
+        kind="Dataset",
+        thing=row.object_id,
+        name=row.name,
+        facts=Facts(before),
+        pinned={"dataset": _pin(row), "classification": asked.classification},
+        summary=(f"dataset: {_told(row)}", f"from {before} to {asked.classification}"),
+        data=(row.object_id,),
+    )
+
+
+def _pin(row: ObjectRow) -> dict[str, Any]:
+    return {"id": row.object_id, "version": row.version, "manifest": row.manifest_sha256}
+
+
+def _told(row: ObjectRow) -> str:
+    return f"{row.name} ({row.object_id} version {row.version}, manifest {row.manifest_sha256[:16]})"
+
+
+def _measured(facts: Facts) -> str:
+    if not facts.evaluated:
+        return "evaluation: none"
+    numbers = [
+        f"{name} {getattr(facts.base, name):.4f} to {value:.4f}"
+        for name, value in vars(facts.tuned).items()
+        if value is not None and getattr(facts.base, name) is not None
+    ]
+    return f"evaluation, base to tuned: {', '.join(numbers)}"

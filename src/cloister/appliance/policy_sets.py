@@ -1,0 +1,206 @@
+"""Which policy set is in force: the one that came with the appliance, until another is approved.
+
+What is in force lies in the state, to the byte; files on disk are proposals. Knows sets and settings, and
+leaves decisions to `guard` and `approvals`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloister.api import PolicyProposal, PolicySetInfo
+from cloister.appliance.approvals import Approvals
+from cloister.appliance.freezing import Frozen
+from cloister.appliance.guard import Guard
+from cloister.appliance.peer import Peer
+from cloister.appliance.recorder import Recorder
+from cloister.appliance.state import PolicySetRow
+from cloister.appliance.store import Change, StateStore
+from cloister.errors import Conflict, InvalidInput
+from cloister.policy.cases import parse_cases, run_all
+from cloister.policy.cedar import PolicySet, default_policies
+from cloister.policy.settings import AccessSettings
+from cloister.policy.table import Cell, changed
+from cloister.policy.things import Facts
+
+SHOWN = 40
+LOOK_EVERY_S = 60.0
+
+
+class PolicySets:
+    """The set in force, and the way to another one."""
+
+    def __init__(self, state: StateStore, access: AccessSettings) -> None:
+        self._state = state
+        self._access = access
+        self._folder = Path(access.policies) if access.policies else default_policies()
+        self._shipped = access.policies is None
+        self.in_force, self._origin = self._choose()
+        self._looked_at, self._warnings = -LOOK_EVERY_S, list[str]()
+
+    def _choose(self) -> tuple[PolicySet, str]:
+        """Errors: InvalidInput where the set that would be in force is not valid."""
+        accepted = self._access.accept_policies
+        with self._state.read() as session:
+            row = _row_in_force(session)
+            known = accepted is not None and session.get(PolicySetRow, accepted) is not None
+        if row is None:
+            return PolicySet.load(self._folder), "shipped" if self._shipped else "folder"
+        if accepted is not None and not known:
+            found = PolicySet.load(self._folder)
+            if found.digest != accepted:
+                raise InvalidInput(
+                    f"`access.accept_policies` is not the digest of this set, which is {found.digest}",
+                    where=str(self._folder),
+                )
+            return found, "settings"
+        if row.origin == "shipped" and self._shipped:
+            return PolicySet.load(self._folder), "shipped"  # a newer Cloister brings a newer one
+        try:
+            return PolicySet(row.files, "the policy set in force"), row.origin
+        except InvalidInput as error:
+            raise InvalidInput(
+                error.message,
+                where=error.where,
+                remedy="This version knows other actions. Bring a set that fits into the folder of "
+                "`access.policies`, and accept it there by its digest: `access.accept_policies`.",
+            ) from None
+
+    async def begin(self, recorder: Recorder) -> None:
+        """Keep the chosen set, and enter it where it is another than before."""
+        with self._state.read() as session:
+            row = _row_in_force(session)
+        if row is not None and row.digest == self.in_force.digest:
+            return
+        await recorder.record(
+            None,
+            "policy.change",
+            digests={"after": self.in_force.digest} | ({"before": row.digest} if row is not None else {}),
+            origin=self._origin,
+        )
+        with self._state.change() as change:
+            self._keep(change, self.in_force, self._origin, None)
+
+    def attach(self, guard: Guard, recorder: Recorder, approvals: Approvals) -> None:
+        """What a change of the set has to reach."""
+        self._guard, self._recorder, self._approvals = guard, recorder, approvals
+
+    def info(self) -> PolicySetInfo:
+        with self._state.read() as session:
+            row = _row_in_force(session)
+        return PolicySetInfo(
+            digest=self.in_force.digest,
+            origin=self._origin,
+            since=row.since if row is not None else None,
+            approval=row.approval_id if row is not None else None,
+            files=self.in_force.files,
+        )
+
+    def warnings(self) -> list[str]:
+        """A sentence for the status where the folder of the settings has another set than is in force."""
+        if self._shipped:
+            return []
+        if time.monotonic() - self._looked_at > LOOK_EVERY_S:
+            self._looked_at, self._warnings = time.monotonic(), self._look()
+        return self._warnings
+
+    def _look(self) -> list[str]:
+        try:
+            found = PolicySet.load(self._folder).digest
+        except InvalidInput as error:
+            return [f"the policies in {self._folder} are not valid, and not in force: {error.message[:200]}"]
+        if found == self.in_force.digest:
+            return []
+        return [
+            f"the policies in {self._folder} are not those in force: `cloister policy propose {self._folder}`"
+        ]
+
+    def freeze(self, session: Session, request: dict[str, Any], now: datetime) -> Frozen:
+        """Another set, with what it would change."""
+        proposed = PolicySet(request["files"], "the proposed set")
+        cells = changed(self.in_force, proposed)
+        shown = [_told(cell, before) for cell, before in cells[:SHOWN]]
+        if len(cells) > SHOWN:
+            shown.append(f"and {len(cells) - SHOWN} more")
+        return Frozen(
+            kind="Appliance",
+            thing="policies",
+            name="policies",
+            facts=Facts(),
+            pinned={"after": proposed.digest, "before": self.in_force.digest},
+            summary=(
+                f"another policy set: sha256 {proposed.digest}",
+                f"cells of the table that change for one role alone: {len(cells)}",
+                *shown,
+            ),
+            data=(),
+        )
+
+    async def propose(self, peer: Peer, proposal: PolicyProposal) -> PolicySetInfo:
+        """Put another set in force, where that is approved.
+
+        Errors: InvalidInput where it is not valid or fails its tests; Conflict, Denied, ApprovalNeeded.
+        """
+        proposed = PolicySet(proposal.files, "the proposed set")
+        if proposed.digest == self.in_force.digest:
+            raise Conflict("this set is in force already", where=proposed.digest)
+        cases = [
+            (name, case)
+            for name, text in sorted(proposal.tests.items())
+            for case in parse_cases(text.encode(), name)
+        ]
+        failed = [one for one in run_all(proposed, cases) if one.problem is not None]
+        if failed:
+            told = "; ".join(f"{one.where}: {one.problem}" for one in failed[:10])
+            raise InvalidInput(f"{len(failed)} of {len(cases)} tests of this set fail: {told}")
+        passed = await self._approvals.gate(peer, "policy.change", {"files": proposal.files})
+        await self._recorder.record(
+            peer,
+            "policy.change",
+            digests={"before": self.in_force.digest, "after": proposed.digest},
+            origin="approved",
+            **passed.told,
+        )
+        with self._state.change() as change:
+            passed.spend(change)
+            self._keep(change, proposed, "approved", passed.approval_id)
+            change.event("policy.changed", digest=proposed.digest)
+        self.in_force, self._origin = proposed, "approved"
+        self._looked_at = -LOOK_EVERY_S
+        self._guard.policies = proposed
+        self._recorder.policy = proposed.digest
+        await self._approvals.void_all("the policy set has changed")
+        return self.info()
+
+    @staticmethod
+    def _keep(change: Change, policies: PolicySet, origin: str, approval_id: str | None) -> None:
+        for row in change.session.scalars(select(PolicySetRow).where(PolicySetRow.in_force)):
+            row.in_force = False
+        change.session.flush()
+        change.session.merge(
+            PolicySetRow(
+                digest=policies.digest,
+                files=policies.files,
+                origin=origin,
+                in_force=True,
+                since=change.now,
+                approval_id=approval_id,
+            )
+        )
+
+
+def _row_in_force(session: Session) -> PolicySetRow | None:
+    return session.scalars(select(PolicySetRow).where(PolicySetRow.in_force)).first()
+
+
+def _told(cell: Cell, before: str) -> str:
+    return json.dumps(
+        f"{cell.action} on a {cell.kind} ({cell.classification}), {cell.role}: {before} to {cell.demand}"
+    ).strip('"')

@@ -1,0 +1,107 @@
+"""What the policies may know of a thing: its attributes by kind, and how they are put to Cedar.
+
+What is not known about a thing counts as the strictest. Knows no state and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Classification = Literal["public", "internal", "confidential", "restricted"]
+CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
+"""From the mildest to the strictest."""
+
+CLASSIFIED = frozenset({"Dataset", "Run", "Model", "Deployment"})
+"""The kinds of things that have a classification: datasets, and what was made of them."""
+SCORES = ("loss", "exact_match", "accuracy", "macro_f1")
+
+
+def strictest(found: frozenset[Classification] | set[Classification]) -> Classification:
+    """The strictest of several; that of nothing is the mildest."""
+    return max(found, key=CLASSIFICATIONS.index, default=CLASSIFICATIONS[0])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """An evaluation's numbers. The loss is in nats a supervised token, the others are shares of 1."""
+
+    loss: float | None = None
+    exact_match: float | None = None
+    accuracy: float | None = None
+    macro_f1: float | None = None
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> Scores:
+        """Out of an evaluation's report; what is no number is left out."""
+        found = {name: numbers.get(name) for name in SCORES}
+        return cls(**{name: float(n) for name, n in found.items() if isinstance(n, int | float)})
+
+    def for_cedar(self) -> dict[str, Any]:
+        return {
+            name: {"__extn": {"fn": "decimal", "arg": f"{value:.4f}"}}
+            for name, value in vars(self).items()
+            if value is not None and abs(value) < 1e14
+        }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a thing. The last three are an approval's: who asked (uid), for which action, and who
+    gave earlier approvals for the same data."""
+
+    classification: Classification = CLASSIFICATIONS[-1]
+    evaluated: bool = False
+    tuned: Scores = field(default_factory=Scores)
+    base: Scores = field(default_factory=Scores)
+    requester: int = -1
+    action: str = ""
+    approved_before: frozenset[int] = frozenset()
+
+    def for_cedar(self, kind: str) -> dict[str, Any]:
+        """The attributes of an entity of this kind."""
+        found: dict[str, Any] = {}
+        if kind in CLASSIFIED:
+            found["classification"] = self.classification
+        if kind in ("Model", "Deployment"):
+            found |= {
+                "evaluated": self.evaluated,
+                "tuned": self.tuned.for_cedar(),
+                "base": self.base.for_cedar(),
+            }
+        if kind == "Approval":
+            found = {
+                "classification": self.classification,
+                "requester": self.requester,
+                "action": self.action,
+                "approvedBefore": sorted(self.approved_before),
+            }
+        return found
+
+
+STRICTEST = Facts()
+MILDEST = Facts(
+    classification=CLASSIFICATIONS[0],
+    evaluated=True,
+    tuned=Scores(loss=0.0, exact_match=1.0, accuracy=1.0, macro_f1=1.0),
+    base=Scores(loss=1000.0, exact_match=0.0, accuracy=0.0, macro_f1=0.0),
+    requester=-2,
+)
+"""Public, and evaluated as well as can be: what is denied even here is denied always."""
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What somebody else has said to it: nothing, an approval, or one that they signed."""
+
+    given: bool = False
+    signed: bool = False
+
+    def for_cedar(self) -> dict[str, Any]:
+        return {"approval": {"given": self.given, "signed": self.signed}}
+
+
+NO_CONSENT = Consent()
+APPROVED = Consent(given=True)
+SIGNED = Consent(given=True, signed=True)
