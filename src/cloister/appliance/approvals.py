@@ -131,9 +131,9 @@ class Approvals:
                 )
             ).first()
         if waiting is not None:
-            raise _needed(waiting, "still waits for somebody to approve it")
+            raise _needed(waiting, "still waits for an approver")
         row = await self._ask(peer, action, request, frozen, digest, signed=demand is Demand.SIGNATURE)
-        raise _needed(row, "needs the approval of somebody else")
+        raise _needed(row, "takes the approval of somebody else")
 
     async def refuse_gated(self, peer: Peer, action: str, request: dict[str, Any], remedy: str) -> None:
         """Errors: Denied, ApprovalNeeded, where this could not be done without an approval; asks for none."""
@@ -486,9 +486,9 @@ def shown_state(row: ApprovalRow, now: datetime) -> str:
 
 
 def _needed(row: ApprovalRow, why: str) -> ApprovalNeeded:
-    signed = ", signed with their SSH key" if row.signature_needed else ""
+    signed = ", who signs it with their SSH key" if row.signature_needed else ""
     return ApprovalNeeded(
-        f"to {BY_NAME[row.action].summary} {why}{signed}",
+        f"to {BY_NAME[row.action].summary} ({row.name}) {why}{signed}",
         where=row.approval_id,
         remedy=f"An approver: `cloister approval show {row.approval_id}`, `cloister approval give "
         f"{row.approval_id}`. Then give this command again.",

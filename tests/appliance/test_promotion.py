@@ -1,0 +1,265 @@
+"""From data to a served model: what each gate asks by classification and evaluation, and who may pass it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from authority_world import World, moment
+
+from cloister.api import (
+    ApprovalDecision,
+    DatasetImport,
+    Deployment,
+    ImportConfig,
+    ObjectKind,
+    Run,
+    RunRequest,
+    ServeRequest,
+    ShredRequest,
+)
+from cloister.appliance.approvals import Approvals
+from cloister.appliance.classifying import classify
+from cloister.appliance.facts import dataset_class
+from cloister.appliance.ids import new_id
+from cloister.appliance.peer import Peer
+from cloister.appliance.state import JobRow, ObjectRow, RunRow
+from cloister.errors import ApprovalNeeded, CloisterError, Conflict, Denied
+from cloister.policy.roles import Standing
+
+OPERATOR, OTHER, APPROVER, SECOND, TRAINER = (Peer(1, 40_000 + n, 40_000 + n) for n in range(5))
+ROLES = {
+    OPERATOR.uid: "operator",
+    OTHER.uid: "operator",
+    APPROVER.uid: "approver",
+    SECOND.uid: "approver",
+    TRAINER.uid: "trainer",
+}
+BETTER = {"base": {"loss": 3.0, "exact_match": 0.0}, "tuned": {"loss": 0.5, "exact_match": 0.9}, "rows": 10}
+
+
+@dataclass
+class Gates:
+    """A world whose authority takes its callers for people with roles; the approvers have SSH keys."""
+
+    world: World
+    keys: Path
+
+    @property
+    def approvals(self) -> Approvals:
+        return self.world.authority.approvals
+
+    def sign(self, peer: Peer, document: str) -> str:
+        command = ["ssh-keygen", "-Y", "sign", "-n", "cloister-approval", "-f", str(self.keys / peer.account)]
+        ended = subprocess.run(command, input=document.encode(), capture_output=True, check=True)
+        return ended.stdout.decode()
+
+    async def approve(self, peer: Peer, approval_id: str) -> None:
+        shown = self.approvals.one(approval_id)
+        signature = self.sign(peer, shown.document) if shown.signature_needed else None
+        decision = ApprovalDecision(digest=shown.digest, signature=signature)
+        await self.approvals.give(peer, approval_id, decision)
+
+    async def serve(self, peer: Peer, model: str, **config: Any) -> Deployment:
+        return await self.world.authority.serve(peer, ServeRequest(name="desk", model=model, config=config))
+
+    async def train(self, request: RunRequest) -> Run:
+        return await self.world.authority.requests.start_run(TRAINER, request)
+
+
+def gated(test: Callable[[Gates], Awaitable[None]]) -> Callable[[], None]:
+    """A test in a world of its own, with people in it."""
+
+    async def inside(world: World) -> None:
+        async def standing(peer: Peer) -> Standing:
+            return Standing(peer.account, frozenset({ROLES.get(peer.uid, "sole")}))
+
+        with tempfile.TemporaryDirectory() as folder:
+            allowed = []
+            for peer in (APPROVER, SECOND):
+                path = Path(folder, peer.account)
+                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+                allowed.append(f"{peer.account} {Path(f'{path}.pub').read_text()}")
+            world.home.allowed_signers.write_text("".join(allowed))
+            world.authority.guard.standing = standing  # type: ignore[method-assign]
+            await test(Gates(world, Path(folder)))
+
+    inside.__name__, inside.__doc__ = test.__name__, test.__doc__
+    return moment(inside)
+
+
+def model_of(world: World, name: str, classification: str, evaluation: dict[str, Any] | None) -> str:
+    """A merged model of a run on a dataset of that classification, as the state has it."""
+    dataset = world.stored(ObjectKind.DATASET, f"{name}-data")
+    adapter = world.stored(ObjectKind.ADAPTER, f"{name}-adapter")
+    model = world.stored(ObjectKind.MODEL, name)
+    job = new_id("job")
+    with world.authority.state.change() as change:
+        classify(change, dataset, classification, "x")
+        change.session.get_one(ObjectRow, (adapter, 1)).inputs = [dataset]
+        change.session.get_one(ObjectRow, (model, 1)).inputs = [dataset, adapter]
+        change.session.add(
+            JobRow(
+                job_id=job,
+                verb="train",
+                state="done",
+                subject=adapter,
+                name=name,
+                config={},
+                inputs={},
+                requested_by="x",
+                created_at=change.now,
+            )
+        )
+        change.session.add(
+            RunRow(
+                run_id=new_id("run"),
+                name=f"{name}-run",
+                dataset=dataset,
+                base="bm-none",
+                train={},
+                created_at=change.now,
+                created_by="x",
+                train_job=job,
+                adapter=adapter,
+                evaluation=evaluation,
+            )
+        )
+    return model
+
+
+async def needed(doing: Any) -> str:
+    with pytest.raises(ApprovalNeeded) as caught:
+        await doing
+    return str(caught.value.values["approval"])
+
+
+@gated
+async def test_a_confidential_model_serves_measured_signed_and_comes_back_without_asking(
+    gates: Gates,
+) -> None:
+    world = gates.world
+    model = model_of(world, "good", "confidential", BETTER)
+    with pytest.raises(Denied):
+        await gates.serve(TRAINER, model)
+    asked = await needed(gates.serve(OPERATOR, model))
+    shown = gates.approvals.one(asked)
+    assert shown.signature_needed and shown.classification == "confidential"
+    assert any("loss 3.0000 to 0.5000" in line for line in shown.summary)
+    await gates.approve(APPROVER, asked)
+    first = await gates.serve(OPERATOR, model)
+    await world.authority.serving.stop(OPERATOR, first.name)
+    again = await gates.serve(OTHER, model)
+    assert again.deployment_id != first.deployment_id, "a rollback takes the operator alone"
+    assert gates.approvals.one(asked).state == "approved"
+    await world.authority.serving.stop(OTHER, again.name)
+    await needed(gates.serve(OPERATOR, model, max_model_len=64))
+    starts = [e for e in world.authority.ledger.entries(0, 1000) if e["action"] == "deployment.start"]
+    assert [e["details"]["approval"] for e in starts] == [asked, asked]
+
+
+@gated
+async def test_a_model_that_showed_nothing_is_not_promoted_by_anybody(gates: Gates) -> None:
+    world = gates.world
+    for number, evaluation in enumerate([None, {}, {"base": {"loss": 1.0}, "tuned": {"loss": 1.0}}]):
+        model = model_of(world, f"unproved-{number}", "restricted", evaluation)
+        with pytest.raises(Denied) as caught:
+            await gates.serve(OPERATOR, model)
+        assert "confidential-models-are-measured-before-they-serve" in (caught.value.remedy or "")
+        await needed(gates.serve(OPERATOR, model_of(world, f"inner-{number}", "internal", evaluation)))
+
+
+@gated
+async def test_an_approval_of_other_results_does_not_count(gates: Gates) -> None:
+    world = gates.world
+    model = model_of(world, "shifting", "internal", BETTER)
+    asked = await needed(gates.serve(OPERATOR, model))
+    await gates.approve(APPROVER, asked)
+    with world.authority.state.change() as change:
+        run = change.session.query(RunRow).one()
+        run.evaluation = {**BETTER, "tuned": {"loss": 0.4, "exact_match": 0.95}}
+    assert await needed(gates.serve(OPERATOR, model)) != asked
+
+
+@gated
+async def test_restricted_data_takes_two_different_approvers(gates: Gates) -> None:
+    world = gates.world
+    model = model_of(world, "secret", "restricted", BETTER)
+    world.stored(ObjectKind.BASE, "small")
+    request = RunRequest(name="second", dataset="secret-data", base="small")
+    trained = await needed(gates.train(request))
+    await gates.approve(APPROVER, trained)
+    run = await gates.train(request)
+    assert run.created_by == TRAINER.account
+    served = await needed(gates.serve(OPERATOR, model))
+    with pytest.raises(Denied) as caught:
+        await world.authority.guard.require(APPROVER, "approval.give", "Approval", served)
+    assert "not-the-same-person-at-two-gates" in (caught.value.remedy or "")
+    await world.authority.guard.require(SECOND, "approval.give", "Approval", served)
+    await gates.approve(SECOND, served)
+    await gates.serve(OPERATOR, model)
+
+
+@gated
+async def test_a_run_that_was_asked_for_and_then_changed_asks_again(gates: Gates) -> None:
+    world = gates.world
+    data = world.stored(ObjectKind.DATASET, "notes")
+    world.stored(ObjectKind.BASE, "small")
+    with world.authority.state.change() as change:
+        classify(change, data, "restricted", "x")
+    request = RunRequest(name="one", dataset="notes", base="small")
+    first = await needed(gates.train(request))
+    bolder = RunRequest(name="one", dataset="notes", base="small", train={"learning_rate": 0.5})
+    second = await needed(gates.train(bolder))
+    assert gates.approvals.one(first).state == "void" and second != first
+    await gates.approve(APPROVER, second)
+    assert await needed(gates.train(request)) != first
+    await gates.train(bolder)
+    with pytest.raises(CloisterError):
+        await gates.train(bolder)
+    assert gates.approvals.one(second).state == "used"
+
+
+@gated
+async def test_two_at_once_use_an_approval_once(gates: Gates) -> None:
+    world = gates.world
+    data = world.stored(ObjectKind.DATASET, "notes")
+    world.stored(ObjectKind.BASE, "small")
+    with world.authority.state.change() as change:
+        classify(change, data, "restricted", "x")
+    request = RunRequest(name="one", dataset="notes", base="small")
+    await gates.approve(APPROVER, await needed(gates.train(request)))
+    both = await asyncio.gather(*(gates.train(request) for _ in range(2)), return_exceptions=True)
+    assert sum(isinstance(one, Conflict) for one in both) == 1
+    assert len(world.authority.overview.runs()) == 1
+
+
+@gated
+async def test_a_dataset_that_nobody_classified_is_restricted(gates: Gates) -> None:
+    world = gates.world
+    world.stored(ObjectKind.DATASET, "old")
+    assert world.authority.overview.object(ObjectKind.DATASET, "old").classification == "restricted"
+    ticket = await world.authority.requests.import_dataset(
+        world.peer, DatasetImport(name="new", config=ImportConfig(source_name="x"))
+    )
+    with world.authority.state.read() as session:
+        assert dataset_class(session, ticket.job.subject or "") == "confidential"
+
+
+@gated
+async def test_an_appliance_of_one_account_asks_nobody(gates: Gates) -> None:
+    world = gates.world
+    model = model_of(world, "own", "restricted", None)
+    await gates.serve(world.peer, model)
+    await world.authority.serving.stop(world.peer, "desk")
+    done = await world.authority.shredding.shred(
+        world.peer, "dataset", "own-data", ShredRequest(confirm="own-data")
+    )
+    assert done.state == "done"
+    assert world.authority.approvals.listed() == []

@@ -1,0 +1,189 @@
+"""`cloister approval` as approvers use it: looking, signing through a real agent or elsewhere, refusing, verifying."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from tests.appliance.role_accounts import as_account, made_accounts, needs_root, shared_appliance
+from tests.conftest import PASSPHRASE, Appliance, import_rows
+
+from cloister.cli.main import main
+from cloister.client import Client
+
+pytestmark = needs_root
+
+ROWS: list[dict[str, object]] = [
+    {"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": f"a {n}"}]}
+    for n in range(12)
+]
+Shell = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def people() -> Iterator[dict[str, str]]:
+    with made_accounts() as accounts:
+        yield accounts
+
+
+@pytest.fixture(scope="module")
+def agent(people: dict[str, str]) -> Iterator[Path]:
+    """An SSH agent of the approver's with a key that lies nowhere else, as a forwarded one looks."""
+    folder = Path(tempfile.mkdtemp(prefix="ag"))
+    folder.chmod(0o777)
+
+    def start() -> Any:
+        key = folder / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)], check=True)
+        told = subprocess.run(
+            ["ssh-agent", "-s", "-a", str(folder / "agent")], check=True, capture_output=True
+        )
+        env = {**os.environ, "SSH_AUTH_SOCK": str(folder / "agent")}
+        subprocess.run(["ssh-add", "-q", str(key)], check=True, env=env, stderr=subprocess.DEVNULL)
+        key.unlink()
+        return int(told.stdout.decode().split("SSH_AGENT_PID=")[1].split(";")[0])
+
+    pid = as_account(people["approver"], start)
+    (folder / "allowed").write_text(f"{people['approver']} {(folder / 'key.pub').read_text()}")
+    yield folder
+    os.kill(pid, 15)
+    shutil.rmtree(folder, ignore_errors=True)  # the agent takes its socket away itself
+
+
+@pytest.fixture(scope="module")
+def shared(people: dict[str, str], agent: Path) -> Iterator[Appliance]:
+    with shared_appliance(approvals={"allowed_signers": str(agent / "allowed")}) as appliance:
+        path = appliance.home.authority_socket
+        as_account(people["admin"], lambda: Client(path).initialise(PASSPHRASE))
+        yield appliance
+
+
+@pytest.fixture
+def shell(shared: Appliance, people: dict[str, str], agent: Path) -> Shell:
+    """A command of a person's: exit code, standard output, standard error."""
+
+    def run(person: str, *words: str, typed: str = "", env: dict[str, str] | None = None) -> Any:
+        def inside() -> Any:
+            os.environ.pop("SSH_AUTH_SOCK", None)
+            os.environ.update({"CLOISTER_HOME": str(shared.home.root), **(env or {})})
+            said, wrong, code = io.StringIO(), io.StringIO(), 0
+            terminal = io.StringIO(typed)
+            terminal.isatty = lambda: bool(typed)  # type: ignore[method-assign]
+            with (
+                contextlib.redirect_stdout(said),
+                contextlib.redirect_stderr(wrong),
+                patch.object(sys, "argv", ["cloister", *words]),
+                patch.object(sys, "stdin", terminal),
+            ):
+                try:
+                    main()
+                except SystemExit as end:
+                    code = end.code if isinstance(end.code, int) else 0
+            return [code, said.getvalue(), wrong.getvalue()]
+
+        return tuple(as_account(people[person], inside))
+
+    return run
+
+
+def asked_for(shell: Shell, shared: Appliance, people: dict[str, str], name: str) -> str:
+    """A shred that somebody has to approve."""
+
+    def bring() -> None:
+        with Client(shared.home.authority_socket) as client:
+            import_rows(client, name, ROWS, holdout=0.0)
+
+    as_account(people["steward"], bring)
+    code, _, wrong = shell("steward", "dataset", "shred", name, "--yes", name)
+    assert code == 13, wrong
+    assert "cloister approval give" in wrong
+    return wrong.split("error: ")[1].split(":")[0]
+
+
+def test_signed_through_the_agent(
+    shell: Shell, shared: Appliance, people: dict[str, str], agent: Path
+) -> None:
+    approval = asked_for(shell, shared, people, "first")
+    code, said, _ = shell("approver", "approval", "list")
+    assert code == 0 and approval in said and "shred.start" in said
+    code, said, _ = shell("approver", "approval", "show", approval)
+    assert "destroys dataset first" in said and "needs      the approver's signature" in said
+    forwarded = {"SSH_AUTH_SOCK": str(agent / "agent")}
+    code, _, wrong = shell(
+        "approver", "approval", "give", approval, "--sign", typed="second\n", env=forwarded
+    )
+    assert code == 2 and "nothing was approved" in wrong
+    code, _, wrong = shell("approver", "approval", "give", approval, "--sign", typed="first\n")
+    assert code == 2 and "forwards no SSH agent" in wrong
+    code, _, wrong = shell("approver", "approval", "give", approval, "--sign", typed="first\n", env=forwarded)
+    assert code == 0 and "signed with ED25519 SHA256:" in wrong
+    code, _, wrong = shell("auditor", "approval", "verify", approval)
+    assert code == 0 and "a good signature" in wrong
+    code, _, wrong = shell("steward", "dataset", "shred", "first", "--yes", "first")
+    assert code == 0, wrong
+    assert not [
+        path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("cloister-sign-")
+    ]
+
+
+def test_signed_elsewhere(shell: Shell, shared: Appliance, people: dict[str, str], agent: Path) -> None:
+    approval = asked_for(shell, shared, people, "other")
+    code, document, _ = shell("approver", "approval", "export", approval)
+    assert code == 0 and document.startswith("Cloister approval, version 1\n")
+    carried = agent / "carried.txt"
+    carried.write_text(document)
+    subprocess.run(
+        ["ssh-keygen", "-Y", "sign", "-n", "cloister-approval", "-f", str(agent / "key.pub"), str(carried)],
+        check=True,
+        env={**os.environ, "SSH_AUTH_SOCK": str(agent / "agent")},
+        capture_output=True,
+    )
+    signature = Path(f"{carried}.sig")
+    signature.chmod(0o644)
+    digest = document.split("digest: sha256 ")[1].split("\n")[0]
+    words = ["approval", "give", approval, "--signature", str(signature)]
+    code, _, wrong = shell("approver", *words)
+    assert code == 2 and "--digest" in wrong
+    code, _, wrong = shell("approver", *words, "--digest", digest, "--sign")
+    assert code == 2 and "either" in wrong
+    code, _, wrong = shell(
+        "approver", "approval", "give", approval, "--signature", str(carried), "--digest", digest
+    )
+    assert code == 2 and "no armored SSH signature" in wrong
+    code, said, wrong = shell("approver", *words, "--digest", digest, "--json")
+    assert code == 0 and '"state": "approved"' in said, wrong
+
+
+def test_refused_and_withdrawn(shell: Shell, shared: Appliance, people: dict[str, str]) -> None:
+    approval = asked_for(shell, shared, people, "kept")
+    code, _, _ = shell("approver", "approval", "refuse", approval)
+    assert code == 2
+    code, _, wrong = shell("approver", "approval", "refuse", approval, "--reason", "not before the audit")
+    assert code == 0 and "refused" in wrong
+    code, said, _ = shell("steward", "approval", "show", approval)
+    assert "not before the audit" in said and said.startswith("REFUSED")
+    second = asked_for(shell, shared, people, "kept2")
+    assert shell("approver", "approval", "withdraw", second)[0] == 6
+    assert shell("steward", "approval", "withdraw", second)[0] == 0
+    assert shell("steward", "approval", "show", "ap-none")[0] == 3
+    code, said, _ = shell("steward", "approval", "list")
+    assert approval not in said
+    assert approval in shell("steward", "approval", "list", "--all")[1]
+
+
+def test_explain_names_the_demand(shell: Shell, shared: Appliance, people: dict[str, str]) -> None:
+    asked_for(shell, shared, people, "why")
+    code, said, _ = shell("steward", "policy", "explain", "shred.start", "why", "--on", "Dataset")
+    assert code == 0 and said.startswith("ALLOW with a signed approval  shred.start on the Dataset why")
+    code, said, _ = shell("trainer", "policy", "explain", "dataset.import")
+    assert said.startswith("DENY") and "steward" in said
