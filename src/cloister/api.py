@@ -475,13 +475,21 @@ class JobState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
+    PAUSED = "paused"
 
 
-FINAL_STATES = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED})
+FINAL_STATES = frozenset(
+    {JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED, JobState.PAUSED}
+)
+"""States that a job does not leave by itself."""
 
 
 class Job(BaseModel):
-    """One thing in the queue. `subject` is the object or run that it makes."""
+    """One thing in the queue. `subject` is the object or run that it makes, `device` where it runs or ran.
+
+    While it waits: `position` counts from 1, the one that starts next; `starts_in_s` is an estimate in seconds,
+    None where nothing like it ended yet; `waits_for` says what is missing, if anything but its turn.
+    """
 
     job_id: str
     verb: str
@@ -497,6 +505,10 @@ class Job(BaseModel):
     metrics: dict[str, float] = {}
     result: dict[str, Any] = {}
     error: Problem | None = None
+    device: str | None = None
+    position: int | None = None
+    starts_in_s: float | None = None
+    waits_for: str | None = None
 
 
 class JobTicket(BaseModel):
@@ -603,7 +615,8 @@ class DeploymentState(StrEnum):
 
 
 class Deployment(BaseModel):
-    """One served model. `socket` is the engine's Unix socket, for the gateway."""
+    """One served model. `socket` is the engine's Unix socket, for the gateway; `device` is None while it
+    waits for one."""
 
     deployment_id: str
     name: str
@@ -615,6 +628,7 @@ class Deployment(BaseModel):
     created_by: str
     restarts: int = 0
     error: Problem | None = None
+    device: str | None = None
 
 
 class ClientRequest(Document):

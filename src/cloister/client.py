@@ -326,6 +326,14 @@ class Client:
     def resume_run(self, reference: str) -> Run:
         return self._post(f"/v1/runs/{_quoted(reference)}/resume", None, Run)
 
+    def retry_run(self, reference: str) -> Run:
+        """Begin anew what ended without its result."""
+        return self._post(f"/v1/runs/{_quoted(reference)}/retry", None, Run)
+
+    def pause_run(self, reference: str) -> Run:
+        """Stop it at a checkpoint; its device is free for others until `resume_run`."""
+        return self._post(f"/v1/runs/{_quoted(reference)}/pause", None, Run, timeout=None)
+
     def cancel_run(self, reference: str) -> Run:
         return self._post(f"/v1/runs/{_quoted(reference)}/cancel", None, Run, timeout=None)
 
@@ -337,6 +345,12 @@ class Client:
 
     def cancel_job(self, job_id: str) -> Job:
         return self._post(f"/v1/jobs/{_quoted(job_id)}/cancel", None, Job, timeout=None)
+
+    def pause_job(self, job_id: str) -> Job:
+        return self._post(f"/v1/jobs/{_quoted(job_id)}/pause", None, Job, timeout=None)
+
+    def retry_job(self, job_id: str) -> Job:
+        return self._post(f"/v1/jobs/{_quoted(job_id)}/retry", None, Job)
 
     def resume_job(self, job_id: str) -> Job:
         return self._post(f"/v1/jobs/{_quoted(job_id)}/resume", None, Job)

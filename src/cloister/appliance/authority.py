@@ -24,6 +24,7 @@ from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.checking import Checking
 from cloister.appliance.classifying import Classifying
 from cloister.appliance.clients import Clients
+from cloister.appliance.devices import Devices
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.facts import facts_of
 from cloister.appliance.figures import Figures
@@ -115,9 +116,19 @@ class Authority:
         self.launcher = LauncherClient(home.launcher_socket, answer_s=settings.queue.answer_limit_s)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
         self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting)
-        parts = Parts(home, settings, self.state, self.seal, self.recorder, self.catalogue, self.launcher)
+        self.devices = Devices(settings.queue)
+        parts = Parts(
+            home,
+            settings,
+            self.state,
+            self.seal,
+            self.recorder,
+            self.catalogue,
+            self.launcher,
+            self.devices,
+        )
         self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=self._after_job)
-        self.serving = Serving(parts, self.approvals)
+        self.serving = Serving(parts, self.approvals, make_way=self.queue.make_way)
         self.clients = Clients(self.state, self.seal, self.recorder)
         self.shredding = Shredding(
             parts, self.queue, self.serving, KeptBodies(home, self.auditing), self.approvals

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import base64
 import shutil
-from typing import Any
+from typing import Any, Literal
 
 from cloister.api import Grant, JobDocument, Mount, ObjectKind, SandboxSpec
+from cloister.appliance.devices import gpu_of
 from cloister.appliance.jobs import made_by
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
@@ -55,6 +56,7 @@ def worker_documents(
             "descriptors": {role: 3 + index for index, role in enumerate(roles)},
             "resume": row.resume,
             "threads": parts.settings.queue.threads,
+            "device": _kind(row.device),
         }
     )
     spec = SandboxSpec(
@@ -65,6 +67,7 @@ def worker_documents(
         shm_mib=parts.settings.sandboxes.shm_mib,
         descriptors=tuple(roles),
         threads=parts.settings.queue.threads,
+        gpus=_gpus(row.device),
     )
     return document, spec
 
@@ -82,6 +85,7 @@ def engine_documents(parts: Parts, row: DeploymentRow, model: ObjectRow) -> tupl
         inputs={"model": grant},
         socket_dir="/run/engine" if _isolated(parts) else str(folder),
         threads=parts.settings.queue.threads,
+        device=_kind(row.device),
     )
     spec = SandboxSpec(
         sandbox_id=row.deployment_id,
@@ -90,6 +94,7 @@ def engine_documents(parts: Parts, row: DeploymentRow, model: ObjectRow) -> tupl
         tmp_mib=parts.settings.sandboxes.tmp_mib,
         shm_mib=parts.settings.sandboxes.shm_mib,
         threads=parts.settings.queue.threads,
+        gpus=_gpus(row.device),
     )
     return document, spec
 
@@ -97,6 +102,16 @@ def engine_documents(parts: Parts, row: DeploymentRow, model: ObjectRow) -> tupl
 def in_memory(document: JobDocument) -> int:
     """A descriptor of an anonymous file in memory that holds the document, at its start."""
     return memory_file("job", document.model_dump_json().encode())
+
+
+def _kind(device: str | None) -> Literal["cpu", "cuda"]:
+    return "cpu" if device is None or gpu_of(device) is None else "cuda"
+
+
+def _gpus(device: str | None) -> tuple[int, ...]:
+    """The one GPU that the sandbox sees; inside it is `cuda:0`."""
+    number = None if device is None else gpu_of(device)
+    return () if number is None else (number,)
 
 
 def _isolated(parts: Parts) -> bool:

@@ -45,6 +45,8 @@ class Endings:
         final = self._stopping.pop(job_id)
         if final == JobState.INTERRUPTED:
             await self._cut_off(job_id, "the vault was locked")
+        elif final == JobState.QUEUED:
+            self._again(job_id, counts=False)
         else:
             self.end(job_id, final)
 
@@ -68,9 +70,14 @@ class Endings:
         if job_id in self._stopping:  # somebody stopped it while this was entered
             await self.stopped(job_id)
             return
+        self._again(job_id)
+
+    def _again(self, job_id: str, *, counts: bool = True) -> None:
+        """Back into the queue, to go on from a checkpoint. Making way for an engine is no failed attempt."""
         with self._state.change() as change:
             row = job_row(change, job_id)
-            row.state, row.resume = JobState.QUEUED, True
+            row.state, row.resume, row.stopping = JobState.QUEUED, True, None
+            row.attempts -= not counts
             announce(change, row)
 
     async def _cut_off(self, job_id: str, why: str) -> None:

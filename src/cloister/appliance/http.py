@@ -205,6 +205,14 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
     async def cancel_run(peer: Caller, reference: str) -> Run:
         return await authority.requests.cancel_run(peer, reference)
 
+    @router.post("/runs/{reference}/pause", status_code=202, dependencies=[may("run.pause")])
+    async def pause_run(peer: Caller, reference: str) -> Run:
+        return await authority.requests.pause_run(peer, reference)
+
+    @router.post("/runs/{reference}/retry", status_code=202, dependencies=[may("run.resume")])
+    async def retry_run(peer: Caller, reference: str) -> Run:
+        return await authority.requests.retry_run(peer, reference)
+
     @router.get("/jobs", dependencies=[may("job.list")])
     async def jobs() -> list[Job]:
         return authority.overview.jobs()
@@ -216,6 +224,16 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
     @router.post("/jobs/{job_id}/cancel", status_code=202, dependencies=[may("job.cancel")])
     async def cancel_job(peer: Caller, job_id: str) -> Job:
         await authority.queue.cancel(peer, job_id)
+        return authority.overview.job(job_id)
+
+    @router.post("/jobs/{job_id}/pause", status_code=202, dependencies=[may("job.pause")])
+    async def pause_job(peer: Caller, job_id: str) -> Job:
+        await authority.queue.pause(peer, job_id)
+        return authority.overview.job(job_id)
+
+    @router.post("/jobs/{job_id}/retry", status_code=202, dependencies=[may("job.resume")])
+    async def retry_job(peer: Caller, job_id: str) -> Job:
+        await authority.queue.retry(peer, job_id)
         return authority.overview.job(job_id)
 
     @router.post("/jobs/{job_id}/resume", status_code=202, dependencies=[may("job.resume")])

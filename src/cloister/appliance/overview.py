@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import select
@@ -12,6 +13,7 @@ from cloister import __version__
 from cloister.api import (
     GatewayView,
     Job,
+    JobState,
     LedgerStatus,
     ObjectKind,
     ProcessStatus,
@@ -171,27 +173,49 @@ class Overview:
 
     def jobs(self) -> list[Job]:
         with self._state.read() as session:
-            return [records.job(row) for row in session.scalars(select(JobRow).order_by(JobRow.created_at))]
+            rows = session.scalars(select(JobRow).order_by(JobRow.created_at)).all()
+        forecast = self._forecast(rows)
+        return [self._told(row, forecast) for row in rows]
 
     def job(self, job_id: str) -> Job:
         with self._state.read() as session:
             row = session.get(JobRow, job_id)
-            if row is None:
-                raise NotFound(
-                    "there is no job of that id", where=job_id[:64], remedy="See `cloister status`."
-                )
-            return records.job(row)
+        if row is None:
+            raise NotFound("there is no job of that id", where=job_id[:64], remedy="See `cloister status`.")
+        return self._told(row, self._forecast([row]))
 
     def runs(self) -> list[Run]:
         with self._state.read() as session:
-            return [
-                records.run(session, row)
-                for row in session.scalars(select(RunRow).order_by(RunRow.created_at))
-            ]
+            rows = session.scalars(select(RunRow).order_by(RunRow.created_at)).all()
+            return [self._with_forecast(records.run(session, row)) for row in rows]
 
     def run(self, reference: str) -> Run:
         with self._state.read() as session:
-            return records.run(session, find_run(session, reference))
+            return self._with_forecast(records.run(session, find_run(session, reference)))
+
+    def _forecast(self, rows: Sequence[JobRow]) -> dict[str, tuple[int, float | None]]:
+        return self._queue.forecast() if any(row.state == JobState.QUEUED for row in rows) else {}
+
+    def _told(self, row: JobRow, forecast: dict[str, tuple[int, float | None]]) -> Job:
+        return self._expected(records.job(row), forecast)
+
+    def _expected(self, job: Job, forecast: dict[str, tuple[int, float | None]]) -> Job:
+        if job.job_id not in forecast:
+            return job
+        position, starts_in = forecast[job.job_id]
+        waits_for = self._queue.lacking.get(job.job_id)
+        more = {"position": position, "starts_in_s": starts_in, "waits_for": waits_for}
+        return job.model_copy(update=more)
+
+    def _with_forecast(self, run: Run) -> Run:
+        jobs = [job for job in (run.train_job, run.evaluate_job) if job is not None]
+        if all(job.state != JobState.QUEUED for job in jobs):
+            return run
+        forecast = self._queue.forecast()
+        measured = run.evaluate_job and self._expected(run.evaluate_job, forecast)
+        return run.model_copy(
+            update={"train_job": self._expected(run.train_job, forecast), "evaluate_job": measured}
+        )
 
 
 def _is_gateway(pid: int) -> bool:

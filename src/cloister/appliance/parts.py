@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloister.appliance.catalogue import Catalogue
+from cloister.appliance.devices import Devices
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.seal import Seal
 from cloister.appliance.store import StateStore
@@ -24,3 +25,4 @@ class Parts:
     recorder: Recorder
     catalogue: Catalogue
     launcher: LauncherClient
+    devices: Devices

@@ -11,23 +11,26 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import structlog
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from cloister.api import JobState, Result, SandboxState
 from cloister.appliance import records
 from cloister.appliance.documents import in_memory, worker_documents
 from cloister.appliance.endings import Endings
 from cloister.appliance.following import Follower
+from cloister.appliance.forecast import starts, typical
 from cloister.appliance.handed import Handed
 from cloister.appliance.intake import HELD_UP, Intake
 from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, SHORT, Finished, announce, job_row, new_job
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
+from cloister.appliance.room import Room, need_of
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
@@ -48,12 +51,18 @@ SOURCE_WAIT_S = 120.0
 class Queue:
     """Starts jobs as slots allow, follows them, and takes in what they made."""
 
-    def __init__(self, parts: Parts, *, refuse_work: Callable[[], None], on_done: Finished) -> None:
+    def __init__(
+        self, parts: Parts, *, refuse_work: Callable[[], None], on_done: Finished, room: Room | None = None
+    ) -> None:
         self._parts = parts
         self._state = parts.state
         self._recorder = parts.recorder
         self._launcher = parts.launcher
         self._limits = parts.settings.queue
+        self._devices = parts.devices
+        self._room = room or Room(parts.settings.queue, parts.home.root)
+        self.lacking: dict[str, str] = {}
+        """What waiting jobs wait for besides their turn."""
         self._refuse_work = refuse_work
         self._handed = Handed()
         self._endings = Endings(parts, self._handed)
@@ -128,7 +137,8 @@ class Queue:
             if row.state in PENDING:
                 row.stopping = final
 
-        await self._recorder.record_taking_away(peer, "job.cancel", job_id, alongside=keep)
+        action = {JobState.PAUSED: "job.pause", JobState.QUEUED: "job.yield"}.get(final, "job.cancel")
+        await self._recorder.record_taking_away(peer, action, job_id, alongside=keep)
         if job_id in self._tasks:
             self._endings.stop_as(job_id, final)
             try:
@@ -144,8 +154,30 @@ class Queue:
             raise Conflict(f"the job is {state} already", where=job_id)
         self._endings.end(job_id, final)
 
-    async def resume(self, peer: Peer, job_id: str) -> None:
-        """Queue a job that was cut off again; a run goes on from its last checkpoint."""
+    async def pause(self, peer: Peer, job_id: str) -> None:
+        """Stop a job at a checkpoint and let go of its device, until `resume`. Errors: NotFound, Conflict."""
+        with self._state.read() as session:
+            row = session.get(JobRow, job_id)
+        if row is not None and row.verb not in RESUMABLE:
+            raise Conflict(f"{row.verb} cannot pause", where=job_id, remedy="Wait for its end, or cancel it.")
+        await self.cancel(peer, job_id, JobState.PAUSED)
+
+    async def make_way(self) -> None:
+        """Have the run of lowest priority, the youngest of those, write a checkpoint and go back into the queue."""
+        with self._state.read() as session:
+            rows = [session.get_one(JobRow, job_id) for job_id in self.running]
+        able = [row for row in rows if row.verb in RESUMABLE and not self._endings.is_stopping(row.job_id)]
+        if able:
+            least = min(able, key=lambda row: (row.priority, -row.created_at.timestamp()))
+            with contextlib.suppress(Conflict):
+                await self.cancel(None, least.job_id, JobState.QUEUED)
+
+    async def retry(self, peer: Peer, job_id: str) -> None:
+        """Queue a job that ended without its result again, from its beginning. Errors: NotFound, Conflict."""
+        await self.resume(peer, job_id, fresh=True)
+
+    async def resume(self, peer: Peer, job_id: str, *, fresh: bool = False) -> None:
+        """Queue a job that was cut off or paused again; a run goes on from its last checkpoint, unless `fresh`."""
         with self._state.read() as session:
             row = session.get(JobRow, job_id)
             if row is None:
@@ -157,22 +189,60 @@ class Queue:
                 f"{row.verb} cannot resume", where=job_id, remedy="Start it again with its source."
             )
         self._refuse_work()
-        await self._recorder.record(peer, "job.resume", job_id)
+        await self._recorder.record(peer, "job.retry" if fresh else "job.resume", job_id)
         with self._state.change() as change:
             row = job_row(change, job_id)
             refuse_shredded_job(change.session, row)
             self._refuse_resume(row)
-            row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, True, None, None
+            row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, not fresh, None, None
             row.stopping = None
+            if fresh:
+                row.progress, row.metrics = None, {}
             announce(change, row)
         self._wake.set()
 
     @staticmethod
     def _refuse_resume(row: JobRow) -> None:
-        if row.state not in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED):
+        if row.state not in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED, JobState.PAUSED):
             raise Conflict(
                 f"the job is {row.state}; only one that ended without its result resumes", where=row.job_id
             )
+
+    def order(self) -> list[JobRow]:
+        """What waits for a heavy place, the one that starts next first."""
+        with self._state.read() as session:
+            queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
+            last_start = _last_starts(session)
+            running = [row for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None]
+        holders = [row.requested_by for row in running if row.verb not in SHORT]
+        waiting = [row for row in queued if row.verb not in SHORT and row.job_id not in self._tasks]
+        return list(in_turn(waiting, holders, last_start))
+
+    def forecast(self) -> dict[str, tuple[int, float | None]]:
+        """Position, from 1, and estimated seconds to the start of each job that waits for a heavy place."""
+        waiting = self.order()
+        if not waiting:
+            return {}
+        with self._state.read() as session:
+            ended = session.scalars(
+                select(JobRow)
+                .where(JobRow.state == JobState.DONE, JobRow.started_at.is_not(None))
+                .order_by(JobRow.ended_at.desc())
+                .limit(200)
+            ).all()
+            running = [session.get_one(JobRow, job_id) for job_id in self._tasks]
+        durations: dict[str, list[float]] = {}
+        for row in reversed(ended):
+            if row.started_at is not None and row.ended_at is not None:
+                durations.setdefault(row.verb, []).append((row.ended_at - row.started_at).total_seconds())
+        remaining = [(row.progress or {}).get("remaining_s") for row in running if row.verb not in SHORT]
+        estimates = starts(
+            [row.verb for row in waiting], remaining, len(self._devices.places), typical(durations)
+        )
+        return {
+            row.job_id: (number, estimate)
+            for number, (row, estimate) in enumerate(zip(waiting, estimates, strict=True), 1)
+        }
 
     def counts(self) -> dict[str, int]:
         with self._state.read() as session:
@@ -219,6 +289,9 @@ class Queue:
         for row in rows:
             if row.stopping is not None:
                 self._endings.stop_as(row.job_id, JobState(row.stopping))
+            goes_on = row.job_id in sandboxes or row.result
+            if row.state == JobState.RUNNING and row.verb not in SHORT and goes_on:
+                self._devices.keep(row.job_id, row.device)
             if row.state == JobState.RUNNING and row.job_id in sandboxes:
                 self._spawn(row.job_id, self._adopt(row.job_id))
             elif row.state == JobState.RUNNING and row.result:
@@ -285,19 +358,52 @@ class Queue:
         with self._state.read() as session:
             queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
             running = [row for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None]
-            starts = session.execute(
-                select(JobRow.requested_by, func.max(JobRow.started_at))
-                .where(JobRow.started_at.is_not(None))
-                .group_by(JobRow.requested_by)
-            )
-            last_start = {account: started for account, started in starts if started is not None}
-        for short, slots in ((True, self._limits.light_slots), (False, self._limits.heavy_slots)):
+            last_start = _last_starts(session)
+        self.lacking = {
+            job_id: why for job_id, why in self.lacking.items() if job_id in {r.job_id for r in queued}
+        }
+        for short in (True, False):
             holders = [row.requested_by for row in running if (row.verb in SHORT) is short]
             waiting = [
                 row for row in queued if (row.verb in SHORT) is short and row.job_id not in self._tasks
             ]
-            for row in islice(in_turn(waiting, holders, last_start), max(0, slots - len(holders))):
-                self._spawn(row.job_id, self._start_and_follow(row.job_id))
+            slots = self._limits.light_slots - len(holders) if short else self._devices.free
+            for row in islice(in_turn(waiting, holders, last_start), max(0, slots)):
+                if not self._fits(row):
+                    break  # nobody overtakes it, or it might wait for ever
+                if short:
+                    self._spawn(row.job_id, self._start_and_follow(row.job_id, None))
+                else:
+                    self._spawn(
+                        row.job_id, self._start_and_follow(row.job_id, self._devices.take(row.job_id))
+                    )
+
+    def _fits(self, row: JobRow) -> bool:
+        """Whether there is room for it now. What could never fit is ended, and says why."""
+        need = need_of(row.verb, self._base_bytes(row), self._devices.places[0])
+        lacks, never = self._room.lacks(need), self._room.never(need)
+        if lacks is None:
+            self.lacking.pop(row.job_id, None)
+            return True
+        if never is not None:
+            self._spawn(row.job_id, self._never(row.job_id, never))
+        elif self.lacking.get(row.job_id) != lacks:
+            log.info("job.waits", job=row.job_id, cause=lacks.partition(":")[0])
+        self.lacking[row.job_id] = lacks
+        return False
+
+    def _base_bytes(self, row: JobRow) -> int:
+        base = row.inputs.get("base")
+        if base is None:
+            return 0
+        with self._state.read() as session:
+            stored = session.get(ObjectRow, (base["object_id"], base["version"]))
+        return stored.sealed_bytes if stored is not None else 0
+
+    async def _never(self, job_id: str, why: str) -> None:
+        raise JobFailed(
+            f"the job {why}", where=job_id, remedy="Use a smaller base model, or a larger machine."
+        )
 
     def _spawn(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
@@ -316,13 +422,14 @@ class Queue:
             finally:
                 self._tasks.pop(job_id, None)
                 self._endings.forget(job_id)
+                self._devices.release(job_id)
                 self._wake.set()
 
         self._tasks[job_id] = asyncio.create_task(guarded())
 
     # --- one job -----------------------------------------------------------------------------
 
-    async def _start_and_follow(self, job_id: str) -> None:
+    async def _start_and_follow(self, job_id: str, device: str | None) -> None:
         delivery = self._handed.take_delivery(job_id)
         try:
             self._refuse_work()
@@ -334,6 +441,7 @@ class Queue:
             unwritten = self._handed.take_unwritten(job_id)
             if row.verb in SHORT - LIGHT and not unwritten:
                 raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
+            row.device = device
             document, spec = worker_documents(self._parts, row, roles, unwritten)
             try:
                 await self._recorder.record(
@@ -354,6 +462,7 @@ class Queue:
             with self._state.change() as change:
                 row = job_row(change, job_id)
                 row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
+                row.device = device
                 row.attempts, row.result = row.attempts + 1, {}
                 announce(change, row)
             memory = in_memory(document)
@@ -395,3 +504,13 @@ class Queue:
             await asyncio.gather(task, return_exceptions=True)
         if self._endings.is_pending(job_id):
             await self._endings.fail(job_id, records.problem(error))
+
+
+def _last_starts(session: Session) -> dict[str, datetime]:
+    """When a job of each account last started."""
+    starts = session.execute(
+        select(JobRow.requested_by, func.max(JobRow.started_at))
+        .where(JobRow.started_at.is_not(None))
+        .group_by(JobRow.requested_by)
+    )
+    return {account: started for account, started in starts if started is not None}

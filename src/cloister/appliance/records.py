@@ -64,6 +64,7 @@ def job(row: JobRow) -> Job:
         metrics=row.metrics,
         result=row.result,
         error=Problem.model_validate(row.error) if row.error else None,
+        device=row.device,
     )
 
 
@@ -143,6 +144,7 @@ def deployment(row: DeploymentRow, socket: str | None) -> Deployment:
         created_by=row.created_by,
         restarts=row.restarts,
         error=Problem.model_validate(row.error) if row.error else None,
+        device=row.device,
     )
 
 

@@ -164,6 +164,18 @@ class Requests:
         await self._queue.resume(peer, cut.job_id)
         return self._shown(run.run_id)
 
+    async def retry_run(self, peer: Peer, reference: str) -> Run:
+        """Begin whichever job of the run ended without its result anew. Errors: NotFound, Conflict."""
+        run = self._shown(reference)
+        await self._queue.retry(peer, (run.evaluate_job or run.train_job).job_id)
+        return self._shown(run.run_id)
+
+    async def pause_run(self, peer: Peer, reference: str) -> Run:
+        """Stop it at a checkpoint and let go of its device. Errors: NotFound, Conflict."""
+        run = self._shown(reference)
+        await self._queue.pause(peer, (run.evaluate_job or run.train_job).job_id)
+        return self._shown(run.run_id)
+
     async def cancel_run(self, peer: Peer, reference: str) -> Run:
         run = self._shown(reference)
         await self._queue.cancel(peer, (run.evaluate_job or run.train_job).job_id)

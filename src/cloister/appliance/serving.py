@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -57,7 +58,10 @@ class NeverReady(Unavailable):
 class Serving:
     """Every deployment of this appliance, each with one task that keeps it as it should be."""
 
-    def __init__(self, parts: Parts, approvals: Approvals) -> None:
+    def __init__(
+        self, parts: Parts, approvals: Approvals, *, make_way: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._make_way = make_way
         self._parts = parts
         self._approvals = approvals
         self._home = parts.home
@@ -149,6 +153,8 @@ class Serving:
         for row in rows:
             if row.state in LIVE:
                 adopted = row.deployment_id in sandboxes
+                if adopted and self._settings.serving.claim != "share":
+                    self._parts.devices.keep(row.deployment_id, row.device)
                 if not adopted:
                     self._set(row.deployment_id, DeploymentState.RESTARTING)
                 self._keep(row.deployment_id, adopted=adopted)
@@ -175,7 +181,11 @@ class Serving:
     def _keep(self, deployment_id: str, *, adopted: bool) -> None:
         task = asyncio.create_task(self._keep_running(deployment_id, adopted=adopted))
         self._tasks[deployment_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(deployment_id, None))
+        task.add_done_callback(lambda _: self._gone(deployment_id))
+
+    def _gone(self, deployment_id: str) -> None:
+        self._tasks.pop(deployment_id, None)
+        self._parts.devices.release(deployment_id)
 
     async def _keep_running(self, deployment_id: str, *, adopted: bool) -> None:
         attempt = 0
@@ -184,7 +194,7 @@ class Serving:
             try:
                 if not adopted:
                     await self._parts.seal.opened.wait()
-                    await self._launch(deployment_id)
+                    await self._launch(deployment_id, await self._claim(deployment_id))
                 adopted = False
                 problem = await self._watch(deployment_id)
             except NeverReady as error:
@@ -227,15 +237,30 @@ class Serving:
         if not done:
             self._set(deployment_id, DeploymentState.FAILED, problem)
 
-    async def _launch(self, deployment_id: str) -> None:
+    async def _claim(self, deployment_id: str) -> str:
+        """A device, as the settings say: shared with jobs, or one's own, for which runs make way or are waited for."""
+        devices, claim = self._parts.devices, self._settings.serving.claim
+        if claim == "share":
+            return devices.shared()
+        device = devices.take(deployment_id)
+        if device is None:
+            with self._state.change() as change:
+                change.event("deployment.waiting", deployment_id, claim=claim)
+            if claim == "yield":
+                await self._make_way()
+            device = await devices.wait(deployment_id)
+        return device
+
+    async def _launch(self, deployment_id: str, device: str) -> None:
         with self._state.read() as session:
             row = session.get_one(DeploymentRow, deployment_id)
+            row.device = device
             model = session.scalars(select(ObjectRow).where(ObjectRow.object_id == row.model)).one()
         document, spec = engine_documents(self._parts, row, model)
         await self._recorder.record(None, "engine.start", deployment_id, model.object_id)
         with self._state.change() as change:
             live = change.session.get_one(DeploymentRow, deployment_id)
-            live.last_event = 0
+            live.last_event, live.device = 0, device
             live.restarts += live.state == DeploymentState.RESTARTING
         memory = in_memory(document)
         try:

@@ -80,6 +80,7 @@ class JobRow(Base):
     attempts: Mapped[int] = mapped_column(default=0)
     resume: Mapped[bool] = mapped_column(default=False)
     stopping: Mapped[str | None] = mapped_column(String(16))
+    device: Mapped[str | None] = mapped_column(String(16))
     last_event: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
     metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -118,6 +119,7 @@ class DeploymentRow(Base):
     restarts: Mapped[int] = mapped_column(default=0)
     last_event: Mapped[int] = mapped_column(default=0)
     error: Mapped[dict[str, Any] | None]
+    device: Mapped[str | None] = mapped_column(String(16))
 
 
 class ClientRow(Base):

@@ -105,6 +105,14 @@ def describe(job: Job) -> str:
         parts.append(f"{progress.stage} {progress.done}/{progress.total}")
         if progress.remaining_s is not None:
             parts.append(f"{duration(progress.remaining_s)} left")
+    if job.state == "queued" and job.position is not None:
+        parts.append(f"number {job.position} to start")
+        if job.waits_for is not None:
+            parts.append(f"waits for {job.waits_for}")
+        elif job.starts_in_s is not None:
+            parts.append(f"in about {duration(job.starts_in_s)}")
+    if job.state == "running" and (job.device or "cpu") != "cpu":
+        parts.append(str(job.device))
     for name in ("loss", "holdout_loss", "tokens_per_s"):
         if name in job.metrics:
             parts.append(f"{name} {job.metrics[name]:.4g}")

@@ -233,7 +233,7 @@ def resume(
     watch_: Annotated[bool, typer.Option("--watch", "-w", help="Show progress.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Go on from the last checkpoint of a run that was cut off."""
+    """Go on from the last checkpoint of a run that was paused, stopped or cut off."""
     with connect() as client:
         run = client.resume_run(reference)
         if watch_:
@@ -244,6 +244,24 @@ def resume(
         _print_evaluation(run)
     else:
         say(f"{visible(run.name)} is queued again.")
+
+
+@app.command()
+def pause(reference: Reference, json: JsonFlag = False) -> None:
+    """Stop a run at a checkpoint and free its device for others, until `run resume`."""
+    with connect() as client, leaving("it is being paused all the same.", "See `cloister run list`."):
+        run = client.pause_run(reference)
+    print_json(run) if json else say(
+        f"{visible(run.name)} is being paused: `cloister run resume {run.name}`."
+    )
+
+
+@app.command()
+def retry(reference: Reference, json: JsonFlag = False) -> None:
+    """Begin a run anew that failed or was stopped; its checkpoints are given up."""
+    with connect() as client:
+        run = client.retry_run(reference)
+    print_json(run) if json else say(f"{visible(run.name)} is queued anew.")
 
 
 @app.command()

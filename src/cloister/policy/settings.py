@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -34,7 +34,18 @@ class SandboxSettings(_Section):
 class QueueSettings(_Section):
     """How many jobs run at once."""
 
-    heavy_slots: int = Field(default=1, ge=1, le=64, description="training, evaluation and merging at once")
+    devices: Literal["auto", "cpu"] | tuple[Annotated[int, Field(ge=0, le=255)], ...] = Field(
+        default="auto", description="auto: all GPUs, or the CPU where there are none; cpu; or GPUs by number"
+    )
+    heavy_slots: int = Field(
+        default=1, ge=1, le=64, description="training, evaluation and merging at once on the CPU; one a GPU"
+    )
+    memory_reserve_gib: float = Field(
+        default=1.0, ge=0, le=1e6, description="memory that no start may use up"
+    )
+    disk_reserve_gib: float = Field(
+        default=1.0, ge=0, le=1e6, description="disk of the home that no start may use up"
+    )
     light_slots: int = Field(default=2, ge=1, le=64, description="imports at once")
     threads: int = Field(default=0, ge=0, description="CPU threads of one job; 0: as many as there are cores")
     stop_grace_s: float = Field(
@@ -49,7 +60,12 @@ class QueueSettings(_Section):
 
 
 class ServingSettings(_Section):
-    """How long an engine may take."""
+    """How long an engine may take, and how it comes to a device."""
+
+    claim: Literal["wait", "yield", "share"] = Field(
+        default="share",
+        description="wait: for a free device, before any job; yield: runs make way; share: beside them",
+    )
 
     start_limit_s: float = Field(
         default=1800.0,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Measure; returns the report's numbers."""
     config = EvaluateConfig.model_validate(job.config)
-    measuring.use_threads(job)
+    measuring.prepare_torch(job)
     with ExitStack() as stack:
         given = measuring.open_measured(job, stack, max_rows=config.max_rows, seed=config.seed)
         base, adapter, holdout = given.base, given.adapter, given.holdout

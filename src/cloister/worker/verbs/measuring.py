@@ -14,7 +14,7 @@ import torch
 
 from cloister.api import JobDocument
 from cloister.datasets.reader import DatasetReader
-from cloister.errors import InvalidInput
+from cloister.errors import InvalidInput, JobFailed
 from cloister.models.adapter import load_adapter
 from cloister.models.load import load_base
 from cloister.training.fused import fuse
@@ -91,7 +91,16 @@ def load_tuned(job: JobDocument, base: ObjectReader, adapter: ObjectReader) -> T
     return Tuned(model.eval(), tokenizer, int(adapter.manifest.details["max_length"]))
 
 
-def use_threads(job: JobDocument) -> None:
-    """As many threads as the job was given; 0 leaves torch's choice."""
+def prepare_torch(job: JobDocument) -> None:
+    """As many threads as the job was given (0 leaves torch's choice), on the device that it was given.
+
+    Errors: JobFailed where torch does not find that device.
+    """
     if job.threads:
         torch.set_num_threads(job.threads)
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise JobFailed(
+            "The job was given a GPU, and torch finds none in the sandbox.",
+            remedy="`cloister doctor` says why: the driver, or an installation without CUDA. To use the CPU, set "
+            "`queue.devices: cpu`.",
+        )

@@ -49,7 +49,7 @@ class Candidate:
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Merge; returns the figures of both candidates."""
     config = MergeConfig.model_validate(job.config)
-    measuring.use_threads(job)
+    measuring.prepare_torch(job)
     with ExitStack() as stack:
         given = measuring.open_measured(job, stack, max_rows=config.max_rows, seed=config.seed)
         base, adapter, holdout = given.base, given.adapter, given.holdout

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Fine-tune; returns what the authority keeps of it."""
     config = TrainConfig.model_validate(job.config)
-    measuring.use_threads(job)
+    measuring.prepare_torch(job)
     with ExitStack() as stack:
         dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
         base = stack.enter_context(opening.open_object(job, "base"))

@@ -1,0 +1,260 @@
+"""Devices, room and forecasts: who holds what, what waits and why, and what a pause gives back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from authority_world import PEER, World, moment
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloister.api import DeploymentState, JobState, ObjectKind, ServeRequest
+from cloister.appliance.devices import Devices, gpu_of, gpus_present
+from cloister.appliance.forecast import starts, typical
+from cloister.appliance.room import GIB, Room, memory_of, need_of
+from cloister.errors import Conflict, InvalidInput
+from cloister.policy.settings import QueueSettings
+
+
+def test_gpus_are_seen_by_their_device_nodes(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia12", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert gpus_present(tmp_path) == (0, 12)
+    assert gpus_present(tmp_path / "gone") == ()
+    assert (gpu_of("cuda:12"), gpu_of("cpu")) == (12, None)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "present", "places"),
+    [
+        ("auto", (), ["cpu", "cpu"]),
+        ("auto", (0, 1), ["cuda:0", "cuda:1"]),
+        ("cpu", (0, 1), ["cpu", "cpu"]),
+        ((1,), (0, 1), ["cuda:1"]),
+    ],
+)
+def test_the_settings_choose_the_places(chosen: object, present: tuple[int, ...], places: list[str]) -> None:
+    assert Devices(QueueSettings(devices=chosen, heavy_slots=2), present).places == places
+
+
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    with pytest.raises(InvalidInput, match="GPU number 3"):
+        Devices(QueueSettings(devices=(0, 3)), (0, 1))
+
+
+def test_each_place_has_one_holder_and_engines_come_first() -> None:
+    async def inside() -> None:
+        devices = Devices(QueueSettings(), (0, 1))
+        assert (devices.take("a"), devices.take("b"), devices.take("c")) == ("cuda:0", "cuda:1", None)
+        assert devices.take("a") == "cuda:0", "asked again, it is the same"
+        engine = asyncio.create_task(devices.wait("engine"))
+        await asyncio.sleep(0)
+        devices.release("nobody")
+        devices.release("b")
+        assert devices.free == 0, "it is the engine's"
+        assert await engine == "cuda:1"
+        devices.release("a")
+        assert devices.free == 1 and devices.holder("cuda:1") == ["engine"]
+        assert devices.shared() == "cuda:0"
+
+    asyncio.run(inside())
+
+
+def test_an_engine_that_no_longer_waits_holds_nothing_up() -> None:
+    async def inside() -> None:
+        devices = Devices(QueueSettings(), ())
+        devices.take("a")
+        engine = asyncio.create_task(devices.wait("engine"))
+        await asyncio.sleep(0)
+        engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
+        devices.release("a")
+        assert devices.free == 1 and devices.waiting == ()
+
+    asyncio.run(inside())
+
+
+def test_room_says_what_is_lacking_and_what_never_fits() -> None:
+    memory = {"MemAvailable": 10 * GIB, "MemTotal": 16 * GIB}
+    room = Room(QueueSettings(), Path("/"), memory=lambda field: memory[field], disk=lambda _: 4 * GIB)
+    assert room.lacks(need_of("train", 2 * GIB, "cpu")) is None
+    assert "memory: needs about 13.5 GiB" in (room.lacks(need_of("train", 4 * GIB, "cpu")) or "")
+    assert room.never(need_of("train", 4 * GIB, "cpu")) is None
+    assert "this machine has 16.0" in (room.never(need_of("train", 5 * GIB, "cpu")) or "")
+    assert room.lacks(need_of("train", 4 * GIB, "cuda:0")) is None, "a GPU holds the model itself"
+    assert "disk: needs about 3." in (room.lacks(need_of("merge", int(1.5 * GIB), "cpu")) or "")
+    assert room.lacks(need_of("import", 0, "cpu")) is None
+    assert memory_of("MemTotal") > memory_of("MemAvailable") > 0
+
+
+@given(
+    st.lists(st.sampled_from(["train", "merge", "new"]), max_size=8),
+    st.lists(st.none() | st.floats(0, 1e5), max_size=4),
+    st.integers(0, 4),
+)
+def test_forecasts_are_in_order_and_only_of_what_is_known(
+    waiting: list[str], remaining: list[float | None], places: int
+) -> None:
+    found = starts(waiting, remaining, places, {"train": 60.0, "merge": 5.0})
+    assert len(found) == len(waiting)
+    known = [start for start in found if start is not None]
+    assert known == sorted(known)
+    assert found[len(known) :] == [None] * (len(waiting) - len(known))
+
+
+def test_forecasts() -> None:
+    assert starts(["train", "train"], [30.0], 1, {"train": 100.0}) == [30.0, 130.0]
+    assert starts(["train", "train"], [30.0], 2, {"train": 100.0}) == [0.0, 30.0]
+    assert starts(["train"], [None], 1, {"train": 100.0}) == [None]
+    assert starts(["new", "train"], [30.0], 1, {"train": 100.0}) == [30.0, None]
+    assert typical({"train": [1.0, 2.0, 30.0], "merge": []}) == {"train": 2.0}
+
+
+# --- in the queue ------------------------------------------------------------------------------
+
+
+@moment
+async def test_a_paused_run_gives_its_place_to_the_next_and_goes_on_when_told(here: World) -> None:
+    first = await here.run("first")
+    await here.runs(first)
+    second = await here.run("second")
+    shown = here.authority.overview.job(second)
+    assert shown.position == 1 and shown.state == JobState.QUEUED
+    await here.authority.queue.pause(PEER, first)
+    await here.reaches(first, JobState.PAUSED)
+    await here.runs(second)
+    await here.restart()
+    await here.unlock()
+    await here.until(lambda: here.authority.queue.running == [second])
+    assert here.job(first).state == JobState.PAUSED, "a restart wakes nothing that somebody paused"
+    with pytest.raises(Conflict):
+        await here.authority.queue.pause(PEER, first)
+    here.go.touch()
+    await here.reaches(second, JobState.DONE)
+    await here.authority.queue.resume(PEER, first)
+    await here.reaches(first, JobState.DONE)
+    assert here.job(first).resume and here.actions().count("job.pause") == 1
+
+
+@moment
+async def test_what_waits_can_be_paused_too_and_an_import_cannot(here: World) -> None:
+    first, second = await here.run("first"), await here.run("second")
+    await here.authority.queue.pause(PEER, second)
+    await here.reaches(second, JobState.PAUSED)
+    here.go.touch()
+    await here.reaches(first, JobState.DONE)
+    await asyncio.sleep(0.1)
+    assert here.job(second).attempts == 0
+    with pytest.raises(Conflict, match="done already"):
+        await here.authority.queue.pause(PEER, first)
+
+
+@moment
+async def test_a_retry_begins_anew(here: World) -> None:
+    job_id = await here.run()
+    await here.runs(job_id)
+    await here.authority.queue.cancel(PEER, job_id)
+    await here.reaches(job_id, JobState.CANCELLED)
+    left = here.home.output_folder(job_id) / "checkpoints" / "old"
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    here.go.touch()
+    await here.authority.queue.retry(PEER, job_id)
+    await here.reaches(job_id, JobState.DONE)
+    assert not here.job(job_id).resume and not left.exists()
+    assert "job.retry" in here.actions()
+
+
+@moment
+async def test_what_does_not_fit_waits_and_says_so(here: World) -> None:
+    queue = here.authority.queue
+    memory = {"MemAvailable": GIB, "MemTotal": 64 * GIB}
+    queue._room = Room(QueueSettings(), here.home.root, memory=lambda field: memory[field])
+    job_id = await here.run()
+    await here.until(lambda: job_id in queue.lacking)
+    assert (here.authority.overview.job(job_id).waits_for or "").startswith("memory: needs about 1.5 GiB")
+    memory["MemAvailable"] = 8 * GIB
+    await here.runs(job_id)
+    assert job_id not in queue.lacking
+    memory["MemTotal"] = GIB
+    memory["MemAvailable"] = GIB
+    here.go.touch()
+    await here.reaches(job_id, JobState.DONE)
+    never = await here.run("never")
+    await here.reaches(never, JobState.FAILED)
+    assert "this machine has 1.0" in here.job(never).error["detail"]
+
+
+def serve(here: World) -> ServeRequest:
+    here.stored(ObjectKind.MODEL, "merged")
+    return ServeRequest(name="desk", model="merged")
+
+
+@moment
+async def test_an_engine_waits_for_a_place_and_jobs_for_the_engine(here: World) -> None:
+    await here.restart(serving={"claim": "wait"})
+    await here.unlock()
+    first = await here.run("first")
+    await here.runs(first)
+    second = await here.run("second")
+    deployment = await here.authority.serve(PEER, serve(here))
+    await asyncio.sleep(0.3)
+    assert deployment.deployment_id not in await here.running()
+    assert here.authority.serving.listed()[0].device is None
+    here.go.touch()
+    await here.reaches(first, JobState.DONE)
+    await here.until(lambda: here.authority.serving.listed()[0].device == "cpu")
+    await asyncio.sleep(0.3)
+    assert here.job(second).state == JobState.QUEUED, "the engine was first"
+    # Another authority over the same home knows who holds the place.
+    await here.restart(serving={"claim": "wait"})
+    await here.unlock()
+    await asyncio.sleep(0.5)
+    assert here.job(second).state == JobState.QUEUED
+    assert here.authority.devices.holder("cpu") == [deployment.deployment_id]
+    await here.authority.serving.stop(PEER, "desk")
+    await here.reaches(second, JobState.DONE)
+
+
+@moment
+async def test_a_run_makes_way_for_an_engine_and_goes_on_after_it(here: World) -> None:
+    await here.restart(serving={"claim": "yield"})
+    await here.unlock()
+    job_id = await here.run()
+    await here.runs(job_id)
+    deployment = await here.authority.serve(PEER, serve(here))
+    await here.until(lambda: here.authority.serving.listed()[0].device == "cpu")
+    row = here.job(job_id)
+    assert (row.state, row.resume, row.attempts) == (JobState.QUEUED, True, 0)
+    assert "job.yield" in here.actions()
+    here.go.touch()
+    await asyncio.sleep(0.3)
+    assert here.job(job_id).state == JobState.QUEUED
+    await here.authority.serving.stop(PEER, deployment.name)
+    await here.reaches(job_id, JobState.DONE)
+
+
+@moment
+async def test_sharing_engines_hold_nothing(here: World) -> None:
+    await here.authority.serve(PEER, serve(here))
+    await here.until(lambda: here.authority.serving.listed()[0].device == "cpu")
+    job_id = await here.run()
+    here.go.touch()
+    await here.reaches(job_id, JobState.DONE)
+    assert here.authority.serving.listed()[0].state == DeploymentState.STARTING
+
+
+@moment
+async def test_stopping_an_engine_that_waits_lets_go_of_its_turn(here: World) -> None:
+    await here.restart(serving={"claim": "wait"})
+    await here.unlock()
+    first = await here.run("first")
+    await here.runs(first)
+    await here.authority.serve(PEER, serve(here))
+    await asyncio.sleep(0.1)
+    await here.authority.serving.stop(PEER, "desk")
+    second = await here.run("second")
+    here.go.touch()
+    await here.reaches(second, JobState.DONE)
