@@ -340,6 +340,15 @@ class LauncherReply(Document):
 # --- client ↔ authority -----------------------------------------------------------------------
 
 
+ONCE_PATHS = (
+    r"/v1/(runs|models|deployments|policy|(runs|jobs|deployments|clients|datasets|models|approvals|backups|alerts)/"
+    r"[^/]+/(resume|retry|pause|cancel|stop|revoke|hold|release|classify|declassify|shred|give|refuse|withdraw"
+    r"|discard|acknowledge))"
+)
+"""A pattern of the paths whose POST takes an `Idempotency-Key`: sent again with the same key, it is done once.
+Neither these requests nor their answers hold a secret or a row."""
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details. `code` names the class in `cloister.errors`."""
 

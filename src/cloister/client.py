@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +23,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from cloister.api import (
     FINAL_STATES,
+    ONCE_PATHS,
     AddedSlot,
     Alert,
     ApiClient,
@@ -500,13 +503,22 @@ class Client:
 
     def _request(self, method: str, path: str, body: BaseModel | None, **options: Any) -> bytes:
         content = body.model_dump_json() if body is not None else None
-        headers = {"content-type": "application/json"} if body is not None else None
+        headers = {"content-type": "application/json"} if body is not None else {}
+        once = method == "POST" and re.fullmatch(ONCE_PATHS, path) is not None
+        if once:
+            headers["idempotency-key"] = uuid.uuid4().hex
         patience = time.monotonic() + PATIENCE_S
+        sent = False
         while True:
             try:
                 response = self._http.request(method, path, content=content, headers=headers, **options)
             except httpx.TransportError as error:
-                raise self._unavailable(error) from None
+                # Cut off after it was sent, it is sent again under its key: the authority may just have restarted.
+                sent = sent or (once and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError))
+                if not sent or isinstance(error, httpx.TimeoutException) or time.monotonic() > patience:
+                    raise self._unavailable(error) from None
+                time.sleep(0.1)
+                continue
             if response.status_code < 400:
                 return response.content
             refused = _error(response)

@@ -56,6 +56,7 @@ from cloister.appliance.guard import may, may_by, require_guarded
 from cloister.appliance.health_routes import health_routes
 from cloister.appliance.http_erasure import erasure_routes
 from cloister.appliance.policy_routes import policy_routes
+from cloister.appliance.repeats import Repeats
 from cloister.appliance.vault_routes import vault_routes
 from cloister.errors import CloisterError, InvalidInput, NotFound
 from cloister.logs import place
@@ -84,6 +85,7 @@ def _validation_problem(error: RequestValidationError) -> JSONResponse:
 def create_app(authority: Authority) -> FastAPI:
     """The application over one authority."""
     app = FastAPI(title="Cloister", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Repeats, state=authority.state, refuse=_problem)
     app.add_middleware(Bounds, settings=authority.settings.api, refuse=_problem)
     app.state.guard = authority.guard
 

@@ -287,6 +287,20 @@ class PolicySetRow(Base):
     approval_id: Mapped[str | None] = mapped_column(String(15))
 
 
+class ReplyRow(Base):
+    """What a request with an idempotency key was answered; `status` is null until it was. `digest` is SHA-256
+    of path, query and body."""
+
+    __tablename__ = "replies"
+
+    uid: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(index=True)
+    status: Mapped[int | None]
+    body: Mapped[str]
+
+
 class EventRow(Base):
     """`sqlite_autoincrement`: a number is never used twice, even after old events are pruned."""
 
