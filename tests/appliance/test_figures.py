@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 from tests.conftest import Appliance
 
+from cloister import embedded
 from cloister.api import ClientRequest
+from cloister.home import Home
+from cloister.policy import ApiSettings
 
 
 def scrape(appliance: Appliance) -> tuple[str, dict[str, float]]:
@@ -36,3 +47,33 @@ def test_they_are_true_and_hold_no_name(appliance: Appliance) -> None:
     _, after = scrape(appliance)
     assert after["cloister_ledger_entries_total{}"] == appliance.client.ledger().entries
     assert after["cloister_ledger_entries_total{}"] > before["cloister_ledger_entries_total{}"]
+
+
+def test_on_a_loopback_port_where_the_settings_open_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    root = Path(tempfile.mkdtemp(prefix="mp"))
+    home = Home(root / "h")
+    home.root.mkdir()
+    home.settings_file.write_text(json.dumps({"api": {"metrics": address}}))
+    try:
+        embedded.start(home, gateway=False)
+        answer = httpx.get(f"http://{address}/metrics")
+        assert answer.status_code == 200 and "cloister_vault_open 0.0" in answer.text
+        assert str(root) not in answer.text
+        for path in ("/", "/v1/status", "/metrics/x", "/v1/metrics"):
+            assert httpx.get(f"http://{address}{path}").status_code == 404
+        assert httpx.post(f"http://{address}/metrics").status_code == 405
+    finally:
+        embedded.stop(home)
+        shutil.rmtree(root)
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:9421", "192.168.1.1:9421", "127.0.0.1", "127.0.0.1:0", "x:1", "::1"]
+)
+def test_anything_but_loopback_is_refused(address: str) -> None:
+    with pytest.raises(ValidationError):
+        ApiSettings(metrics=address)
+    assert ApiSettings(metrics="[::1]:9421").metrics

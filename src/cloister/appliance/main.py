@@ -13,11 +13,14 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from cloister.appliance.authority import Authority, socket_mode
 from cloister.appliance.http import create_app
+from cloister.appliance.metrics_port import metrics_app, metrics_listener
 from cloister.appliance.peer import PeerProtocol
 from cloister.errors import CloisterError, Conflict
 from cloister.home import Home
@@ -57,15 +60,11 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(home: Home) -> None:
-    settings = load_settings(home.settings_file)
-    authority = Authority(home, settings)
-    if settings.access.roles:
-        home.open_door()
-    server = Server(
+def _server(app: ASGIApp, protocol: Any = "auto") -> Server:
+    return Server(
         uvicorn.Config(
-            create_app(authority),
-            http=PeerProtocol,
+            app,
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -74,11 +73,26 @@ async def serve(home: Home) -> None:
             timeout_graceful_shutdown=GRACEFUL_S,
         )
     )
+
+
+async def serve(home: Home) -> None:
+    settings = load_settings(home.settings_file)
+    authority = Authority(home, settings)
+    if settings.access.roles:
+        home.open_door()
+    server = _server(create_app(authority), PeerProtocol)
+    scraped = settings.api.metrics
+    figures = (_server(metrics_app(authority)), metrics_listener(scraped)) if scraped else None
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
     await authority.start()
     try:
-        await server.serve(sockets=[listen(home.authority_socket, socket_mode(settings))])
+        async with asyncio.TaskGroup() as group:
+            if figures is not None:
+                group.create_task(figures[0].serve(sockets=[figures[1]]))
+            await server.serve(sockets=[listen(home.authority_socket, socket_mode(settings))])
+            if figures is not None:
+                figures[0].should_exit = True
     finally:
         await authority.stop()
         home.authority_socket.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ It knows nothing of who asks; it only says how this machine is set up.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -262,6 +263,24 @@ class ApiSettings(_Section):
     requests_per_s: float = Field(default=200.0, ge=1, le=10_000, description="in the long run")
     burst: int = Field(default=1000, ge=10, le=100_000, description="at once")
     streams: int = Field(default=64, ge=1, le=4096, description="streams of events and entries at a time")
+    metrics: str | None = Field(
+        default=None,
+        description="loopback IP:PORT for Prometheus, open to every account; none: the socket only",
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _is_loopback(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        host, _, port = address.rpartition(":")
+        try:
+            good = ip_address(host.strip("[]")).is_loopback and 0 < int(port) < 65_536
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("a loopback address and a port, such as 127.0.0.1:9421")
+        return address
 
 
 class Settings(_Section):
