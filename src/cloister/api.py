@@ -839,12 +839,13 @@ class BodiesPolicy(Document):
 
 
 class GatewayView(BaseModel):
-    """What the gateway needs to know, as of event number `seq`."""
+    """What the gateway needs to know, as of event number `seq`. `policy` is the digest of the policy set in force."""
 
     seq: int
     clients: list[ApiClient]
     deployments: list[Deployment]
     bodies: BodiesPolicy = BodiesPolicy()
+    policy: str | None = None
 
 
 class Event(BaseModel):

@@ -49,6 +49,8 @@ from cloister.errors import Tampered
 from cloister.ledger import Ledger
 
 CANARY = "canary-8b1f-only-in-prompts-and-answers"
+POLICY = "5e" * 32
+"""The digest of the policy set in force."""
 
 
 def wait_for(what: Callable[[], Any], *, patience: float = 20.0) -> Any:
@@ -208,6 +210,7 @@ class StandInAuthority:
             clients=list(self._clients.values()),
             deployments=list(self._deployments.values()),
             bodies=self.bodies,
+            policy=POLICY,
         )
         return Response(view.model_dump_json(), media_type="application/json")
 

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from gateway_stand_ins import CANARY, GatewayProcess, Site, wait_for
+from gateway_stand_ins import CANARY, POLICY, GatewayProcess, Site, wait_for
 
 from cloister.ledger import Ledger
 from cloister.verifier import verify_log
@@ -50,6 +50,13 @@ def test_without_a_ledger_nothing_is_answered(own_site: Site) -> None:
     site.gateway.stop()
     counted = site.gateway.actions("inference.counted")
     assert sum(e["details"]["count"] for e in counted if e["reason"] == "ledger_unavailable") >= 4
+
+
+def test_entries_name_the_policy_set_in_force(own_site: Site) -> None:
+    own_site.openai().chat.completions.create(**ASK)
+    own_site.gateway.stop()
+    for action in ("inference.intent", "inference.completion"):
+        assert {entry["policy"] for entry in own_site.gateway.actions(action)} == {POLICY}
 
 
 def test_a_stream_whose_completion_cannot_be_recorded_has_no_end(own_site: Site) -> None:

@@ -160,6 +160,7 @@ class Overview:
             clients=self._clients.listed(with_hash=True),
             deployments=self._serving.listed(),
             bodies=self._revealing.policy(),
+            policy=self._policy_sets.in_force.digest,
         )
 
     def objects(self, kind: ObjectKind) -> list[StoredObject]:

@@ -56,6 +56,8 @@ class Directory:
         self.seq = 0
         self.bodies = BodiesPolicy()
         """Which bodies are to be kept."""
+        self.policy: str | None = None
+        """The digest of the policy set in force, for entries."""
 
     def apply(self, view: GatewayView) -> None:
         """Replace everything by `view`."""
@@ -79,6 +81,7 @@ class Directory:
         self._targets = MappingProxyType(targets)
         self.seq = view.seq
         self.bodies = view.bodies
+        self.policy = view.policy
 
     def revoke(self, client_id: str) -> None:
         """Forget a client's keys at once, ahead of the next view."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -52,6 +52,7 @@ class Journal:
         ledger: the gateway's own.
         monotonic: seconds that only grow, for the rate of refusals.
         now: the time of an entry.
+        policy: the digest of the policy set in force, where it is known yet.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Journal:
         *,
         monotonic: Callable[[], float],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        policy: Callable[[], str | None] = lambda: None,
     ) -> None:
+        self._policy = policy
         self._ledger = ledger
         self._monotonic = monotonic
         self._now = now
@@ -248,7 +251,7 @@ class Journal:
         # asyncio.wrap_future in fewer steps: this is on the way of every request, twice.
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
-        durable = self._ledger.submit(entry)
+        durable = self._ledger.submit(replace(entry, policy=self._policy()))
         durable.add_done_callback(lambda done: loop.call_soon_threadsafe(_settle, waiter, done))
         await waiter
 

@@ -90,8 +90,8 @@ async def _run(home: Home, listening: Listening, limits: Limits, origin: str | N
     home.gateway_ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     ledger = Ledger.open(home.gateway_ledger, origin=origin, signer=None)
     try:
-        journal = Journal(ledger, monotonic=time.monotonic)
         directory = Directory(monotonic=time.monotonic, now=time.time)
+        journal = Journal(ledger, monotonic=time.monotonic, policy=lambda: directory.policy)
         engines = EnginePool(loop, connect_s=limits.connect_s, answer_s=limits.engine_s)
         keeper = Keeper(home.bodies, origin)
         gateway = Gateway(directory, journal, engines, limits, keeper)
