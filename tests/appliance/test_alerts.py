@@ -14,12 +14,14 @@ from authority_world import PASSPHRASE, PEER, World, moment
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from pydantic import ValidationError
 
 from cloister.appliance.alarming import Finding
 from cloister.appliance.alerts import Alerts
 from cloister.appliance.state import JobRow
 from cloister.errors import Conflict, NotFound, Unauthenticated
 from cloister.policy import AlertSettings
+from cloister.policy.settings import MailSettings
 
 
 class Looks:
@@ -211,3 +213,78 @@ async def test_a_look_that_fails_does_not_end_all_looking(here: World) -> None:
     finally:
         module.EVERY_S = every
         running.cancel()
+
+
+class Relay:
+    """An SMTP relay that speaks just enough."""
+
+    def __init__(self) -> None:
+        self.mails: list[str] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        def say(line: str) -> None:
+            writer.write(line.encode() + b"\r\n")
+
+        say("220 relay")
+        try:
+            while line := (await reader.readline()).decode().strip():
+                word = line.upper().split(" ")[0]
+                if word in ("EHLO", "HELO"):
+                    say("250 relay")
+                elif word == "DATA":
+                    say("354 go on")
+                    body = (await reader.readuntil(b"\r\n.\r\n")).decode()
+                    self.mails.append(body)
+                    say("250 kept")
+                elif word == "QUIT":
+                    say("221 bye")
+                    break
+                else:
+                    say("250 fine")
+        finally:
+            writer.close()
+
+
+@moment
+async def test_a_mail_goes_to_the_relay_for_each_alert(here: World) -> None:
+    relay = Relay()
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    mail = MailSettings(
+        server=f"127.0.0.1:{port}", sender="cloister@example", to=("ops@example", "duty@example"), tls="none"
+    )
+    look = Looks(FULL)
+    alerts = Alerts(here.authority.state, here.authority.recorder, look, mail=mail)
+    await alerts.refresh()
+    await here.until(lambda: len(relay.mails) == 1)
+    look.findings = []
+    await alerts.refresh()
+    await here.until(lambda: len(relay.mails) == 2)
+    raised, cleared = relay.mails
+    assert "To: ops@example, duty@example" in raised and "critical disk raised" in raised
+    assert "cause    0.1 GiB are free" in raised and "next     cloister dataset list" in raised
+    assert "critical disk cleared" in cleared
+    server.close()
+    await alerts.refresh()
+    look.findings = [FULL]
+    await alerts.refresh()  # nobody listens any more: that is logged, and holds nothing up
+    assert alerts.listed()[0].key == "disk"
+    await alerts.stop()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"server": "relay"},
+        {"server": "relay:25\r\nX: y"},
+        {"sender": "a@b\r\nBcc: c@d"},
+        {"to": ["not an address"]},
+        {"to": []},
+        {"tls": "maybe"},
+    ],
+)
+def test_mail_settings_that_are_none(wrong: dict[str, object]) -> None:
+    good = {"server": "relay.example:25", "sender": "cloister@example", "to": ["ops@example"]}
+    assert MailSettings.model_validate(good).tls == "starttls"
+    with pytest.raises(ValidationError):
+        MailSettings.model_validate({**good, **wrong})

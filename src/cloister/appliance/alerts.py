@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+import smtplib
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
 from sqlalchemy import select
 
 from cloister.api import Alert
+from cloister.appliance import mailing
 from cloister.appliance.alarming import Finding
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
@@ -22,6 +25,7 @@ from cloister.appliance.state import AlertRow
 from cloister.appliance.store import StateStore
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace
 from cloister.logs import place
+from cloister.policy.settings import MailSettings
 
 log = structlog.get_logger()
 
@@ -38,7 +42,9 @@ class Alerts:
         recorder: Recorder,
         look: Callable[[], Awaitable[list[Finding]]],
         hook: str | None = None,
+        mail: MailSettings | None = None,
     ) -> None:
+        self._mail = mail
         self._state = state
         self._recorder = recorder
         self._look = look
@@ -131,10 +137,22 @@ class Alerts:
             await self._recorder.record(None, action, key, reason=cause[:500], severity=severity)
 
     def _tell(self, what: str, alert: Alert) -> None:
+        ways: list[Coroutine[Any, Any, None]] = []
         if self._hook is not None:
-            task = asyncio.create_task(self._run_hook({"alert": what, **alert.model_dump(mode="json")}))
+            ways.append(self._run_hook({"alert": what, **alert.model_dump(mode="json")}))
+        if self._mail is not None:
+            ways.append(self._send_mail(what, alert, self._mail))
+        for way in ways:
+            task = asyncio.create_task(way)
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
+
+    async def _send_mail(self, what: str, alert: Alert, settings: MailSettings) -> None:
+        message = mailing.message_of(what, alert, settings, socket.gethostname())
+        try:
+            await asyncio.to_thread(mailing.send, message, settings)
+        except (OSError, smtplib.SMTPException) as error:
+            log.warning("alert.mail", cause=type(error).__name__)
 
     async def _run_hook(self, document: dict[str, Any]) -> None:
         assert self._hook is not None

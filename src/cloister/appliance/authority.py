@@ -176,7 +176,9 @@ class Authority:
             self.auditing,
             self.forgetting,
         )
-        self.alerts = Alerts(self.state, self.recorder, self._alarming.look, settings.alerts.hook)
+        self.alerts = Alerts(
+            self.state, self.recorder, self._alarming.look, settings.alerts.hook, settings.alerts.mail
+        )
         self.figures = Figures(parts, self.queue, self.serving, self.alerts, self.exporting)
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0

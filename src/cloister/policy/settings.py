@@ -227,6 +227,27 @@ class DataSettings(_Section):
     )
 
 
+_ADDRESS = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}$"
+
+
+class MailSettings(_Section):
+    """A relay that takes alerts as mail."""
+
+    server: str = Field(
+        pattern=r"^[A-Za-z0-9.\[\]:-]{1,253}:[0-9]{1,5}$", description="HOST:PORT of the relay"
+    )
+    sender: str = Field(pattern=_ADDRESS, description="address that the mails come from")
+    to: tuple[Annotated[str, Field(pattern=_ADDRESS)], ...] = Field(
+        min_length=1, max_length=32, description="addresses that they go to"
+    )
+    tls: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="how the way is protected"
+    )
+    ca: str | None = Field(
+        default=None, description="PEM file that the relay's certificate must lead to; none: the system's"
+    )
+
+
 class AlertSettings(_Section):
     """When somebody has to look, and how they are told."""
 
@@ -248,6 +269,8 @@ class AlertSettings(_Section):
     hook: str | None = Field(
         default=None, description="program that gets each alert as JSON on standard input, absolute path"
     )
+
+    mail: MailSettings | None = Field(default=None, description="a relay that gets each alert as a mail")
 
     @field_validator("hook")
     @classmethod
