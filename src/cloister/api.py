@@ -8,16 +8,27 @@ answer; only `JobDocument` holds keys, and it only ever lies in memory.
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-"""What people call a thing: lower-case letters, digits, `.`, `_`, `-`; at most 63 characters."""
+_ID = r"^[a-z]{2}-[0-9a-hjkmnp-tv-z]{12}$"
 
-ObjectId = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}-[0-9a-hjkmnp-tv-z]{12}$")]
+
+def _no_id(name: str) -> str:
+    """A name that looked like an id could stand for another thing than it says."""
+    if re.match(_ID, name):
+        raise ValueError("a name does not have the form of an id")
+    return name
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$"), AfterValidator(_no_id)]
+"""What people call a thing: lower-case letters, digits, `.`, `_`, `-`; at most 63 characters, and no id."""
+
+ObjectId = Annotated[str, StringConstraints(pattern=_ID)]
 """Two letters for the kind, a dash, twelve characters of Crockford's base 32."""
 
 
@@ -979,8 +990,9 @@ class Alert(BaseModel):
 class Approval(BaseModel):
     """Something that was asked for and takes somebody else's approval, frozen under `digest`.
 
-    `summary` says what it is, for a person; `document` is what a signature signs, to the byte. `thing` is
-    what it is done to. An approval of a deployment may be used again while it stands, every other once.
+    `summary` says what it is, for a person; `document` is what a signature signs, to the byte. `diff` is how
+    proposed policies differ from those in force, where one approval is asked for. `thing` is what it is done
+    to. An approval of a deployment may be used again while it stands, every other once.
     """
 
     approval_id: str
@@ -1004,6 +1016,7 @@ class Approval(BaseModel):
     signature: str | None = None
     signer: str | None = None
     used_at: datetime | None = None
+    diff: str | None = None
 
 
 class ApprovalDecision(Document):

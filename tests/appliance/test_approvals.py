@@ -160,7 +160,7 @@ def test_a_shred_waits_for_somebody_else_and_then_goes_through(act: Act, people:
     assert with_class == "confidential"
     dataset(act, "inner", "restricted")
     asked = act("steward", shred("plain"))
-    assert asked["code"] == "approval-needed" and "signed" in asked["told"]
+    assert asked["code"] == "approval-needed" and "signs it with their SSH key" in asked["told"]
     again = act("steward", shred("plain"))
     assert again["approval"] == asked["approval"], "asked twice, it is one request"
     shown = act("approver", lambda client: client.approval(asked["approval"]).model_dump(mode="json"))
@@ -371,6 +371,19 @@ def test_a_policy_set_changes_by_approval_and_voids_what_waited(
     assert asked["code"] == "approval-needed"
     summary = act("approver", lambda client: client.approval(asked["approval"]).summary)
     assert any("run.start on a Run (public), admin: no to yes" in line for line in summary)
+    assert "policies added: admin-trains" in summary and "schema: as before" in summary
+    diff = act("approver", lambda client: client.approval(asked["approval"]).diff)
+    assert '+@id("admin-trains")' in diff
+    weaker = PolicyProposal(
+        files={
+            **shipped.files,
+            "separation.cedar": '@id("nothing")\nforbid (principal in Role::"gateway", action, resource);',
+        }
+    )
+    blunt = act("admin", lambda client: client.propose_policies(weaker).digest)["approval"]
+    told = "\n".join(act("approver", lambda client: client.approval(blunt).summary))
+    assert "not-the-same-person-at-two-gates" in told and "come out otherwise: approvals.json: " in told
+    asked = act("admin", lambda client: client.propose_policies(proposal).digest)
     own = act("adminapprover", lambda client: client.propose_policies(proposal).digest)["approval"]
     assert give(act, "adminapprover", own, lambda text: sign(keys, "adminapprover", text))["code"] == "denied"
     assert give(act, "approver", asked["approval"], lambda text: sign(keys, "approver", text)) == "approved"

@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 from authority_world import World, moment
+from pydantic import ValidationError
+from sqlalchemy import select
 
 from cloister.api import (
     ApprovalDecision,
+    ClassifyRequest,
     DatasetImport,
     Deployment,
     ImportConfig,
+    JobState,
     ObjectKind,
     Run,
     RunRequest,
@@ -27,10 +31,11 @@ from cloister.api import (
 from cloister.appliance.approvals import Approvals
 from cloister.appliance.classifying import classify
 from cloister.appliance.facts import dataset_class
+from cloister.appliance.freezing import freeze_declassify, freeze_shred
 from cloister.appliance.ids import new_id
 from cloister.appliance.peer import Peer
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
-from cloister.errors import ApprovalNeeded, CloisterError, Conflict, Denied
+from cloister.errors import ApprovalNeeded, CloisterError, Conflict, Denied, InvalidInput
 from cloister.policy.roles import Standing
 
 OPERATOR, OTHER, APPROVER, SECOND, TRAINER = (Peer(1, 40_000 + n, 40_000 + n) for n in range(5))
@@ -263,3 +268,131 @@ async def test_an_appliance_of_one_account_asks_nobody(gates: Gates) -> None:
     )
     assert done.state == "done"
     assert world.authority.approvals.listed() == []
+
+
+@gated
+async def test_a_paused_run_does_not_go_on_once_its_data_is_restricted(gates: Gates) -> None:
+    world = gates.world
+    data = world.stored(ObjectKind.DATASET, "notes")
+    world.stored(ObjectKind.BASE, "small")
+    with world.authority.state.change() as change:
+        classify(change, data, "confidential", "x")
+    run = await gates.train(RunRequest(name="one", dataset="notes", base="small"))
+    job_id = run.train_job.job_id
+    await world.runs(job_id)
+    await world.authority.queue.pause(TRAINER, job_id)
+    await world.reaches(job_id, JobState.PAUSED)
+    with world.authority.state.change() as change:
+        classify(change, data, "restricted", "x")
+    asked = await needed(world.authority.requests.resume_run(TRAINER, "one"))
+    assert await needed(world.authority.requests.retry_run(TRAINER, "one")) == asked
+    assert await needed(world.authority.queue.resume(TRAINER, job_id)) == asked
+    await gates.approve(APPROVER, asked)
+    await world.authority.requests.resume_run(TRAINER, "one")
+    await world.runs(job_id)
+    await world.authority.queue.pause(TRAINER, job_id)
+    await world.reaches(job_id, JobState.PAUSED)
+    await world.authority.requests.resume_run(TRAINER, "one")  # what was approved goes on under that approval
+    await world.runs(job_id)
+
+
+@gated
+async def test_a_name_is_never_taken_for_an_id(gates: Gates) -> None:
+    world = gates.world
+    patients = world.stored(ObjectKind.DATASET, "patients")
+    decoy = world.stored(ObjectKind.DATASET, patients)  # as only an older state could hold it
+    with world.authority.state.change() as change:
+        classify(change, patients, "restricted", "x")
+        classify(change, decoy, "internal", "x")
+        frozen = freeze_declassify(
+            change.session, {"reference": patients, "classification": "public"}, change.now
+        )
+    assert frozen.thing == patients and frozen.facts.classification == "restricted"
+    with pytest.raises(ValidationError):
+        DatasetImport(name=patients, config=ImportConfig(source_name="x"))
+
+
+@gated
+async def test_a_shred_is_as_strict_as_all_that_it_takes(gates: Gates) -> None:
+    world = gates.world
+    model_of(world, "secret", "restricted", BETTER)
+    mild = world.stored(ObjectKind.DATASET, "mild-holdout")
+    with world.authority.state.change() as change:
+        classify(change, mild, "public", "x")
+        adapter = change.session.scalars(select(ObjectRow).where(ObjectRow.name == "secret-adapter")).one()
+        job = change.session.scalars(select(JobRow).where(JobRow.subject == adapter.object_id)).one()
+        job.inputs = {"holdout": {"object_id": mild, "version": 1}}
+        request = {"kind": "dataset", "reference": mild, "request": {"confirm": "mild-holdout"}}
+        frozen = freeze_shred(change.session, request, change.now)
+    assert any(adapter.object_id in line for line in frozen.summary)
+    assert frozen.facts.classification == "restricted" and len(frozen.data) == 2
+
+
+@gated
+async def test_two_classifications_at_once_do_not_end_with_the_milder(gates: Gates) -> None:
+    world = gates.world
+    data = world.stored(ObjectKind.DATASET, "notes")
+    with world.authority.state.change() as change:
+        classify(change, data, "public", "x")
+    told = await asyncio.gather(
+        *(
+            world.authority.classifying.stricter(world.peer, "notes", ClassifyRequest(classification=name))
+            for name in ("internal", "restricted")
+        ),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(one, Conflict) for one in told) == 1
+
+
+@gated
+async def test_what_changes_between_gate_and_act_stops_the_act(gates: Gates) -> None:
+    world = gates.world
+    data = world.stored(ObjectKind.DATASET, "notes")
+    world.stored(ObjectKind.BASE, "small")
+    with world.authority.state.change() as change:
+        classify(change, data, "confidential", "x")
+    record = world.authority.recorder.record
+
+    async def slowly(*words: Any, **more: Any) -> int:
+        with world.authority.state.change() as change:
+            classify(change, data, "restricted", "x")
+        return await record(*words, **more)
+
+    world.authority.recorder.record = slowly  # type: ignore[method-assign]
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        await gates.train(RunRequest(name="one", dataset="notes", base="small"))
+    assert world.authority.overview.runs() == []
+
+
+@gated
+async def test_one_approver_at_two_gates_at_once_passes_one(gates: Gates) -> None:
+    world = gates.world
+    model = model_of(world, "secret", "restricted", BETTER)
+    world.stored(ObjectKind.BASE, "small")
+    trained = await needed(gates.train(RunRequest(name="two", dataset="secret-data", base="small")))
+    served = await needed(gates.serve(OPERATOR, model))
+    both = await asyncio.gather(
+        gates.approve(APPROVER, trained), gates.approve(APPROVER, served), return_exceptions=True
+    )
+    assert sum(isinstance(one, Denied) for one in both) == 1
+
+
+@gated
+async def test_an_approval_that_stands_can_be_taken_back(gates: Gates) -> None:
+    world = gates.world
+    model = model_of(world, "bad", "internal", BETTER)
+    asked = await needed(gates.serve(OPERATOR, model))
+    await gates.approve(APPROVER, asked)
+    await gates.serve(OPERATOR, model)
+    await world.authority.serving.stop(OPERATOR, "desk")
+    decision = ApprovalDecision(digest=gates.approvals.one(asked).digest, reason="it insulted a client")
+    assert (await gates.approvals.refuse(SECOND, asked, decision)).state == "refused"
+    assert await needed(gates.serve(OPERATOR, model)) != asked
+
+
+@gated
+async def test_a_holdout_that_is_the_dataset_is_refused(gates: Gates) -> None:
+    gates.world.stored(ObjectKind.DATASET, "notes")
+    gates.world.stored(ObjectKind.BASE, "small")
+    with pytest.raises(InvalidInput, match="hold-out is the dataset"):
+        await gates.train(RunRequest(name="one", dataset="notes", base="small", holdout="notes"))

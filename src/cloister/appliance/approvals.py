@@ -55,9 +55,14 @@ class Pass:
     """The way is free: by the policies alone, or by an approval, which `spend` uses up with what it is for."""
 
     approval_id: str | None = None
+    recheck: Callable[[Change], None] = lambda change: None
 
     def spend(self, change: Change) -> None:
-        """Errors: Conflict where it was used, or voided, meanwhile."""
+        """To be called in the transaction of the act, before it changes anything.
+
+        Errors: Conflict where something that it is about has changed since, or the approval was used or voided.
+        """
+        self.recheck(change)
         if self.approval_id is None:
             return
         row = change.session.get_one(ApprovalRow, self.approval_id)
@@ -95,11 +100,18 @@ class Approvals:
         self._appliance = appliance
         self._allowed_signers = allowed_signers
         self._freezers = freezers
+        self.diffs: dict[str, Callable[[dict[str, Any]], str]] = {}
+        """How what was asked for differs from what there is, by action."""
+        self._deciding = asyncio.Lock()
 
     # --- at the gate -----------------------------------------------------------------------
 
-    async def gate(self, peer: Peer, action: str, request: dict[str, Any]) -> Pass:
+    async def gate(self, peer: Peer, action: str, request: dict[str, Any], *, again: bool = False) -> Pass:
         """Let a request through, or ask for the approval that it needs.
+
+        What it lets through is frozen without anything coming between that and the return: a caller that looks
+        its things up at once gets just those, and `Pass.spend` checks it once more. With `again` an approval that
+        was used for just this lets it through, too: to go on with what was begun.
 
         Errors: Denied where no approval would help, ApprovalNeeded, and what freezing says.
         """
@@ -111,25 +123,28 @@ class Approvals:
         )
         policies = self._guard.policies
         demand, decision = policies.demand(question)
+        digest = frozen.digest(action, policies.digest)
+
+        def recheck(change: Change) -> None:
+            now = self._freezers[action](change.session, request, change.now)
+            if now.digest(action, self._guard.policies.digest) != digest:
+                raise Conflict(
+                    "something that it is about has changed meanwhile",
+                    where=frozen.name,
+                    remedy="Give the command again.",
+                )
+
         if demand is Demand.NOTHING:
-            return Pass()
+            return Pass(None, recheck)
         if demand is Demand.DENIED:
             await self._guard.deny(peer, who, action, frozen.kind, decision)
-        digest = frozen.digest(action, policies.digest)
         with self._state.read() as session:
-            given = self._usable(session, peer, action, digest)
+            given = self._usable(session, peer, action, digest, again=again)
             for row in given:
                 consent = SIGNED if row.signature is not None else APPROVED
                 if policies.decide(replace(question, consent=consent)).allowed:
-                    return Pass(row.approval_id)
-            waiting = session.scalars(
-                select(ApprovalRow).where(
-                    ApprovalRow.state == "pending",
-                    ApprovalRow.digest == digest,
-                    ApprovalRow.requester == peer.uid,
-                    ApprovalRow.expires_at > self._state.now(),
-                )
-            ).first()
+                    return Pass(None if row.state == "used" else row.approval_id, recheck)
+            waiting = self._waiting(session, peer, digest)
         if waiting is not None:
             raise _needed(waiting, "still waits for an approver")
         row = await self._ask(peer, action, request, frozen, digest, signed=demand is Demand.SIGNATURE)
@@ -152,21 +167,29 @@ class Approvals:
                 f"to {BY_NAME[action].summary} needs an approval", where=frozen.name, remedy=remedy
             )
 
-    def _usable(self, session: Session, peer: Peer, action: str, digest: str) -> list[ApprovalRow]:
+    def _usable(
+        self, session: Session, peer: Peer, action: str, digest: str, *, again: bool
+    ) -> list[ApprovalRow]:
         """Approvals of just this that stand, and that this account may use: never one that it gave itself."""
         rows = session.scalars(
             select(ApprovalRow)
-            .where(ApprovalRow.state == "approved", ApprovalRow.digest == digest)
+            .where(ApprovalRow.state.in_(("approved", "used")), ApprovalRow.digest == digest)
             .order_by(ApprovalRow.decided_at.desc())
         )
         now = self._state.now()
         return [
             row
             for row in rows
-            if row.stands_until is not None
-            and row.stands_until > now
-            and row.decider != peer.uid
-            and (row.requester == peer.uid or action in AGAIN)
+            if row.decider != peer.uid
+            and (
+                (again and row.state == "used")
+                or (
+                    row.state == "approved"
+                    and row.stands_until is not None
+                    and row.stands_until > now
+                    and (row.requester == peer.uid or action in AGAIN)
+                )
+            )
         ]
 
     async def _ask(
@@ -223,9 +246,23 @@ class Approvals:
             document=row.document,
         )
         with self._state.change() as change:
+            other = self._waiting(change.session, peer, digest)
+            if other is not None:  # asked twice at once, it is one request
+                return other
             change.session.add(row)
             _announce(change, row)
         return row
+
+    def _waiting(self, session: Session, peer: Peer, digest: str) -> ApprovalRow | None:
+        """The request of this account for just this that nobody has decided on yet."""
+        return session.scalars(
+            select(ApprovalRow).where(
+                ApprovalRow.state == "pending",
+                ApprovalRow.digest == digest,
+                ApprovalRow.requester == peer.uid,
+                ApprovalRow.expires_at > self._state.now(),
+            )
+        ).first()
 
     @staticmethod
     def _stale(session: Session, peer: Peer, action: str, name: str, digest: str) -> list[ApprovalRow]:
@@ -263,7 +300,12 @@ class Approvals:
     # --- deciding --------------------------------------------------------------------------
 
     async def give(self, peer: Peer, approval_id: str, decision: ApprovalDecision) -> Approval:
-        """Approve. Errors: NotFound; Conflict, InvalidInput, Unauthenticated, each entered."""
+        """Approve. Errors: NotFound; Conflict, InvalidInput, Unauthenticated, Denied, each entered."""
+        async with self._deciding:  # two gates at once would each not know of the other
+            await self._guard.require(peer, "approval.give", "Approval", approval_id)
+            return await self._give(peer, approval_id, decision)
+
+    async def _give(self, peer: Peer, approval_id: str, decision: ApprovalDecision) -> Approval:
         row = self._row(approval_id)
         await self._require_open(peer, row)
         if decision.digest != row.digest:
@@ -316,9 +358,13 @@ class Approvals:
             return self.document(row)
 
     async def refuse(self, peer: Peer, approval_id: str, decision: ApprovalDecision) -> Approval:
-        """Refuse, with a reason. Errors: NotFound, Conflict, InvalidInput."""
+        """Refuse, with a reason; also what was approved, and then it no longer stands.
+
+        Errors: NotFound, Conflict, InvalidInput.
+        """
         row = self._row(approval_id)
-        await self._require_open(peer, row)
+        if shown_state(row, self._state.now()) != "approved":
+            await self._require_open(peer, row)
         if decision.reason is None:
             raise InvalidInput("a refusal has a reason", where=approval_id, remedy="Give --reason.")
         return await self._close(peer, row, "refused", "approval.refuse", decision.reason)
@@ -344,7 +390,7 @@ class Approvals:
             name=row.name,
         )
         with self._state.change() as change:
-            row = self._still_pending(change, row.approval_id)
+            row = self._still_open(change, row)
             row.state = state
             self._decide(change, row, peer, reason)
             _announce(change, row)
@@ -354,6 +400,13 @@ class Approvals:
     def _decide(change: Change, row: ApprovalRow, peer: Peer, reason: str | None) -> None:
         row.decided_by, row.decider, row.decided_at = peer.account, peer.uid, change.now
         row.reason = reason
+
+    @staticmethod
+    def _still_open(change: Change, before: ApprovalRow) -> ApprovalRow:
+        row = change.session.get_one(ApprovalRow, before.approval_id)
+        if row.state != before.state:
+            raise Conflict(f"it is {row.state} meanwhile", where=row.approval_id)
+        return row
 
     @staticmethod
     def _still_pending(change: Change, approval_id: str) -> ApprovalRow:
@@ -447,7 +500,11 @@ class Approvals:
             return session.scalar(pending) or 0
 
     def one(self, approval_id: str) -> Approval:
-        return self.document(self._row(approval_id))
+        """One, with how it differs from what there is."""
+        row = self._row(approval_id)
+        differ = self.diffs.get(row.action)
+        diff = differ(row.request) if differ is not None and row.state == "pending" else None
+        return self.document(row).model_copy(update={"diff": diff})
 
     async def verify(self, approval_id: str) -> Approval:
         """Check a kept signature again, as of the moment it was given. Errors: Unauthenticated, Conflict."""

@@ -143,6 +143,7 @@ class Authority:
         self.requests = Requests(
             parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
         )
+        self.queue.gate_resume = self.requests.gate_resume
         self.slots = Slots(
             self.seal,
             self.recorder,

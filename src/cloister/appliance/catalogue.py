@@ -33,12 +33,14 @@ COMMAND = {
 
 
 def find(session: Session, kind: ObjectKind, reference: str) -> ObjectRow:
-    """The newest version of the object of this name or id. Errors: NotFound, Shredded."""
+    """The newest version of the object of this id, else of this name. Errors: NotFound, Shredded."""
     row = session.scalars(
         select(ObjectRow)
         .where(ObjectRow.kind == kind)
         .where((ObjectRow.object_id == reference) | (ObjectRow.name == reference))
-        .order_by(ObjectRow.created_at.desc(), ObjectRow.version.desc())
+        .order_by(
+            (ObjectRow.object_id == reference).desc(), ObjectRow.created_at.desc(), ObjectRow.version.desc()
+        )
     ).first()
     if row is None:
         refuse_shredded(session, kind, reference)

@@ -39,7 +39,7 @@ class Classifying:
             raise Conflict(
                 f"it is {before} already, and {request.classification} is no stricter", where=row.name
             )
-        return await self._set(peer, reference, request, Pass())
+        return await self._set(peer, row, before, request, Pass())
 
     async def milder(self, peer: Peer, reference: str, request: ClassifyRequest) -> StoredObject:
         """Classify a dataset less strictly. Errors: NotFound, Conflict, Denied, ApprovalNeeded, LedgerUnavailable."""
@@ -49,17 +49,17 @@ class Classifying:
                 f"it is {before} already, and {request.classification} is no milder", where=row.name
             )
         asked = {"reference": row.object_id, "classification": request.classification}
-        return await self._set(
-            peer, reference, request, await self._approvals.gate(peer, "dataset.declassify", asked)
-        )
+        passed = await self._approvals.gate(peer, "dataset.declassify", asked)
+        return await self._set(peer, row, before, request, passed)
 
     def _now(self, reference: str) -> tuple[ObjectRow, Classification]:
         with self._state.read() as session:
             row = find(session, ObjectKind.DATASET, reference)
             return row, dataset_class(session, row.object_id)
 
-    async def _set(self, peer: Peer, reference: str, request: ClassifyRequest, passed: Pass) -> StoredObject:
-        row, before = self._now(reference)
+    async def _set(
+        self, peer: Peer, row: ObjectRow, before: Classification, request: ClassifyRequest, passed: Pass
+    ) -> StoredObject:
         await self._recorder.record(
             peer,
             "dataset.classify",
@@ -70,6 +70,10 @@ class Classifying:
             **passed.told,
         )
         with self._state.change() as change:
+            if dataset_class(change.session, row.object_id) != before:
+                raise Conflict(
+                    "somebody else has classified it meanwhile", where=row.name, remedy="Look again."
+                )
             passed.spend(change)
             classify(change, row.object_id, request.classification, peer.account)
             change.event(

@@ -77,7 +77,7 @@ class Endings:
         with self._state.change() as change:
             row = job_row(change, job_id)
             row.state, row.resume, row.stopping = JobState.QUEUED, True, None
-            row.attempts -= not counts
+            row.attempts = max(0, row.attempts - (not counts))
             announce(change, row)
 
     async def _cut_off(self, job_id: str, why: str) -> None:

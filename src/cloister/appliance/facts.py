@@ -31,21 +31,27 @@ def facts_of(session: Session, kind: str, reference: str) -> Facts:
             select(ObjectRow)
             .where(ObjectRow.kind == _STORED[kind])
             .where((ObjectRow.object_id == reference) | (ObjectRow.name == reference))
-            .order_by(ObjectRow.created_at.desc(), ObjectRow.version.desc())
+            .order_by(
+                (ObjectRow.object_id == reference).desc(),
+                ObjectRow.created_at.desc(),
+                ObjectRow.version.desc(),
+            )
         ).first()
         if row is None:
             return STRICTEST
         return model_facts(session, row) if kind == "Model" else Facts(dataset_class(session, row.object_id))
     if kind == "Run":
         run = session.scalars(
-            select(RunRow).where((RunRow.run_id == reference) | (RunRow.name == reference))
+            select(RunRow)
+            .where((RunRow.run_id == reference) | (RunRow.name == reference))
+            .order_by((RunRow.run_id == reference).desc())
         ).first()
         return STRICTEST if run is None else Facts(run_class(session, run))
     if kind == "Deployment":
         served = session.scalars(
             select(DeploymentRow)
             .where((DeploymentRow.deployment_id == reference) | (DeploymentRow.name == reference))
-            .order_by(DeploymentRow.created_at.desc())
+            .order_by((DeploymentRow.deployment_id == reference).desc(), DeploymentRow.created_at.desc())
         ).first()
         return STRICTEST if served is None else facts_of(session, "Model", served.model)
     if kind == "Approval":
@@ -119,7 +125,7 @@ def approval_facts(session: Session, row: ApprovalRow) -> Facts:
     given = select(ApprovalRow).where(
         ApprovalRow.approval_id != row.approval_id,
         ApprovalRow.action != row.action,
-        ApprovalRow.state.in_(("approved", "used")),
+        ApprovalRow.stands_until.is_not(None),  # given once, whatever became of it
     )
     before = {
         other.decider

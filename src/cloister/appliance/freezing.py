@@ -27,6 +27,7 @@ from cloister.appliance.facts import (
 from cloister.appliance.runs import find_run
 from cloister.appliance.shred_plan import plan_of, roots_of
 from cloister.appliance.state import ObjectRow
+from cloister.errors import InvalidInput
 from cloister.ledger.entry import canonical_json
 from cloister.policy.things import Facts
 
@@ -72,6 +73,12 @@ def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Froz
     }
     if asked.holdout is not None:
         inputs["holdout"] = find(session, ObjectKind.DATASET, asked.holdout)
+    if "holdout" in inputs and inputs["holdout"].object_id == inputs["dataset"].object_id:
+        raise InvalidInput(
+            "the hold-out is the dataset itself: what is measured on rows that were learnt says nothing",
+            where=asked.name,
+            remedy="Leave it out, for the dataset's own split, or name another dataset.",
+        )
     data = sorted({row.object_id for role, row in inputs.items() if role != "base"})
     train = asked.train
     return Frozen(
@@ -104,7 +111,10 @@ def freeze_deployment(session: Session, request: dict[str, Any], now: datetime) 
     shown = [f"model: {_told(model)}"]
     if run is not None:
         shown.append(f"of the run {run.name} ({run.run_id}) by {run.created_by}")
-    shown.append(_measured(facts))
+        shown.append(
+            f"trained on {run.dataset}, base {run.base}, measured on {run.holdout or 'its hold-out'}"
+        )
+    shown.append(_measured(facts, measured))
     return Frozen(
         kind="Deployment",
         thing=model.object_id,
@@ -113,6 +123,7 @@ def freeze_deployment(session: Session, request: dict[str, Any], now: datetime) 
         pinned={
             "model": _pin(model),
             "run": run.run_id if run is not None else None,
+            "made_of": [run.dataset, run.base, run.holdout] if run is not None else None,
             "evaluation": measured,
             "serve": asked.config.model_dump(mode="json"),
         },
@@ -132,6 +143,11 @@ def freeze_shred(session: Session, request: dict[str, Any], now: datetime) -> Fr
         data = set(run_data(find_run(session, object_id)))
     else:
         data = object_data(session, find(session, ObjectKind(kind), object_id))
+    for item in plan.items:  # what goes may have come of other data, too, and stricter
+        row = session.get(ObjectRow, (item.object_id, item.version))
+        data |= object_data(session, row) if row is not None else set()
+    for run_id in plan.runs:
+        data |= set(run_data(find_run(session, run_id)))
     which = "" if asked.version is None else f" version {asked.version}"
     items = [f"{item.kind} {item.name} ({item.object_id} version {item.version})" for item in plan.items]
     rest = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
@@ -179,7 +195,7 @@ def _told(row: ObjectRow) -> str:
     return f"{row.name} ({row.object_id} version {row.version}, manifest {row.manifest_sha256[:16]})"
 
 
-def _measured(facts: Facts) -> str:
+def _measured(facts: Facts, report: dict[str, Any] | None) -> str:
     if not facts.evaluated:
         return "evaluation: none"
     numbers = [
@@ -187,4 +203,4 @@ def _measured(facts: Facts) -> str:
         for name, value in vars(facts.tuned).items()
         if value is not None and getattr(facts.base, name) is not None
     ]
-    return f"evaluation, base to tuned: {', '.join(numbers)}"
+    return f"evaluation on {(report or {}).get('rows', '?')} rows, base to tuned: {', '.join(numbers)}"

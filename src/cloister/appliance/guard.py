@@ -55,6 +55,10 @@ class Guard:
         # The system may ask a directory over a network for them.
         return await asyncio.to_thread(standing, peer.uid, self._access, own_uid=self._own_uid)
 
+    async def has_role(self, peer: Peer) -> bool:
+        """Whether the account is anybody here."""
+        return bool((await self.standing(peer)).roles)
+
     def question(self, peer: Peer, who: Standing, action: str, kind: str, thing: str | None) -> Question:
         """About a thing of that name or id; about the strictest of its kind where none is named."""
         facts = STRICTEST if thing is None else self._facts(kind, thing)

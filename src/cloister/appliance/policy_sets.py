@@ -6,8 +6,11 @@ leaves decisions to `guard` and `approvals`.
 
 from __future__ import annotations
 
+import asyncio
+import difflib
 import json
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,14 +27,16 @@ from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import PolicySetRow
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import Conflict, InvalidInput
-from cloister.policy.cases import parse_cases, run_all
-from cloister.policy.cedar import PolicySet, default_policies
+from cloister.policy.cases import parse_cases, run_all, run_cases
+from cloister.policy.cedar import SCHEMA, PolicySet, default_policies, digest_of
 from cloister.policy.settings import AccessSettings
 from cloister.policy.table import Cell, changed
 from cloister.policy.things import Facts
 
 SHOWN = 40
 LOOK_EVERY_S = 60.0
+MAX_SET = 1 << 18
+MAX_POLICIES = 256
 
 
 class PolicySets:
@@ -44,13 +49,16 @@ class PolicySets:
         self._shipped = access.policies is None
         self.in_force, self._origin = self._choose()
         self._looked_at, self._warnings = -LOOK_EVERY_S, list[str]()
+        self._summaries: dict[str, tuple[str, ...]] = {}
+        self._proposing = asyncio.Lock()
 
     def _choose(self) -> tuple[PolicySet, str]:
         """Errors: InvalidInput where the set that would be in force is not valid."""
         accepted = self._access.accept_policies
         with self._state.read() as session:
             row = _row_in_force(session)
-            known = accepted is not None and session.get(PolicySetRow, accepted) is not None
+            before = session.get(PolicySetRow, accepted) if accepted is not None else None
+            known = before is not None and before.origin == "settings"
         if row is None:
             return PolicySet.load(self._folder), "shipped" if self._shipped else "folder"
         if accepted is not None and not known:
@@ -91,6 +99,7 @@ class PolicySets:
     def attach(self, guard: Guard, recorder: Recorder, approvals: Approvals) -> None:
         """What a change of the set has to reach."""
         self._guard, self._recorder, self._approvals = guard, recorder, approvals
+        approvals.diffs["policy.change"] = self.diff
 
     def info(self) -> PolicySetInfo:
         with self._state.read() as session:
@@ -123,24 +132,52 @@ class PolicySets:
         ]
 
     def freeze(self, session: Session, request: dict[str, Any], now: datetime) -> Frozen:
-        """Another set, with what it would change."""
-        proposed = PolicySet(request["files"], "the proposed set")
-        cells = changed(self.in_force, proposed)
-        shown = [_told(cell, before) for cell, before in cells[:SHOWN]]
-        if len(cells) > SHOWN:
-            shown.append(f"and {len(cells) - SHOWN} more")
+        """Another set. What it would change has been worked out before, by `propose`."""
+        digest = digest_of(request["files"])
         return Frozen(
             kind="Appliance",
             thing="policies",
             name="policies",
             facts=Facts(),
-            pinned={"after": proposed.digest, "before": self.in_force.digest},
-            summary=(
-                f"another policy set: sha256 {proposed.digest}",
-                f"cells of the table that change for one role alone: {len(cells)}",
-                *shown,
-            ),
+            pinned={"after": digest, "before": self.in_force.digest},
+            summary=(f"another policy set: sha256 {digest}", *self._summaries.get(digest, ())),
             data=(),
+        )
+
+    def diff(self, request: dict[str, Any]) -> str:
+        """How the proposed files differ from those in force, as a unified diff."""
+        old, new = self.in_force.files, request["files"]
+        lines: list[str] = []
+        for name in sorted({*old, *new}):
+            lines += difflib.unified_diff(
+                old.get(name, "").splitlines(),
+                new.get(name, "").splitlines(),
+                f"a/{name}",
+                f"b/{name}",
+                lineterm="",
+            )
+        return "\n".join(lines)
+
+    def _summary(self, proposed: PolicySet) -> tuple[str, ...]:
+        """What another set would change, for whoever is to approve it."""
+        old = {policy.id: policy.canonical for policy in self.in_force.policies}
+        new = {policy.id: policy.canonical for policy in proposed.policies}
+        cells = changed(self.in_force, proposed)
+        cases = run_cases(proposed, default_policies() / "tests")
+        failed = [one.where for one in cases if one.problem is not None]
+        schema = self.in_force.files[SCHEMA] != proposed.files[SCHEMA]
+        shown = [_told(cell, before) for cell, before in cells[:SHOWN]]
+        rest = [f"and {len(cells) - SHOWN} more"] if len(cells) > SHOWN else []
+        return (
+            f"policies added: {_names(new.keys() - old.keys())}",
+            f"policies removed: {_names(old.keys() - new.keys())}",
+            f"policies changed: {_names({one for one in old.keys() & new.keys() if old[one] != new[one]})}",
+            f"schema: {'changed' if schema else 'as before'}",
+            f"of {len(cases)} tests that ship with Cloister {len(failed)} come out otherwise"
+            + (f": {', '.join(failed[:SHOWN])}" if failed else ""),
+            f"cells of the table that change for one role alone: {len(cells)}",
+            *shown,
+            *rest,
         )
 
     async def propose(self, peer: Peer, proposal: PolicyProposal) -> PolicySetInfo:
@@ -148,18 +185,10 @@ class PolicySets:
 
         Errors: InvalidInput where it is not valid or fails its tests; Conflict, Denied, ApprovalNeeded.
         """
-        proposed = PolicySet(proposal.files, "the proposed set")
-        if proposed.digest == self.in_force.digest:
-            raise Conflict("this set is in force already", where=proposed.digest)
-        cases = [
-            (name, case)
-            for name, text in sorted(proposal.tests.items())
-            for case in parse_cases(text.encode(), name)
-        ]
-        failed = [one for one in run_all(proposed, cases) if one.problem is not None]
-        if failed:
-            told = "; ".join(f"{one.where}: {one.problem}" for one in failed[:10])
-            raise InvalidInput(f"{len(failed)} of {len(cases)} tests of this set fail: {told}")
+        if sum(map(len, proposal.files.values())) > MAX_SET:
+            raise InvalidInput(f"a policy set has at most {MAX_SET} characters")
+        async with self._proposing:  # each takes a second of a core
+            proposed = await asyncio.to_thread(self._checked, proposal)
         passed = await self._approvals.gate(peer, "policy.change", {"files": proposal.files})
         await self._recorder.record(
             peer,
@@ -178,6 +207,25 @@ class PolicySets:
         self._recorder.policy = proposed.digest
         await self._approvals.void_all("the policy set has changed")
         return self.info()
+
+    def _checked(self, proposal: PolicyProposal) -> PolicySet:
+        """The set, valid and with its tests passing; what it would change is noted. Errors: InvalidInput, Conflict."""
+        proposed = PolicySet(proposal.files, "the proposed set")
+        if proposed.digest == self.in_force.digest:
+            raise Conflict("this set is in force already", where=proposed.digest)
+        if len(proposed.policies) > MAX_POLICIES:
+            raise InvalidInput(f"a policy set has at most {MAX_POLICIES} policies")
+        cases = [
+            (name, case)
+            for name, text in sorted(proposal.tests.items())
+            for case in parse_cases(text.encode(), name)
+        ]
+        failed = [one for one in run_all(proposed, cases) if one.problem is not None]
+        if failed:
+            told = "; ".join(f"{one.where}: {one.problem}" for one in failed[:10])
+            raise InvalidInput(f"{len(failed)} of {len(cases)} tests of this set fail: {told}")
+        self._summaries = {proposed.digest: self._summary(proposed)}
+        return proposed
 
     @staticmethod
     def _keep(change: Change, policies: PolicySet, origin: str, approval_id: str | None) -> None:
@@ -204,3 +252,7 @@ def _told(cell: Cell, before: str) -> str:
     return json.dumps(
         f"{cell.action} on a {cell.kind} ({cell.classification}), {cell.role}: {before} to {cell.demand}"
     ).strip('"')
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -72,6 +72,8 @@ class Queue:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self.paused = False
+        self.gate_resume: Callable[[Peer, JobRow], Awaitable[None]] = _no_gate
+        """Asked before a job goes on or begins anew; raises where it may not."""
 
     # --- asked for by clients ------------------------------------------------------------
 
@@ -189,6 +191,7 @@ class Queue:
                 f"{row.verb} cannot resume", where=job_id, remedy="Start it again with its source."
             )
         self._refuse_work()
+        await self.gate_resume(peer, row)
         await self._recorder.record(peer, "job.retry" if fresh else "job.resume", job_id)
         with self._state.change() as change:
             row = job_row(change, job_id)
@@ -514,3 +517,7 @@ def _last_starts(session: Session) -> dict[str, datetime]:
         .group_by(JobRow.requested_by)
     )
     return {account: started for account, started in starts if started is not None}
+
+
+async def _no_gate(peer: Peer, row: JobRow) -> None:
+    """Nothing stands in the way."""

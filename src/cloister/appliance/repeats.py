@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 from sqlalchemy import delete
@@ -29,7 +29,14 @@ _PATHS = re.compile(ONCE_PATHS)
 class Repeats:
     """Answers a repeated request with what was answered first."""
 
-    def __init__(self, app: ASGIApp, state: StateStore, refuse: Callable[[CloisterError], Response]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        state: StateStore,
+        has_role: Callable[[Peer], Awaitable[bool]],
+        refuse: Callable[[CloisterError], Response],
+    ) -> None:
+        self._has_role = has_role
         self._app = app
         self._state = state
         self._refuse = refuse
@@ -48,6 +55,9 @@ class Repeats:
                 )
             if not _PATHS.fullmatch(scope["path"]):
                 raise InvalidInput("this request takes no idempotency key", where=str(scope["path"])[:100])
+            if not await self._has_role(peer):  # it is refused anyway, and nothing is kept for it
+                await self._app(scope, receive, send)
+                return
             body = await _whole(receive)
             digest = hashlib.sha256(b"\0".join([scope["path"].encode(), scope["query_string"], body]))
             name = (peer.uid, given.decode())

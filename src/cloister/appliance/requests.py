@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from sqlalchemy import select
+
 from cloister.api import (
     BaseImport,
     DatasetImport,
+    EvaluateConfig,
     Job,
     JobTicket,
     MergeRequest,
     ObjectKind,
     Run,
     RunRequest,
+    TrainConfig,
 )
 from cloister.appliance import records
 from cloister.appliance.approvals import Approvals
@@ -28,7 +32,7 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
 from cloister.appliance.runs import find_run, refuse_taken_run
 from cloister.appliance.side import SideSocket
-from cloister.appliance.state import RunRow
+from cloister.appliance.state import JobRow, RunRow
 from cloister.errors import Conflict
 
 
@@ -110,14 +114,15 @@ class Requests:
         """
         await self._refuse_start()
         with self._state.read() as session:
+            refuse_taken_run(session, request.name)
+        passed = await self._approvals.gate(peer, "run.start", request.model_dump(mode="json"))
+        with self._state.read() as session:  # nothing came between: these are what the gate froze
             inputs = {
                 "dataset": find(session, ObjectKind.DATASET, request.dataset),
                 "base": find(session, ObjectKind.BASE, request.base),
             }
             if request.holdout is not None:
                 inputs["holdout"] = find(session, ObjectKind.DATASET, request.holdout)
-            refuse_taken_run(session, request.name)
-        passed = await self._approvals.gate(peer, "run.start", request.model_dump(mode="json"))
         run_id = new_id("run")
         config = request.train.model_dump()
         evaluate = request.evaluate.model_dump() if request.evaluate else None
@@ -156,6 +161,37 @@ class Requests:
             )
             change.event("run.started", run_id, name=request.name)
         return self._shown(run_id)
+
+    async def gate_resume(self, peer: Peer, job: JobRow) -> None:
+        """A training goes on only under the approval that its start would take now.
+
+        Errors: Denied, ApprovalNeeded, Conflict.
+        """
+        if job.verb != "train":
+            return
+        with self._state.read() as session:
+            run = session.scalars(select(RunRow).where(RunRow.train_job == job.job_id)).one()
+            newest = {
+                role: find(
+                    session, ObjectKind.BASE if role == "base" else ObjectKind.DATASET, ref["object_id"]
+                )
+                for role, ref in job.inputs.items()
+            }
+        request = RunRequest(
+            name=run.name,
+            dataset=run.dataset,
+            base=run.base,
+            holdout=run.holdout,
+            train=TrainConfig.model_validate(run.train),
+            evaluate=EvaluateConfig.model_validate(run.evaluate) if run.evaluate else None,
+        ).model_dump(mode="json")
+        if any(newest[role].version != ref["version"] for role, ref in job.inputs.items()):
+            remedy = "There is a newer version of what it was made of: start a new run."
+            await self._approvals.refuse_gated(peer, "run.start", request, remedy)
+            return
+        passed = await self._approvals.gate(peer, "run.start", request, again=True)
+        with self._state.change() as change:
+            passed.spend(change)
 
     async def resume_run(self, peer: Peer, reference: str) -> Run:
         """Resume whichever job of the run was cut off. Errors: NotFound, Conflict."""

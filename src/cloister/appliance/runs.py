@@ -15,7 +15,9 @@ from cloister.errors import Conflict, NotFound
 def find_run(session: Session, reference: str) -> RunRow:
     """The run of this name, id, or id of one of its jobs. Errors: NotFound, Shredded."""
     row: RunRow | None = session.scalars(
-        select(RunRow).where((RunRow.run_id == reference) | (RunRow.name == reference))
+        select(RunRow)
+        .where((RunRow.run_id == reference) | (RunRow.name == reference))
+        .order_by((RunRow.run_id == reference).desc())
     ).first()
     if row is None:
         row = session.scalars(

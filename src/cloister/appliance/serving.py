@@ -77,9 +77,10 @@ class Serving:
         Errors: NotFound, Conflict, Denied, ApprovalNeeded, LedgerUnavailable.
         """
         with self._state.read() as session:
-            model = find(session, ObjectKind.MODEL, request.model)
             self._refuse_taken(session, request.name)
         passed = await self._approvals.gate(peer, "deployment.start", request.model_dump(mode="json"))
+        with self._state.read() as session:  # nothing came between: this is what the gate froze
+            model = find(session, ObjectKind.MODEL, request.model)
         deployment_id = new_id("deployment")
         await self._recorder.record(
             peer, "deployment.start", deployment_id, model.object_id, name=request.name, **passed.told
@@ -120,6 +121,7 @@ class Serving:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await self._end_engine(row.deployment_id)
+        self._parts.devices.release(row.deployment_id)
         shutil.rmtree(self._home.engine_folder(row.deployment_id), ignore_errors=True)
         with contextlib.suppress(CloisterError):
             await self._launcher.forget(row.deployment_id)
@@ -181,11 +183,7 @@ class Serving:
     def _keep(self, deployment_id: str, *, adopted: bool) -> None:
         task = asyncio.create_task(self._keep_running(deployment_id, adopted=adopted))
         self._tasks[deployment_id] = task
-        task.add_done_callback(lambda _: self._gone(deployment_id))
-
-    def _gone(self, deployment_id: str) -> None:
-        self._tasks.pop(deployment_id, None)
-        self._parts.devices.release(deployment_id)
+        task.add_done_callback(lambda _: self._tasks.pop(deployment_id, None))
 
     async def _keep_running(self, deployment_id: str, *, adopted: bool) -> None:
         attempt = 0
@@ -226,6 +224,7 @@ class Serving:
         with contextlib.suppress(CloisterError):
             await self._launcher.stop(deployment_id, GRACE_S)
             await self._launcher.forget(deployment_id)
+        self._parts.devices.release(deployment_id)
         problem = records.problem(error)
         done = await self._recorder.record_taking_away(
             None,
@@ -358,7 +357,7 @@ class Serving:
         rows = session.scalars(
             select(DeploymentRow)
             .where((DeploymentRow.deployment_id == reference) | (DeploymentRow.name == reference))
-            .order_by(DeploymentRow.created_at.desc())
+            .order_by((DeploymentRow.deployment_id == reference).desc(), DeploymentRow.created_at.desc())
         ).all()
         if not rows:
             raise NotFound(
@@ -366,6 +365,8 @@ class Serving:
                 where=reference[:64],
                 remedy="See `cloister serve list`.",
             )
+        if rows[0].deployment_id == reference:
+            return rows[0]
         return next((row for row in rows if row.state in LIVE), rows[0])
 
 

@@ -29,7 +29,9 @@ def roots_of(
         if version is not None:
             raise InvalidInput("a run has no versions", where=reference[:64])
         run = session.scalars(
-            select(RunRow).where((RunRow.run_id == reference) | (RunRow.name == reference))
+            select(RunRow)
+            .where((RunRow.run_id == reference) | (RunRow.name == reference))
+            .order_by((RunRow.run_id == reference).desc())
         ).first()
         if run is None:
             refuse_shredded(session, RUN, reference)

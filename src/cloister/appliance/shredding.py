@@ -110,6 +110,8 @@ class Shredding:
             {"kind": kind, "reference": object_id, "request": request.model_dump(mode="json")},
         )
         with self._state.change() as change:
+            # Nothing came between: the items are what the gate froze.
+            plan = plan_of(change.session, kind, object_id, name, roots, self._state.now())
             passed.spend(change)
             row = self.ask(change, peer.account, kind, object_id, name, request)
             if passed.approval_id is not None:

@@ -105,15 +105,18 @@ def give(
         raise InvalidInput("either --sign or --signature")
     with connect() as client:
         approval = client.approval(approval_id)
+        signs = signature is None and (sign or key is not None)
+        if signs:
+            _require_own(approval, digest or approval.digest)
         if digest is None:
             if not json:
-                _show(approval)
+                print(visible(approval.document, lines=True), end="") if signs else _show(approval)
             _confirm(approval)
             digest = approval.digest
         made = None
         if signature is not None:
             made = _read(signature)
-        elif sign or key is not None:
+        elif signs:
             made = _sign(approval, key)
         decision = validated(ApprovalDecision, digest=digest, reason=reason, signature=made)
         approval = client.approve(approval_id, decision)
@@ -191,6 +194,20 @@ def _show(approval: Approval) -> None:
         lines.append(f"  signed     {approval.signer}")
     for line in lines:
         print(visible(line))
+    if approval.diff:
+        print(visible(approval.diff, lines=True))
+
+
+def _require_own(approval: Approval, digest: str) -> None:
+    """Errors: InvalidInput where the document to be signed is not about just this: the key is yours, not the
+    appliance's."""
+    wanted = {f"approval: {approval.approval_id}", f"digest: sha256 {digest}", f"name: {approval.name}"}
+    if not wanted <= set(approval.document.splitlines()):
+        raise InvalidInput(
+            "the document to be signed is about something else; nothing was signed",
+            where=approval.approval_id,
+            remedy="Tell the administrators: the appliance shows one thing and has another signed.",
+        )
 
 
 def _confirm(approval: Approval) -> None:

@@ -21,11 +21,14 @@ _BIDI = frozenset(
 )
 
 
-def visible(text: str) -> str:
-    """Text from outside with control characters and bidirectional tricks shown as escapes."""
+def visible(text: str, *, lines: bool = False) -> str:
+    """Text from outside with control characters and bidirectional tricks shown as escapes; with `lines` it keeps
+    its line ends."""
     return "".join(
         character
-        if (character.isprintable() and character not in _BIDI) or character == " "
+        if (character.isprintable() and character not in _BIDI)
+        or character == " "
+        or (lines and character == "\n")
         else character.encode("unicode_escape").decode()
         for character in text
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -66,11 +66,12 @@ class Demand(StrEnum):
 
 @dataclass(frozen=True)
 class PolicyText:
-    """One policy as the files have it."""
+    """One policy as the files have it; `canonical` is its meaning as JSON, whatever its white space."""
 
     id: str
     effect: str
     file: str
+    canonical: str = ""
 
 
 class PolicySet:
@@ -80,7 +81,7 @@ class PolicySet:
         if SCHEMA not in files:
             raise InvalidInput(f"a policy set has a {SCHEMA}", where=where)
         self.files = dict(files)
-        self.digest = _digest(files)
+        self.digest = digest_of(files)
         policies: dict[str, PolicyText] = {}
         texts = []
         for name, text in sorted(files.items()):
@@ -208,7 +209,8 @@ def _read(path: Path) -> str:
         raise InvalidInput("a policy file is text in UTF-8", where=str(path)) from None
 
 
-def _digest(files: dict[str, str]) -> str:
+def digest_of(files: Mapping[str, str]) -> str:
+    """SHA-256, hex, over the names and contents of a set's files."""
     digest = hashlib.sha256()
     for name, text in sorted(files.items()):
         for part in (name.encode(), text.encode()):
@@ -229,4 +231,4 @@ def _policies(name: str, text: str, where: str) -> Iterable[PolicyText]:
             raise InvalidInput(
                 'every policy has an @id("..."): small letters, digits and hyphens', where=f"{where}/{name}"
             )
-        yield PolicyText(policy_id, policy["effect"], name)
+        yield PolicyText(policy_id, policy["effect"], name, json.dumps(policy, sort_keys=True))
