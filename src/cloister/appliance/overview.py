@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,6 +41,8 @@ from cloister.appliance.state import JobRow, RunRow
 from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, NotFound
 
+NOTED_S = 5.0
+
 
 class Overview:
     """Reads the parts, as they are at that moment."""
@@ -60,6 +63,7 @@ class Overview:
         approvals: Approvals,
     ) -> None:
         self._policy_sets = policy_sets
+        self._noted: tuple[int, float, list[str]] = (-1, 0.0, [])
         self._approvals = approvals
         self._home = parts.home
         self._settings = parts.settings
@@ -91,6 +95,17 @@ class Overview:
             failure=self._ledger.failure,
         )
 
+    def _of_the_state(self) -> list[str]:
+        """Warnings about what the state holds, looked for anew when it changed, or after some seconds."""
+        mark, at = self._state.changes, time.monotonic()
+        if mark != self._noted[0] or at - self._noted[1] > NOTED_S:
+            warnings = [*self._forgetting.warnings(), *self._policy_sets.warnings()]
+            waiting = self._approvals.waiting()
+            if waiting:
+                warnings.append(f"{waiting} requests wait for an approver: `cloister approval list`")
+            self._noted = (mark, at, warnings)
+        return self._noted[2]
+
     async def status(self) -> Status:
         warnings = []
         if self._settings.sandbox == "none":
@@ -106,11 +121,7 @@ class Overview:
         warnings += self._witnessing.warnings()
         if self._anchors.problem:
             warnings.append(self._anchors.problem)
-        warnings += self._forgetting.warnings()
-        warnings += self._policy_sets.warnings()
-        waiting = self._approvals.waiting()
-        if waiting:
-            warnings.append(f"{waiting} requests wait for an approver: `cloister approval list`")
+        warnings += self._of_the_state()
         if self._recorder.owed:
             warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")
         warnings += self._exporting.warnings()

@@ -55,6 +55,11 @@ class StateStore:
     def now(self) -> datetime:
         return self._clock()
 
+    @property
+    def changes(self) -> int:
+        """How many transactions this process has kept: while the number is the same, so is the state."""
+        return self._changes
+
     @contextmanager
     def change(self) -> Iterator[Change]:
         """A transaction that commits at the end of the block, or leaves nothing behind.
