@@ -67,5 +67,26 @@ def test_the_search_finds_a_string_anywhere(
     assert find_leaks(text, [folder]) == []
 
 
+def test_the_search_skips_holes_and_finds_what_lies_around_them(tmp_path: Path) -> None:
+    whole = 1 << 40  # nobody reads that byte by byte
+    for name, place in (("first", 0), ("within", (1 << 39) + 5), ("last", whole - 40)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(whole)
+            file.seek(place)
+            file.write(b"canary-0123456789")
+    text = "canary-0123456789".encode("utf-16-le")
+    with (tmp_path / "at-a-hole").open("wb") as file:  # its last zero is the hole's first
+        file.write(b"x" * (BLOCK - len(text) + 1) + text[:-1])
+        file.truncate(whole)
+    (tmp_path / "empty").open("wb").truncate(whole)
+    found = {leak.path.name: leak.offset for leak in find_leaks("canary-0123456789", [tmp_path])}
+    assert found == {
+        "first": 0,
+        "within": (1 << 39) + 5,
+        "last": whole - 40,
+        "at-a-hole": BLOCK - len(text) + 1,
+    }
+
+
 def test_the_search_looks_for_several_forms() -> None:
     assert len(set(needles("canary-0123456789abcdef"))) == 5

@@ -6,6 +6,7 @@ It looks into regular files only, in blocks, and follows no link. It knows nothi
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -67,13 +68,36 @@ def _files(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def _search(descriptor: int, wanted: list[bytes]) -> int | None:
+    """The first place of one of them. Holes are read as the zeros that they are, and not one by one."""
     overlap = max(map(len, wanted)) - 1
     position, tail = 0, b""
-    while block := os.read(descriptor, BLOCK):
-        window = tail + block
-        hits = [hit for needle in wanted if (hit := window.find(needle)) >= 0]
-        if hits:
-            return position - len(tail) + min(hits)
-        tail = window[-overlap:]
+    while True:
+        data = _next_data(descriptor, position)
+        if data > position:  # a hole: only its first zeros can end something that began before it
+            zeros = bytes(min(overlap, data - position))
+            found = _first(tail + zeros, wanted)
+            if found is not None:
+                return position - len(tail) + found
+            position, tail = data, (tail + zeros)[-overlap:] if data - position < overlap else zeros
+        block = os.pread(descriptor, BLOCK, position)
+        if not block:
+            return None
+        found = _first(tail + block, wanted)
+        if found is not None:
+            return position - len(tail) + found
+        tail = (tail + block)[-overlap:]
         position += len(block)
-    return None
+
+
+def _first(window: bytes, wanted: list[bytes]) -> int | None:
+    return min((hit for needle in wanted if (hit := window.find(needle)) >= 0), default=None)
+
+
+def _next_data(descriptor: int, position: int) -> int:
+    """Where the next bytes lie that are on disk; the file's end where there are none."""
+    try:
+        return os.lseek(descriptor, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return max(position, os.fstat(descriptor).st_size)
+        return position  # a file system that does not tell: everything is read
