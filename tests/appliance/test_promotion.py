@@ -386,7 +386,9 @@ async def test_an_approval_that_stands_can_be_taken_back(gates: Gates) -> None:
     await gates.serve(OPERATOR, model)
     await world.authority.serving.stop(OPERATOR, "desk")
     decision = ApprovalDecision(digest=gates.approvals.one(asked).digest, reason="it insulted a client")
-    assert (await gates.approvals.refuse(SECOND, asked, decision)).state == "refused"
+    taken = await gates.approvals.refuse(SECOND, asked, decision)
+    assert taken.state == "refused" and taken.decided_by == APPROVER.account
+    assert taken.reason == f"taken back by {SECOND.account}: it insulted a client"
     assert await needed(gates.serve(OPERATOR, model)) != asked
 
 

@@ -391,8 +391,11 @@ class Approvals:
         )
         with self._state.change() as change:
             row = self._still_open(change, row)
+            if row.state == "pending":
+                self._decide(change, row, peer, reason)
+            else:  # who gave it, and signed, stays known
+                row.reason = f"taken back by {peer.account}: {reason}"
             row.state = state
-            self._decide(change, row, peer, reason)
             _announce(change, row)
             return self.document(row)
 
@@ -442,11 +445,10 @@ class Approvals:
         return "what it is about, or the policy set, has changed since it was asked for"
 
     async def _verified(self, peer: Peer, row: ApprovalRow, signature: str) -> str:
-        check: Callable[[], str] = lambda: ssh_signatures.verify(  # noqa: E731
-            row.document, signature, peer.account, self._allowed_signers
-        )
         try:
-            return await asyncio.to_thread(check)
+            return await asyncio.to_thread(
+                ssh_signatures.verify, row.document, signature, peer.account, self._allowed_signers
+            )
         except Unauthenticated as error:
             await self._reject(peer, row, error)
 

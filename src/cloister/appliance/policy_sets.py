@@ -187,9 +187,9 @@ class PolicySets:
         """
         if sum(map(len, proposal.files.values())) > MAX_SET:
             raise InvalidInput(f"a policy set has at most {MAX_SET} characters")
-        async with self._proposing:  # each takes a second of a core
+        async with self._proposing:  # each takes a second of a core, and is asked for with its own summary
             proposed = await asyncio.to_thread(self._checked, proposal)
-        passed = await self._approvals.gate(peer, "policy.change", {"files": proposal.files})
+            passed = await self._approvals.gate(peer, "policy.change", {"files": proposal.files})
         await self._recorder.record(
             peer,
             "policy.change",
