@@ -1019,6 +1019,10 @@ class Approval(BaseModel):
     diff: str | None = None
 
 
+APPROVAL_NAMESPACE = "cloister-approval"
+"""The namespace of SSH signatures on approvals: one that was made for anything else does not count."""
+
+
 class ApprovalDecision(Document):
     """`digest` repeats that of what was shown. `signature` is an armored SSH signature over the document."""
 

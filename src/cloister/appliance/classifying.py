@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloister.api import ClassifyRequest, ObjectKind, StoredObject
+from cloister.api import Classification, ClassifyRequest, ObjectKind, StoredObject
 from cloister.appliance import records
 from cloister.appliance.approvals import Approvals, Pass
 from cloister.appliance.catalogue import find
@@ -12,7 +12,7 @@ from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import ClassificationRow, ObjectRow
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import Conflict
-from cloister.policy.things import CLASSIFICATIONS, Classification
+from cloister.policy.things import CLASSIFICATIONS
 
 
 def classify(change: Change, object_id: str, classification: str, account: str) -> None:

@@ -11,7 +11,7 @@ from typing import cast
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloister.api import ObjectKind
+from cloister.api import Classification, ObjectKind
 from cloister.appliance.state import (
     ApprovalRow,
     ClassificationRow,
@@ -19,7 +19,7 @@ from cloister.appliance.state import (
     ObjectRow,
     RunRow,
 )
-from cloister.policy.things import STRICTEST, Classification, Facts, Scores, strictest
+from cloister.policy.things import STRICTEST, Facts, Scores, strictest
 
 _STORED = {"Dataset": ObjectKind.DATASET, "Model": ObjectKind.MODEL}
 

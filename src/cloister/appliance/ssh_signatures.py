@@ -12,11 +12,9 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cloister.api import APPROVAL_NAMESPACE
 from cloister.errors import Unauthenticated, Unavailable
 from cloister.sandbox import memory_file
-
-NAMESPACE = "cloister-approval"
-"""The signature's namespace: one that was made for anything else does not count."""
 
 LIMIT_S = 10.0
 _GOOD = re.compile(r'Good "[^"]*" signature for .* with (\S+) key (SHA256:\S+)')
@@ -38,7 +36,7 @@ def verify(
     file = memory_file("signature", signature.encode())
     moment = [] if at is None else [f"-Overify-time={at.astimezone(UTC):%Y%m%d%H%M%S}Z"]
     command = ["ssh-keygen", "-Y", "verify", *moment, "-f", str(allowed_signers), "-I", account]
-    command += ["-n", NAMESPACE, "-s", f"/proc/self/fd/{file}"]
+    command += ["-n", APPROVAL_NAMESPACE, "-s", f"/proc/self/fd/{file}"]
     try:
         ended = subprocess.run(
             command,
@@ -64,7 +62,7 @@ def verify(
             f"this is no signature of {account} on this request",
             where=str(allowed_signers),
             remedy=f"It is made by the approver's own key, which that file names for {account}, over the document "
-            f"of `cloister approval export`, with namespace {NAMESPACE}.",
+            f"of `cloister approval export`, with namespace {APPROVAL_NAMESPACE}.",
         )
     return f"{good[1]} {good[2]}"
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `cloister approval list` shows it.")]
-NAMESPACE = "cloister-approval"
 MAX_SIGNATURE = 16_384
 
 
@@ -235,6 +234,8 @@ def _read(path: Path) -> str:
 
 def _sign(approval: Approval, key: Path | None) -> str:
     """Sign the document with ssh-keygen, which may ask for a touch or a passphrase at the terminal."""
+    from cloister.api import APPROVAL_NAMESPACE
+
     with tempfile.TemporaryDirectory(prefix="cloister-sign-") as folder:
         public = key
         if public is None:
@@ -242,7 +243,7 @@ def _sign(approval: Approval, key: Path | None) -> str:
             public.write_text(_only_key_of_agent())
         document = Path(folder) / "document"
         document.write_text(approval.document)
-        command = ["ssh-keygen", "-Y", "sign", "-n", NAMESPACE, "-f", str(public), str(document)]
+        command = ["ssh-keygen", "-Y", "sign", "-n", APPROVAL_NAMESPACE, "-f", str(public), str(document)]
         try:
             # Its errors, and the wish for a touch, go straight to the terminal.
             ended = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)

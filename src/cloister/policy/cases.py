@@ -18,6 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from cloister.api import Classification
 from cloister.errors import InvalidInput
 from cloister.policy.actions import BY_NAME
 from cloister.policy.cedar import MAX_FILE_BYTES, MAX_FILES, PolicySet, Question
@@ -26,7 +27,6 @@ from cloister.policy.things import (
     MILDEST,
     NO_CONSENT,
     SIGNED,
-    Classification,
     Facts,
     Scores,
 )

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cloister.api import Classification
 from cloister.errors import InvalidInput
 from cloister.policy.sinks import SinkSettings
-from cloister.policy.things import Classification
 from cloister.verifier import VerificationError, parse_witness_vkey
 
 MAX_SETTINGS_BYTES = 1 << 20

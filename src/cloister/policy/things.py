@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-Classification = Literal["public", "internal", "confidential", "restricted"]
+from cloister.api import Classification
+
 CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
 """From the mildest to the strictest."""
 
