@@ -17,6 +17,7 @@ from cloister import embedded
 from cloister.api import ClientRequest, DatasetImport, ImportConfig, LockRequest, MergeRequest, RunRequest
 from cloister.appliance.seal import appliance_id
 from cloister.client import Client
+from cloister.demo.search import find_leaks
 from cloister.errors import CloisterError, Conflict, Denied, Locked, NotFound, Tampered, Unauthenticated
 from cloister.home import Home
 from cloister.ledger import Ledger
@@ -86,9 +87,7 @@ def test_a_second_init_is_refused(appliance: Appliance) -> None:
 
 def test_the_passphrase_is_in_no_file_and_no_argument(appliance: Appliance) -> None:
     needle = PASSPHRASE.encode()
-    for path in appliance.home.root.rglob("*"):
-        if path.is_file():
-            assert needle not in path.read_bytes(), path
+    assert not find_leaks(PASSPHRASE, [appliance.home.root])
     pid = embedded.listener_pid(appliance.home.authority_socket)
     assert needle not in Path(f"/proc/{pid}/cmdline").read_bytes()
     assert needle not in Path(f"/proc/{pid}/environ").read_bytes()
@@ -122,9 +121,7 @@ def test_the_ledger_verifies_after_a_crash(appliance: Appliance, tmp_path: Path)
 def test_an_api_key_is_shown_once_and_kept_as_a_hash(appliance: Appliance) -> None:
     issued = appliance.client.issue_client(ClientRequest(name="desk"))
     assert len(issued.api_key) > 40
-    for path in appliance.home.root.rglob("*"):
-        if path.is_file():
-            assert issued.api_key.encode() not in path.read_bytes(), path
+    assert not find_leaks(issued.api_key, [appliance.home.root])
     with pytest.raises(Conflict):
         appliance.client.issue_client(ClientRequest(name="desk"))
     assert appliance.client.revoke_client("desk").revoked_at is not None

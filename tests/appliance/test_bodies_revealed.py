@@ -18,6 +18,7 @@ from tests.conftest import PASSPHRASE, Appliance, start_appliance
 from cloister import embedded
 from cloister.api import BodyRequest, LockRequest, ShredBodiesRequest
 from cloister.cli.receiving import received
+from cloister.demo.search import find_leaks
 from cloister.errors import Locked, NotFound, Tampered
 from cloister.home import Home
 from cloister.ledger import Entry, Ledger
@@ -96,9 +97,7 @@ def test_a_body_is_revealed_after_its_entry_and_only_to_whoever_asked(kept: Kept
     who = kept.client.whoami().account
     expected = {"ledger": "gateway", "index": 1, "prompt": kept.bodies[1].commitment.hex()}
     assert kept.entries("audit.reveal")[-1] == (who, expected)
-    for path in kept.home.root.rglob("*"):
-        if path.is_file():
-            assert CANARY.encode() not in path.read_bytes(), path
+    assert not find_leaks(CANARY, [kept.home.root])
 
 
 def test_the_command_writes_a_file_or_standard_output(kept: Kept, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Appliance, import_rows
 
 from cloister.api import ForgetConfig, ForgetRequest, HoldRequest, ShredRequest
-from cloister.demo.search import find_leaks
+from cloister.demo.search import find_bytes, find_leaks
 from cloister.errors import Conflict, InvalidInput, NotFound, Shredded
 from cloister.verifier import verify_log
 
@@ -49,11 +49,7 @@ def key_bytes(appliance: Appliance, object_id: str) -> list[bytes]:
 
 
 def holding(root: Path, needles: list[bytes]) -> list[Path]:
-    return [
-        path
-        for path in root.rglob("*")
-        if path.is_file() and any(needle in path.read_bytes() for needle in needles)
-    ]
+    return [leak.path for leak in find_bytes(needles, [root])]
 
 
 def test_after_a_shred_nothing_is_left_and_the_message_says_who(appliance: Appliance) -> None:

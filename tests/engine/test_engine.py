@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from cloister.api import Grant, JobDocument, LoraConfig, ServeConfig
+from cloister.demo.search import find_bytes
 from cloister.models.adapter import add_adapter, save_adapter
 from cloister.models.files import Folder
 from cloister.models.load import load_base
@@ -255,11 +256,9 @@ def test_no_process_has_the_key_where_others_could_read_it_and_none_can_be_dumpe
         assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text(), name
 
 
-def everything_written(root: Path) -> Iterator[tuple[Path, bytes]]:
-    for folder in (root / "tmp", root / "run", Path("/dev/shm")):
-        for path in folder.rglob("*"):
-            if path.is_file():
-                yield path, path.read_bytes()
+def written_with(needle: bytes, root: Path) -> list[Path]:
+    """The files with these bytes in every folder that the engine could write."""
+    return [leak.path for leak in find_bytes([needle], [root / "tmp", root / "run", Path("/dev/shm")])]
 
 
 def test_decrypted_weights_lie_in_no_file(engine: Engine) -> None:
@@ -267,10 +266,10 @@ def test_decrypted_weights_lie_in_no_file(engine: Engine) -> None:
         tensor = reader.tensor(reader.names[-1])
         needle = tensor.reshape(-1).view(torch.uint8)[:32].numpy().tobytes()
     assert len(set(needle)) > 8
-    assert not [path for path, content in everything_written(engine.root) if needle in content]
+    assert not written_with(needle, engine.root)
     planted = engine.root / "tmp" / "planted"
     planted.write_bytes(b"before" + needle + b"after")
-    assert [path for path, content in everything_written(engine.root) if needle in content] == [planted]
+    assert written_with(needle, engine.root) == [planted]
     planted.unlink()
 
 
@@ -279,7 +278,7 @@ def test_prompts_lie_in_no_file_and_are_not_told(engine: Engine) -> None:
     engine.ask(
         "POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": canary}], "max_tokens": 2}
     )
-    assert not [path for path, content in everything_written(engine.root) if canary.encode() in content]
+    assert not written_with(canary.encode(), engine.root)
     assert canary not in json.dumps(engine.events)
 
 

@@ -11,6 +11,7 @@ import pytest
 from gateway_stand_ins import CANARY, GatewayProcess, Site, wait_for
 
 from cloister.api import BodiesPolicy
+from cloister.demo.search import find_leaks
 from cloister.vault.bodies import open_body, open_capsule, public_half
 from cloister.vault.body_store import BodyStore
 
@@ -44,8 +45,7 @@ def opened(site: Site, entry: dict[str, object], kind: str) -> bytes:
 
 def canaries(site: Site) -> list[str]:
     """Every file of the home in which the canary stands."""
-    needle = CANARY.encode()
-    return [str(p) for p in site.gateway.home.rglob("*") if p.is_file() and needle in p.read_bytes()]
+    return [str(leak.path) for leak in find_leaks(CANARY, [site.gateway.home])]
 
 
 def test_with_keeping_off_nothing_is_kept(own_site: Site) -> None:

@@ -6,7 +6,6 @@ import base64
 import resource
 import signal
 import threading
-from pathlib import Path
 
 import httpx
 import openai
@@ -14,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway_stand_ins import CANARY, POLICY, GatewayProcess, Site, wait_for
 
+from cloister.demo.search import find_leaks
 from cloister.ledger import Ledger
 from cloister.verifier import verify_log
 
@@ -125,13 +125,14 @@ def test_the_log_verifies_and_holds_no_content(own_site: Site) -> None:
     intents = {e["details"]["request_id"] for e in entries if e["action"] == "inference.intent"}
     completions = [e["details"]["request_id"] for e in entries if e["action"] == "inference.completion"]
     assert sorted(completions) == sorted(intents)
-    assert not _found(site.gateway.home, [CANARY, site.key])
+    assert not find_leaks(CANARY, [site.gateway.home]) and not find_leaks(site.key, [site.gateway.home])
 
 
 def test_the_search_finds_what_is_planted(own_site: Site) -> None:
     site = own_site
-    (site.gateway.home / "run" / "planted").write_text("x" * 5000 + CANARY)
-    assert len(_found(site.gateway.home, [CANARY])) == 1
+    planted = site.gateway.home / "run" / "planted"
+    planted.write_text("x" * 5000 + CANARY)
+    assert [leak.path for leak in find_leaks(CANARY, [site.gateway.home])] == [planted]
 
 
 def test_kill_9_leaves_an_intent_and_the_next_start_goes_on(own_site: Site) -> None:
@@ -199,10 +200,3 @@ def _works(client: openai.OpenAI) -> bool:
         return bool(client.chat.completions.create(**ASK).choices)
     except openai.InternalServerError:
         return False
-
-
-def _found(folder: Path, words: list[str]) -> list[Path]:
-    needles = [word.encode() for word in words] + [word.encode("utf-16-le") for word in words]
-    needles += [base64.b64encode(word.encode())[:-4] for word in words]
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path for path in files if any(needle in path.read_bytes() for needle in needles)]

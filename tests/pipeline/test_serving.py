@@ -19,6 +19,7 @@ from tests.pipeline.conftest import CANARY, Pipeline
 
 from cloister import embedded
 from cloister.api import DeploymentState
+from cloister.demo.search import find_leaks
 from cloister.ledger import Ledger
 from cloister.verifier import verify_log
 
@@ -253,5 +254,4 @@ def test_ledgers_verify_and_hold_no_content(pipeline: Pipeline) -> None:
     for folder in (pipeline.appliance.home.control_ledger, pipeline.appliance.home.gateway_ledger):
         report = verify_log(folder, (folder / "vkey").read_text().strip())
         assert not report.problems
-        for path in folder.rglob("*"):
-            assert not path.is_file() or CANARY.encode() not in path.read_bytes()
+        assert not find_leaks(CANARY, [folder])

@@ -37,7 +37,11 @@ def needles(text: str) -> list[bytes]:
 
 def find_leaks(text: str, folders: Iterable[Path]) -> list[Leak]:
     """Every file under the folders that holds the string, once a file, with the first place."""
-    wanted = needles(text)
+    return find_bytes(needles(text), folders)
+
+
+def find_bytes(wanted: list[bytes], folders: Iterable[Path]) -> list[Leak]:
+    """Every file under the folders that holds one of these, once a file; files that go meanwhile are passed over."""
     seen: set[tuple[int, int]] = set()
     leaks = []
     for path in _files(folders):
