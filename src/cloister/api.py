@@ -850,13 +850,17 @@ class BodiesPolicy(Document):
 
 
 class GatewayView(BaseModel):
-    """What the gateway needs to know, as of event number `seq`. `policy` is the digest of the policy set in force."""
+    """What the gateway needs to know, as of event number `seq`. `policy` is the digest of the policy set in force.
+
+    While there are `dead_sinks`, required audit sinks that have been down for too long, no model is asked.
+    """
 
     seq: int
     clients: list[ApiClient]
     deployments: list[Deployment]
     bodies: BodiesPolicy = BodiesPolicy()
     policy: str | None = None
+    dead_sinks: list[str] = []
 
 
 class Event(BaseModel):

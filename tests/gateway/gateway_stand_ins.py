@@ -126,6 +126,7 @@ class StandInAuthority:
     def reset(self) -> None:
         self.locked = self.muted = self.view_fails = False
         self.bodies = BodiesPolicy()
+        self.dead_sinks: list[str] = []
         self._clients: dict[str, ApiClient] = {}
         self._deployments: dict[str, Deployment] = {}
         if not self.server.running:
@@ -153,6 +154,11 @@ class StandInAuthority:
         """Tell which bodies are to be kept from now on."""
         self.bodies = bodies
         self._tell("vault.unlocked", None)
+
+    def tell_of_sinks(self, dead: list[str]) -> None:
+        """Tell which required audit sinks are dead from now on."""
+        self.dead_sinks = dead
+        self._tell("sink.dead" if dead else "sink.back", None)
 
     def lock(self) -> None:
         self.locked = True
@@ -211,6 +217,7 @@ class StandInAuthority:
             deployments=list(self._deployments.values()),
             bodies=self.bodies,
             policy=POLICY,
+            dead_sinks=self.dead_sinks,
         )
         return Response(view.model_dump_json(), media_type="application/json")
 

@@ -105,3 +105,45 @@ def test_an_authority_restored_from_a_backup_is_believed(own_site: Site) -> None
     wait_for(lambda: len(list(site.openai().models.list())) == 3)
     site.authority.revoke(site.client)
     wait_for(lambda: site.status(site.key) == 401)
+
+
+def test_a_dead_audit_sink_is_503_until_it_is_back(bare_site: Site) -> None:
+    """Nothing reaches the engine, what takes away works, and a gateway that starts meanwhile knows it at once."""
+    site = bare_site
+    site.start()
+    assert site.openai().chat.completions.create(**ASK).choices
+    asked = len(site.engine.seen)
+    site.engine.go_on.clear()
+    stream = iter(site.openai().chat.completions.create(**ASK, stream=True))
+    next(stream)
+    site.authority.tell_of_sinks(["siem"])
+    wait_for(lambda: site.health() == 503)
+
+    def refused() -> None:
+        with pytest.raises(openai.InternalServerError) as chat:
+            site.openai().chat.completions.create(**ASK, stream=True)
+        with pytest.raises(openai.InternalServerError) as text:
+            site.openai().completions.create(model="claims", prompt="hello")
+        assert {chat.value.body["code"], text.value.body["code"]} == {"audit_sink_dead"}
+
+    refused()
+    site.engine.go_on.set()
+    assert len(list(stream)) == 3  # what was admitted before ends as it would have
+    site.authority.server.stop()  # away, it takes nothing back
+    refused()
+    site.gateway.stop()
+    site.authority.server.start()
+    site.gateway.start()
+    wait_for(lambda: site.status(site.key) == 200)  # the list of models: no model is asked
+    refused()
+    entry = site.gateway.actions("inference.refused")[-1]
+    assert (entry["actor"], entry["reason"]) == (site.client.client_id, "audit_sink_dead")
+    assert entry["details"]["status"] == 503
+    key, client = site.authority.issue()
+    wait_for(lambda: site.status(key) == 200)
+    site.authority.revoke(client)
+    wait_for(lambda: site.status(key) == 401)
+    assert len(site.engine.seen) == asked + 1
+    site.authority.tell_of_sinks([])
+    site.ready()
+    assert site.openai().chat.completions.create(**ASK).choices

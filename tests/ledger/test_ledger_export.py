@@ -389,6 +389,31 @@ def test_a_cursor_that_cannot_be_believed_sends_everything_again(
     assert {"torn": "cannot be read", "another log": "not the log", "gone": ""}[damage] in problem
 
 
+def test_a_restart_does_not_begin_the_time_anew_in_which_a_sink_is_down(
+    open_ledger: Open, tmp_path: Path, ship: Callable[..., Shipping]
+) -> None:
+    ledger = open_ledger()
+    fill(ledger, 5)
+    path = tmp_path / "mount" / "out.jsonl"
+    cursor = tmp_path / "cursors" / "siem.json"
+
+    def sink() -> JsonLines:
+        return JsonLines(path, rotate_bytes=1 << 20, keep=2)
+
+    shipping = ship(ledger, sink())
+    wait_until(cursor.exists)  # before anything stops: a killed process leaves it too
+    shipping.stop()
+    document = json.loads(cursor.read_text())
+    cursor.write_text(json.dumps({**document, "down_since": document["down_since"] - 1000}))
+    again = ship(ledger, sink())
+    assert (again.status().down_s or 0) >= 1000
+    path.parent.mkdir()
+    wait_until(lambda: again.status().down_s is None and again.status().sent == 5)
+    wait_until(lambda: json.loads(cursor.read_text())["down_since"] is None)
+    again.stop()
+    assert (ship(ledger, sink()).status().down_s or 0) < 1000
+
+
 def test_files_are_rotated_private_and_whole(
     open_ledger: Open, tmp_path: Path, ship: Callable[..., Shipping]
 ) -> None:

@@ -216,6 +216,7 @@ class Authority:
             asyncio.create_task(self.recorder.keep_mending()),
             asyncio.create_task(self.alerts.run()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
+            asyncio.create_task(self.exporting.tell_of_dead(self.state)),
         ]
         with contextlib.suppress(OutOfSpace), self.state.change() as change:
             change.event("authority.started", version=__version__)

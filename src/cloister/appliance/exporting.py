@@ -12,8 +12,9 @@ from pathlib import Path
 
 from cloister.api import HeadsLeft, LedgerName, SinkStatus
 from cloister.appliance.auditing import Auditing
+from cloister.appliance.store import StateStore
 from cloister.appliance.witnessing import Witnessing
-from cloister.errors import CloisterError, InvalidInput, LedgerUnavailable
+from cloister.errors import CloisterError, InvalidInput, LedgerUnavailable, OutOfSpace
 from cloister.ledger.shipping import Shipping
 from cloister.ledger.sinks import JsonLines, Sink, SyslogDatagram, SyslogStream
 from cloister.ledger.syslog import Header
@@ -21,6 +22,7 @@ from cloister.policy.sinks import SinkSettings
 
 LEDGERS: tuple[LedgerName, ...] = ("control", "gateway")
 TELL_EVERY_S = 5.0
+LOOK_EVERY_S = 0.5
 AGAIN_S = 3600.0
 
 
@@ -50,6 +52,7 @@ class Exporting:
                 head_every_s=settings.head_every_s,
             )
             self._shipping.append((settings, shipping))
+        self._told_dead = self._dead_now()
 
     def start(self) -> None:
         for _, shipping in self._shipping:
@@ -123,6 +126,27 @@ class Exporting:
                 with contextlib.suppress(CloisterError, OSError):  # tried again soon
                     await witnessing.left(None, HeadsLeft(sizes={name: head[0]}, how="syslog"))
                     told[name] = head[1]
+
+    @property
+    def dead(self) -> list[str]:
+        """The required sinks for which a gateway is to hold back, as the stream of events last told."""
+        return self._told_dead
+
+    async def tell_of_dead(self, state: StateStore) -> None:
+        """One event whenever a required sink has died or is back. What is told and `dead` change together."""
+        owed = False
+        while any(settings.required for settings, _ in self._shipping):
+            now = self._dead_now()
+            if now != self._told_dead or owed:
+                self._told_dead, owed = now, True
+                with contextlib.suppress(OutOfSpace):  # tried again soon; who asks is told right meanwhile
+                    with state.change() as change:
+                        change.event("sink.dead" if now else "sink.back", sinks=now)
+                    owed = False
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _dead_now(self) -> list[str]:
+        return [sink.name for sink in self.status() if self._dead(sink)]
 
     def _dead(self, sink: SinkStatus) -> bool:
         grace = next(settings.grace_s for settings, _ in self._shipping if settings.name == sink.name)

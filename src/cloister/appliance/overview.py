@@ -172,6 +172,7 @@ class Overview:
             deployments=self._serving.listed(),
             bodies=self._revealing.policy(),
             policy=self._policy_sets.in_force.digest,
+            dead_sinks=self._exporting.dead,
         )
 
     def objects(self, kind: ObjectKind) -> list[StoredObject]:

@@ -92,7 +92,9 @@ class Gateway:
 
     @property
     def ready(self) -> bool:
-        return self._secrets is not None and self._directory.fresh(self._limits.stale_s)
+        """Whether a model could be asked, as far as it depends on no model."""
+        fresh = self._directory.fresh(self._limits.stale_s)
+        return self._secrets is not None and fresh and not self._directory.sink_dead
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -160,6 +162,8 @@ class _Request:
             return
         body = await self._body(headers)
         wanted = parse(route, body, self._limits)
+        if self._directory.sink_dead:
+            raise refusal.sink_dead()
         target = self._directory.target(wanted.model)
         if target is None or not caller.may_use(target.name):
             raise refusal.unknown_model()

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 3.0
 _QUIET_S: Final = 20.0  # the authority says something every 5 s
-_FOLLOWED: Final = ("client.", "deployment.", "policy.", "vault.")
+_FOLLOWED: Final = ("client.", "deployment.", "policy.", "sink.", "vault.")
 
 
 @dataclass(frozen=True, slots=True)

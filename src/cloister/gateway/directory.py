@@ -58,6 +58,8 @@ class Directory:
         """Which bodies are to be kept."""
         self.policy: str | None = None
         """The digest of the policy set in force, for entries."""
+        self.sink_dead = False
+        """Whether a required audit sink is dead: then no model is asked."""
 
     def apply(self, view: GatewayView) -> None:
         """Replace everything by `view`."""
@@ -82,6 +84,7 @@ class Directory:
         self.seq = view.seq
         self.bodies = view.bodies
         self.policy = view.policy
+        self.sink_dead = bool(view.dead_sinks)
 
     def revoke(self, client_id: str) -> None:
         """Forget a client's keys at once, ahead of the next view."""

@@ -85,6 +85,14 @@ def ledger_failed() -> Refusal:
     )
 
 
+def sink_dead() -> Refusal:
+    return Refusal(
+        503,
+        "audit_sink_dead",
+        "A required audit sink is down, so no request is answered. Try again when it is back.",
+    )
+
+
 def not_ready() -> Refusal:
     return Refusal(503, "gateway_locked", "The appliance is locked or starting. Try again later.")
 

@@ -1,4 +1,4 @@
-"""How far a sink has got in each log, kept in a small file that survives a restart.
+"""How far a sink has got in each log, and since when it is down, in a small file that survives a restart.
 
 What is lost with it costs duplicates, never entries.
 """
@@ -6,7 +6,7 @@ What is lost with it costs duplicates, never entries.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloister.ledger import files
@@ -22,8 +22,16 @@ class Position:
     leaf: str = ""
 
 
-def load(path: Path) -> tuple[dict[str, Position], str | None]:
-    """The positions by origin, and what is wrong with the file where it cannot be believed."""
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """What the file says: positions by origin, and since when the sink takes nothing (epoch seconds)."""
+
+    positions: dict[str, Position] = field(default_factory=dict)
+    down_since: float | None = None
+
+
+def load(path: Path) -> tuple[Cursor, str | None]:
+    """The cursor, an empty one where there is none; and what is wrong with the file where it cannot be believed."""
     try:
         document = json.loads(path.read_bytes())
         if document["format"] != FORMAT:
@@ -33,16 +41,20 @@ def load(path: Path) -> tuple[dict[str, Position], str | None]:
             if type(at) is not int or at < 0 or not isinstance(leaf, str):
                 raise ValueError
             found[str(origin)] = Position(at, leaf)
+        down = document.get("down_since")
+        if down is not None and not isinstance(down, int | float):
+            raise ValueError
     except FileNotFoundError:
-        return {}, None
+        return Cursor(), None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}, "its cursor cannot be read: everything is sent again"
-    return found, None
+        return Cursor(), "its cursor cannot be read: everything is sent again"
+    return Cursor(found, down), None
 
 
-def save(path: Path, positions: dict[str, Position]) -> None:
+def save(path: Path, cursor: Cursor) -> None:
     """Replace the file. Raises OSError."""
     touched: set[Path] = set()
-    logs = {origin: [position.next, position.leaf] for origin, position in positions.items()}
-    files.write_file(path, json.dumps({"format": FORMAT, "logs": logs}).encode() + b"\n", touched)
+    logs = {origin: [position.next, position.leaf] for origin, position in cursor.positions.items()}
+    document = {"format": FORMAT, "logs": logs, "down_since": cursor.down_since}
+    files.write_file(path, json.dumps(document).encode() + b"\n", touched)
     files.sync_folders(touched)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cloister.errors import CloisterError, NotFound
 from cloister.ledger import cursor
-from cloister.ledger.cursor import Position
+from cloister.ledger.cursor import Cursor, Position
 from cloister.ledger.merkle import leaf_hash
 from cloister.ledger.note import TreeHead
 from cloister.ledger.ocsf import entry_event, head_event
@@ -90,7 +90,7 @@ class Shipping:
         self._monotonic = monotonic
         self._now = now
         found, self._warning = cursor.load(path)
-        self._safe = {origin: found.get(origin, Position()) for origin in self._logs}
+        self._safe = {origin: found.positions.get(origin, Position()) for origin in self._logs}
         self._sent = dict(self._safe)
         self._checked: set[str] = set()
         self._sizes: dict[str, int] = {}
@@ -100,7 +100,11 @@ class Shipping:
         self._bytes = 0
         self._count = 0
         self._open = False
-        self._down_since: float | None = monotonic()
+        earlier = 0.0 if found.down_since is None else max(0.0, now() - found.down_since)
+        self._down_since: float | None = monotonic() - earlier
+        """A restart does not begin the time anew in which a sink may be down."""
+        self._told_down = found.down_since is not None
+        """What the cursor's file says of it."""
         self._problem: str | None = "it has not answered yet"
         self._saved_at = -SAVE_S
         self._unsaved = False
@@ -163,7 +167,7 @@ class Shipping:
             busy |= self._ship(origin, snapshot)
         self._down_since = self._problem = None
         self._settle()
-        self._save()
+        self._save(at_once=self._told_down)
         return busy
 
     def _look(self) -> dict[str, Snapshot]:
@@ -256,12 +260,17 @@ class Shipping:
 
     def _save(self, *, at_once: bool = False) -> None:
         moment = self._monotonic()
-        if not self._unsaved or (not at_once and moment - self._saved_at < SAVE_S):
+        down = self._down_since is not None
+        due = self._unsaved or down != self._told_down
+        if not due or (not at_once and moment - self._saved_at < SAVE_S):
             return
         self._saved_at = moment
-        with contextlib.suppress(OSError):  # a full disk costs duplicates after a restart, nothing else
-            cursor.save(self._path, self._safe)
-            self._unsaved = False
+        since = None if self._down_since is None else self._now() - (moment - self._down_since)
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk costs duplicates after a restart, and a new time of grace
+            cursor.save(self._path, Cursor(self._safe, since))
+            self._unsaved, self._told_down = False, down
 
     def _lost(self, error: Exception) -> None:
         """The sink has failed: what is not safe will be sent again."""
@@ -275,6 +284,7 @@ class Shipping:
         self._head_sent.clear()
         with contextlib.suppress(OSError):
             self._sink.close()
+        self._save()
 
 
 def _words(error: Exception) -> str:

@@ -25,7 +25,8 @@ class SinkSettings(BaseModel):
         default=("control", "gateway"), min_length=1, description="which ledgers"
     )
     required: bool = Field(
-        default=False, description="nothing new starts while it is down for longer than grace_s"
+        default=False,
+        description="nothing new starts, and no request is answered, while it is down for longer than grace_s",
     )
     grace_s: float = Field(default=300.0, ge=0, description="how long a required sink may be down")
     leaves_machine: bool | None = Field(
