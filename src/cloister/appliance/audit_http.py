@@ -75,6 +75,6 @@ def audit_router(authority: Authority) -> APIRouter:
 
     @router.post("/shred-bodies", dependencies=[may("body.shred")])
     async def shred_bodies(peer: Caller, body: ShredBodiesRequest) -> ShredBodiesResult:
-        return await authority.revealing.shred(peer, body)
+        return await authority.body_shredding.shred(peer, body)
 
     return router

@@ -20,6 +20,7 @@ from cloister.appliance.approvals import Approvals
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.backups import Backups
 from cloister.appliance.ballast import Ballast
+from cloister.appliance.body_shredding import BodyShredding
 from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.checking import Checking
 from cloister.appliance.classifying import Classifying
@@ -130,16 +131,16 @@ class Authority:
         self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=self._after_job)
         self.serving = Serving(parts, self.approvals, make_way=self.queue.make_way)
         self.clients = Clients(self.state, self.seal, self.recorder)
-        self.shredding = Shredding(
-            parts, self.queue, self.serving, KeptBodies(home, self.auditing), self.approvals
-        )
+        bodies = KeptBodies(home, self.auditing)
+        self.shredding = Shredding(parts, self.queue, self.serving, bodies, self.approvals)
+        self.body_shredding = BodyShredding(parts, bodies)
         self.holds = Holds(self.state, self.recorder)
         self.forgetting = Forgetting(
             parts, self.queue, self.shredding, self.approvals, refuse_start=self._refuse_start
         )
         self.side = SideSocket(home.side_socket, self._deliver, mode=socket_mode(settings))
         self.backups = Backups(parts, self.shredding, self.side)
-        self.revealing = Revealing(parts, self.auditing, self.side)
+        self.revealing = Revealing(parts, self.auditing, bodies, self.side)
         self.requests = Requests(
             parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
         )

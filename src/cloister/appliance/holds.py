@@ -1,4 +1,4 @@
-"""Legal holds on datasets: placed and released by an entry each. What they block is asked by shredding."""
+"""Legal holds on datasets: placed and released by an entry each. Whoever shreds asks what they block."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ def hold_document(row: HoldRow) -> Hold:
         placed_by=row.placed_by,
         released_at=row.released_at,
         released_by=row.released_by,
+    )
+
+
+def words_of(hold: Hold) -> str:
+    """What a refusal says of a hold."""
+    return (
+        f"a legal hold of {hold.placed_at:%Y-%m-%d} by {hold.placed_by} keeps {hold.name} and what "
+        f"was derived from it: {hold.reason}"
     )
 
 

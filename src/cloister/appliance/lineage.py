@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import DeploymentState
@@ -92,15 +92,7 @@ def lineage(session: Session, roots: Iterable[Version]) -> Lineage:
 
 def next_version(session: Session, object_id: str) -> int:
     """A version of an object that there never was, not even begun or shredded."""
-    taken = [
-        session.scalar(select(func.max(column)).where(whose == object_id))
-        for column, whose in (
-            (ObjectRow.version, ObjectRow.object_id),
-            (TombstoneRow.version, TombstoneRow.object_id),
-            (JobRow.output_version, JobRow.subject),
-        )
-    ]
-    return 1 + max(number or 0 for number in taken)
+    return 1 + max((version for _, version in _versions(session, object_id)), default=0)
 
 
 def holds_on(session: Session, versions: Iterable[Version]) -> list[HoldRow]:
@@ -116,6 +108,32 @@ def holds_on(session: Session, versions: Iterable[Version]) -> list[HoldRow]:
     ids = {object_id for object_id, _ in seen}
     held = select(HoldRow).where(HoldRow.released_at.is_(None)).order_by(HoldRow.placed_at)
     return [row for row in session.scalars(held) if row.object_id in ids]
+
+
+def held(session: Session) -> set[str]:
+    """Ids of all objects that a legal hold in force keeps: what is held, and everything derived from it."""
+    ids = set(session.scalars(select(HoldRow.object_id).where(HoldRow.released_at.is_(None))))
+    roots = [version for object_id in sorted(ids) for version in sorted(_versions(session, object_id))]
+    return ids | {object_id for object_id, _ in lineage(session, roots).versions} if ids else ids
+
+
+def holds_on_object(session: Session, object_id: str) -> list[HoldRow]:
+    """The legal holds in force on any version of it, or on anything that one was made from."""
+    return holds_on(session, _versions(session, object_id))
+
+
+def _versions(session: Session, object_id: str) -> set[Version]:
+    """All versions that there ever were, those that were only begun or are shredded too."""
+    found: set[Version] = set()
+    for column, whose in (
+        (ObjectRow.version, ObjectRow.object_id),
+        (TombstoneRow.version, TombstoneRow.object_id),
+        (JobRow.output_version, JobRow.subject),
+    ):
+        found |= {
+            (object_id, version) for version in session.scalars(select(column).where(whose == object_id))
+        }
+    return found
 
 
 def _inputs(job: JobRow) -> set[Version]:

@@ -1,4 +1,4 @@
-"""Bodies that were kept: opening one for whoever asked, and shredding them.
+"""Bodies that were kept: opening one for whoever asked.
 
 The content goes from a sandbox to the caller's own descriptor; the authority hands over the sealed body
 and its key, after the entry that says who asked for it, and sees no byte of it.
@@ -24,12 +24,11 @@ from cloister.api import (
     RevealResult,
     RevealTicket,
     SandboxSpec,
-    ShredBodiesRequest,
-    ShredBodiesResult,
 )
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.documents import in_memory
 from cloister.appliance.ids import new_id
+from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.side import Delivery, SideSocket
@@ -38,12 +37,9 @@ from cloister.errors import CloisterError, Conflict, JobFailed, NotFound, by_cod
 from cloister.logs import place
 from cloister.sandbox import memory_file
 from cloister.vault.bodies import SECRET, open_capsule, public_half
-from cloister.vault.body_store import BodyStore
 
 log = structlog.get_logger()
 
-PARTS = ("prompt", "answer", "body")
-"""What the digest of a kept body is called in an entry."""
 LIMIT_S = 300.0
 ASKED_S = 120.0
 KEPT_OUTCOMES = 100
@@ -66,8 +62,9 @@ class _Reveal:
 class Revealing:
     """One home's bodies."""
 
-    def __init__(self, parts: Parts, auditing: Auditing, side: SideSocket) -> None:
+    def __init__(self, parts: Parts, auditing: Auditing, bodies: KeptBodies, side: SideSocket) -> None:
         self._parts = parts
+        self._bodies = bodies
         self._auditing = auditing
         self._side = side
         self._reveals: dict[str, _Reveal] = {}
@@ -89,8 +86,8 @@ class Revealing:
         """
         _ = self._parts.seal.vault
         self._parts.recorder.require()
-        part, commitment = await asyncio.to_thread(self._committed, request)
-        await asyncio.to_thread(self._fetch, commitment)
+        part, commitment = await asyncio.to_thread(self._bodies.committed, request)
+        await asyncio.to_thread(self._bodies.fetch, commitment)
         reveal_id = new_id("job")
         if len(self._reveals) >= KEPT_OUTCOMES:
             self._drop(next(iter(self._reveals)))
@@ -127,10 +124,10 @@ class Revealing:
 
     async def _reveal(self, delivery: Delivery, reveal: _Reveal) -> None:
         try:
-            kept = await asyncio.to_thread(self._fetch, reveal.commitment)
+            kept = await asyncio.to_thread(self._bodies.fetch, reveal.commitment)
             origin = self._auditing.origins[reveal.request.ledger]
             secret = self._parts.seal.vault.secret(SECRET)
-            key = open_capsule(kept[1], secret, reveal.commitment, origin)
+            key = open_capsule(kept.capsule, secret, reveal.commitment, origin)
             index = await self._parts.recorder.record(
                 reveal.peer,
                 "audit.reveal",
@@ -142,7 +139,7 @@ class Revealing:
                 key=base64.b64encode(key).decode(), commitment=reveal.commitment.hex(), origin=origin
             )
             async with asyncio.timeout(LIMIT_S):
-                size = await self._in_a_sandbox(delivery, config, kept[0])
+                size = await self._in_a_sandbox(delivery, config, kept.sealed)
             result = RevealResult(part=reveal.part, bytes=size, entry=index)
             if not reveal.done.done():
                 reveal.done.set_result(result)
@@ -206,26 +203,6 @@ class Revealing:
             raise JobFailed("its sandbox ended without a word")
         raise by_code(said.code)(said.message, where=said.where, remedy=said.remedy)
 
-    def _committed(self, request: BodyRequest) -> tuple[str, bytes]:
-        """Which body an entry commits to. Errors: NotFound."""
-        entry = self._auditing.entry(request.ledger, request.index)
-        for part in PARTS:
-            digest = entry.digests.get(part)
-            if digest is not None and len(digest) == 64:
-                return part, bytes.fromhex(digest)
-        raise NotFound(
-            f"entry {request.index} of the {request.ledger} ledger has no body",
-            remedy="Bodies are kept only where `ledger: bodies:` in the settings says so.",
-        )
-
-    def _fetch(self, commitment: bytes) -> tuple[bytes, bytes]:
-        store = BodyStore(self._parts.home.bodies)
-        try:
-            kept = store.fetch(commitment)
-        finally:
-            store.close()
-        return kept.sealed, kept.capsule
-
     def _expire(self, reveal_id: str) -> None:
         reveal = self._reveals.get(reveal_id)
         if reveal is not None and reveal.task is None:
@@ -236,37 +213,3 @@ class Revealing:
         self._side.withdraw(reveal_id)
         if reveal is not None and reveal.task is not None and not reveal.task.done():
             reveal.task.cancel()
-
-    # --- shredding -------------------------------------------------------------------------------
-
-    async def shred(self, peer: Peer, request: ShredBodiesRequest) -> ShredBodiesResult:
-        """Destroy one body, or those of all days before one, after the entry that says so.
-
-        Errors: NotFound, LedgerUnavailable, OutOfSpace.
-        """
-        home = self._parts.home
-        commitment = None
-        if request.body is not None:
-            part, commitment = await asyncio.to_thread(self._committed, request.body)
-            await asyncio.to_thread(self._fetch, commitment)
-            about: dict[str, str | int] = {"ledger": request.body.ledger, "index": request.body.index}
-            digests = {part: commitment.hex()}
-        else:
-            about, digests = {"before": request.before.isoformat() if request.before else ""}, {}
-        moment = self._parts.state.now().isoformat(timespec="seconds")
-        index = await self._parts.recorder.record(peer, "audit.shred-bodies", digests=digests, **about)
-        note = f"by {peer.account} at {moment}, entry {index}"
-        before = request.before.isoformat() if request.before is not None else None
-
-        def destroy() -> tuple[int, int]:
-            store = BodyStore(home.bodies)
-            try:
-                return store.shred(note, commitment=commitment, before=before), store.count()
-            finally:
-                store.close()
-
-        shredded, left = await asyncio.to_thread(destroy)
-        await self._parts.recorder.record(
-            peer, "audit.bodies-shredded", digests=digests, bodies=shredded, left=left, **about
-        )
-        return ShredBodiesResult(shredded=shredded, left=left, entry=index)

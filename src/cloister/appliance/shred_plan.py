@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from cloister.api import ObjectKind, ShredItem, ShredPlan, ShredUse
 from cloister.appliance import records
 from cloister.appliance.catalogue import find
-from cloister.appliance.holds import hold_document
+from cloister.appliance.holds import hold_document, words_of
 from cloister.appliance.jobs import made_by
 from cloister.appliance.lineage import Lineage, Version, holds_on, lineage
 from cloister.appliance.state import BackupRow, JobRow, ObjectRow, RunRow, TombstoneRow
@@ -97,8 +97,7 @@ def refuse_blocked(plan: ShredPlan, take_down: bool) -> None:
     if plan.holds:
         hold = plan.holds[0]
         raise Conflict(
-            f"a legal hold of {hold.placed_at:%Y-%m-%d} by {hold.placed_by} keeps {hold.name} and what "
-            f"was derived from it: {hold.reason}",
+            words_of(hold),
             where=plan.name,
             remedy=f"Whoever placed it may `cloister dataset release {hold.name}`.",
         )

@@ -172,7 +172,8 @@ def shred_bodies(
 ) -> None:
     """Destroy kept prompts and answers for good. Their entries stay, and stay true.
 
-    Copies of `bodies/capsules.db` in a backup could still open them until that backup is gone.
+    A legal hold on a dataset keeps the bodies of models that learnt from it: if one of them is of those days, nothing
+    goes. Copies of `bodies/capsules.db` in a backup could still open them until that backup is gone.
     """
     from cloister.api import BodyRequest, ShredBodiesRequest
     from cloister.cli.validation import validated

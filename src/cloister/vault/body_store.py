@@ -126,6 +126,14 @@ class BodyStore:
         sql = "SELECT count(*) FROM capsules WHERE commitment = ?"
         return sum(int(row[0]) for one in commitments if (row := self._one("capsules", sql, one)))
 
+    def days_of(self, commitments: Iterable[bytes], before: str) -> Iterator[str]:
+        """The day of each of these that can still be opened and is of a day before that one."""
+        sql = "SELECT day FROM capsules WHERE commitment = ?"
+        for one in commitments:
+            row = self._one("capsules", sql, one)
+            if row is not None and row[0] < before:
+                yield row[0]
+
     def shred_these(self, note: str, commitments: Iterable[bytes]) -> int:
         """Destroy these bodies, all or none of their keys; returns how many there were."""
         wanted = list(commitments)
