@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -387,6 +390,33 @@ def test_a_cursor_that_cannot_be_believed_sends_everything_again(
     assert indices(lines) == [*range(30), *range(30)]
     problem = again.status().problem or ""
     assert {"torn": "cannot be read", "another log": "not the log", "gone": ""}[damage] in problem
+
+
+def test_a_receiver_that_accepts_and_closes_at_once_is_down_all_the_time(
+    open_ledger: Open, ship: Callable[..., Shipping]
+) -> None:
+    """As a load balancer does that has nothing behind it."""
+    ledger = open_ledger()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepted: list[int] = []
+
+        def close_at_once() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+                    accepted.append(1)
+
+        threading.Thread(target=close_at_once, daemon=True).start()
+        shipping = ship(ledger, SyslogStream("127.0.0.1", listener.getsockname()[1], HEADER))
+        wait_until(lambda: len(accepted) > 1)
+        seen: list[float | None] = []
+        while len(accepted) < 4:
+            fill(ledger, 1)
+            seen.append(shipping.status().down_s)
+            time.sleep(0.01)
+        assert None not in seen
+        assert seen == sorted(seen, key=float)  # one time, not each attempt's own
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_restart_does_not_begin_the_time_anew_in_which_a_sink_is_down(

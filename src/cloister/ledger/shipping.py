@@ -30,6 +30,8 @@ POLL_S = 0.2
 YIELD_S = 0.003
 """Left to the ledger's own threads after each full batch."""
 SAVE_S = 1.0
+HOLD_S = 1.0
+"""So long a connection holds before a sink that was down is up again: some accept, and close at once."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 Source = Callable[[], Snapshot]
@@ -100,6 +102,8 @@ class Shipping:
         self._bytes = 0
         self._count = 0
         self._open = False
+        self._opened_at = 0.0
+        self._was_lost = found.down_since is not None
         earlier = 0.0 if found.down_since is None else max(0.0, now() - found.down_since)
         self._down_since: float | None = monotonic() - earlier
         """A restart does not begin the time anew in which a sink may be down."""
@@ -145,7 +149,7 @@ class Shipping:
                 self._lost(error)
                 pause = RETRY_S[-1]
             else:
-                failures = 0
+                failures = 0 if self._down_since is None else failures
                 pause = YIELD_S if busy else POLL_S
             self._closing.wait(pause)
         with contextlib.suppress(OSError, CloisterError):
@@ -159,16 +163,22 @@ class Shipping:
         snapshots = self._look()
         if not self._open:
             self._sink.open()
-            self._open = True
+            self._open, self._opened_at = True, self._monotonic()
         else:
             self._sink.check()
         busy = False
         for origin, snapshot in snapshots.items():
             busy |= self._ship(origin, snapshot)
-        self._down_since = self._problem = None
+        if not self._was_lost or self._holds():
+            self._was_lost, self._down_since, self._problem = False, None, None
         self._settle()
         self._save(at_once=self._told_down)
         return busy
+
+    def _holds(self) -> bool:
+        """Whether the connection has lasted long enough to believe in."""
+        wait = 0.0 if self._sink.durable else min(self._resend_s, HOLD_S)
+        return self._monotonic() - self._opened_at >= wait
 
     def _look(self) -> dict[str, Snapshot]:
         """The logs as they are now; one that has not begun is left out."""
@@ -277,7 +287,7 @@ class Shipping:
         if self._down_since is None:
             self._down_since = self._monotonic()
         self._problem = _words(error)
-        self._open = False
+        self._open, self._was_lost = False, True
         self._marks.clear()
         self._bytes = 0
         self._sent = dict(self._safe)
