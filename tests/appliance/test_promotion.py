@@ -28,7 +28,8 @@ from cloister.api import (
     ServeRequest,
     ShredRequest,
 )
-from cloister.appliance.approvals import Approvals
+from cloister.appliance.approval_decisions import ApprovalDecisions
+from cloister.appliance.approval_register import ApprovalRegister
 from cloister.appliance.classifying import classify
 from cloister.appliance.facts import dataset_class
 from cloister.appliance.freezing import freeze_declassify, freeze_shred
@@ -57,8 +58,12 @@ class Gates:
     keys: Path
 
     @property
-    def approvals(self) -> Approvals:
-        return self.world.authority.approvals
+    def register(self) -> ApprovalRegister:
+        return self.world.authority.approval_register
+
+    @property
+    def decisions(self) -> ApprovalDecisions:
+        return self.world.authority.approval_decisions
 
     def sign(self, peer: Peer, document: str) -> str:
         command = ["ssh-keygen", "-Y", "sign", "-n", "cloister-approval", "-f", str(self.keys / peer.account)]
@@ -66,10 +71,10 @@ class Gates:
         return ended.stdout.decode()
 
     async def approve(self, peer: Peer, approval_id: str) -> None:
-        shown = self.approvals.one(approval_id)
+        shown = self.register.one(approval_id)
         signature = self.sign(peer, shown.document) if shown.signature_needed else None
         decision = ApprovalDecision(digest=shown.digest, signature=signature)
-        await self.approvals.give(peer, approval_id, decision)
+        await self.decisions.give(peer, approval_id, decision)
 
     async def serve(self, peer: Peer, model: str, **config: Any) -> Deployment:
         return await self.world.authority.serve(peer, ServeRequest(name="desk", model=model, config=config))
@@ -154,7 +159,7 @@ async def test_a_confidential_model_serves_measured_signed_and_comes_back_withou
     with pytest.raises(Denied):
         await gates.serve(TRAINER, model)
     asked = await needed(gates.serve(OPERATOR, model))
-    shown = gates.approvals.one(asked)
+    shown = gates.register.one(asked)
     assert shown.signature_needed and shown.classification == "confidential"
     assert any("loss 3.0000 to 0.5000" in line for line in shown.summary)
     await gates.approve(APPROVER, asked)
@@ -162,7 +167,7 @@ async def test_a_confidential_model_serves_measured_signed_and_comes_back_withou
     await world.authority.serving.stop(OPERATOR, first.name)
     again = await gates.serve(OTHER, model)
     assert again.deployment_id != first.deployment_id, "a rollback takes the operator alone"
-    assert gates.approvals.one(asked).state == "approved"
+    assert gates.register.one(asked).state == "approved"
     await world.authority.serving.stop(OTHER, again.name)
     await needed(gates.serve(OPERATOR, model, max_model_len=64))
     starts = [e for e in world.authority.ledger.entries(0, 1000) if e["action"] == "deployment.start"]
@@ -222,13 +227,13 @@ async def test_a_run_that_was_asked_for_and_then_changed_asks_again(gates: Gates
     first = await needed(gates.train(request))
     bolder = RunRequest(name="one", dataset="notes", base="small", train={"learning_rate": 0.5})
     second = await needed(gates.train(bolder))
-    assert gates.approvals.one(first).state == "void" and second != first
+    assert gates.register.one(first).state == "void" and second != first
     await gates.approve(APPROVER, second)
     assert await needed(gates.train(request)) != first
     await gates.train(bolder)
     with pytest.raises(CloisterError):
         await gates.train(bolder)
-    assert gates.approvals.one(second).state == "used"
+    assert gates.register.one(second).state == "used"
 
 
 @gated
@@ -267,7 +272,7 @@ async def test_an_appliance_of_one_account_asks_nobody(gates: Gates) -> None:
         world.peer, "dataset", "own-data", ShredRequest(confirm="own-data")
     )
     assert done.state == "done"
-    assert world.authority.approvals.listed() == []
+    assert world.authority.approval_register.listed() == []
 
 
 @gated
@@ -385,8 +390,8 @@ async def test_an_approval_that_stands_can_be_taken_back(gates: Gates) -> None:
     await gates.approve(APPROVER, asked)
     await gates.serve(OPERATOR, model)
     await world.authority.serving.stop(OPERATOR, "desk")
-    decision = ApprovalDecision(digest=gates.approvals.one(asked).digest, reason="it insulted a client")
-    taken = await gates.approvals.refuse(SECOND, asked, decision)
+    decision = ApprovalDecision(digest=gates.register.one(asked).digest, reason="it insulted a client")
+    taken = await gates.decisions.refuse(SECOND, asked, decision)
     assert taken.state == "refused" and taken.decided_by == APPROVER.account
     assert taken.reason == f"taken back by {SECOND.account}: it insulted a client"
     assert await needed(gates.serve(OPERATOR, model)) != asked

@@ -16,6 +16,8 @@ from cloister.api import Deployment, LockRequest, SandboxState, ServeRequest
 from cloister.appliance.alarming import Alarming
 from cloister.appliance.alerts import Alerts
 from cloister.appliance.anchors import Anchors
+from cloister.appliance.approval_decisions import ApprovalDecisions
+from cloister.appliance.approval_register import ApprovalRegister
 from cloister.appliance.approvals import Approvals
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.backups import Backups
@@ -93,14 +95,14 @@ class Authority:
             policy=policies.digest,
         )
         self.guard = Guard(policies, access, self.recorder, self._facts)
-        signers = settings.approvals.allowed_signers
+        self.approval_register = ApprovalRegister(self.state, self.recorder)
         self.approvals = Approvals(
             self.state,
             self.recorder,
             self.guard,
             settings.approvals,
+            self.approval_register,
             appliance=identity,
-            allowed_signers=Path(signers) if signers else home.allowed_signers,
             freezers={
                 "run.start": freeze_run,
                 "deployment.start": freeze_deployment,
@@ -109,7 +111,17 @@ class Authority:
                 "policy.change": self.policy_sets.freeze,
             },
         )
-        self.policy_sets.attach(self.guard, self.recorder, self.approvals)
+        signers = settings.approvals.allowed_signers
+        self.approval_decisions = ApprovalDecisions(
+            self.state,
+            self.recorder,
+            self.guard,
+            settings.approvals,
+            self.approval_register,
+            changed=self.approvals.changed,
+            allowed_signers=Path(signers) if signers else home.allowed_signers,
+        )
+        self.policy_sets.attach(self.guard, self.recorder, self.approvals, self.approval_register)
         self.classifying = Classifying(self.state, self.recorder, self.approvals)
         self.witnessing = Witnessing(home, settings.ledger, self.recorder)
         self.anchors = Anchors(home, self.recorder)
@@ -166,7 +178,7 @@ class Authority:
             self.revealing,
             self.forgetting,
             self.policy_sets,
-            self.approvals,
+            self.approval_register,
         )
         self._alarming = Alarming(
             parts,

@@ -24,7 +24,7 @@ from cloister.api import (
 )
 from cloister.appliance import records
 from cloister.appliance.anchors import Anchors
-from cloister.appliance.approvals import Approvals
+from cloister.appliance.approval_register import ApprovalRegister
 from cloister.appliance.catalogue import find, listed
 from cloister.appliance.clients import Clients
 from cloister.appliance.exporting import Exporting
@@ -60,7 +60,7 @@ class Overview:
         revealing: Revealing,
         forgetting: Forgetting,
         policy_sets: PolicySets,
-        approvals: Approvals,
+        approvals: ApprovalRegister,
     ) -> None:
         self._policy_sets = policy_sets
         self._noted: tuple[int, float, list[str]] = (-1, 0.0, [])

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import PolicyProposal, PolicySetInfo
+from cloister.appliance.approval_register import ApprovalRegister
 from cloister.appliance.approvals import Approvals
 from cloister.appliance.freezing import Frozen
 from cloister.appliance.guard import Guard
@@ -96,10 +97,13 @@ class PolicySets:
         with self._state.change() as change:
             self._keep(change, self.in_force, self._origin, None)
 
-    def attach(self, guard: Guard, recorder: Recorder, approvals: Approvals) -> None:
+    def attach(
+        self, guard: Guard, recorder: Recorder, approvals: Approvals, register: ApprovalRegister
+    ) -> None:
         """What a change of the set has to reach."""
         self._guard, self._recorder, self._approvals = guard, recorder, approvals
-        approvals.diffs["policy.change"] = self.diff
+        self._register = register
+        register.diffs["policy.change"] = self.diff
 
     def info(self) -> PolicySetInfo:
         with self._state.read() as session:
@@ -205,7 +209,7 @@ class PolicySets:
         self._looked_at = -LOOK_EVERY_S
         self._guard.policies = proposed
         self._recorder.policy = proposed.digest
-        await self._approvals.void_all("the policy set has changed")
+        await self._register.void_all("the policy set has changed")
         return self.info()
 
     def _checked(self, proposal: PolicyProposal) -> PolicySet:

@@ -1,0 +1,101 @@
+"""The register of approvals: what was asked for, in which state it is, and what no longer stands.
+
+It asks for none and decides on none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+
+from cloister.api import Approval
+from cloister.appliance import records
+from cloister.appliance.peer import Peer
+from cloister.appliance.recorder import Recorder
+from cloister.appliance.state import ApprovalRow
+from cloister.appliance.store import Change, StateStore
+from cloister.errors import NotFound
+
+OPEN = ("pending", "approved")
+
+
+class ApprovalRegister:
+    """All approvals of one home."""
+
+    def __init__(self, state: StateStore, recorder: Recorder) -> None:
+        self._state = state
+        self._recorder = recorder
+        self.diffs: dict[str, Callable[[dict[str, Any]], str]] = {}
+        """How what was asked for differs from what there is, by action."""
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def listed(self) -> list[Approval]:
+        """All of them, the oldest first."""
+        with self._state.read() as session:
+            rows = session.scalars(select(ApprovalRow).order_by(ApprovalRow.requested_at)).all()
+            return [self.document(row) for row in rows]
+
+    def waiting(self) -> int:
+        """How many wait for somebody's decision."""
+        with self._state.read() as session:
+            pending = select(func.count()).where(
+                ApprovalRow.state == "pending", ApprovalRow.expires_at > self._state.now()
+            )
+            return session.scalar(pending) or 0
+
+    def one(self, approval_id: str) -> Approval:
+        """One, with how it differs from what there is."""
+        row = self.row(approval_id)
+        differ = self.diffs.get(row.action)
+        diff = differ(row.request) if differ is not None and row.state == "pending" else None
+        return self.document(row).model_copy(update={"diff": diff})
+
+    def document(self, row: ApprovalRow) -> Approval:
+        return records.approval(row, shown_state(row, self._state.now()))
+
+    def row(self, approval_id: str) -> ApprovalRow:
+        """Errors: NotFound."""
+        with self._state.read() as session:
+            row = session.get(ApprovalRow, approval_id)
+        if row is None:
+            raise NotFound(
+                "there is no approval of that id",
+                where=approval_id[:64],
+                remedy="See `cloister approval list`.",
+            )
+        return row
+
+    # --- what no longer stands ---------------------------------------------------------------
+
+    async def void(self, peer: Peer | None, row: ApprovalRow, reason: str) -> None:
+        """It no longer stands, after the entry that says why."""
+        await self._recorder.record(
+            peer, "approval.void", row.approval_id, digests={"approval": row.digest}, reason=reason
+        )
+        with self._state.change() as change:
+            found = change.session.get_one(ApprovalRow, row.approval_id)
+            if found.state in OPEN:
+                found.state, found.reason = "void", reason
+                announce(change, found)
+
+    async def void_all(self, reason: str) -> None:
+        """Nothing that was asked for or approved stands any more."""
+        with self._state.read() as session:
+            rows = session.scalars(select(ApprovalRow).where(ApprovalRow.state.in_(OPEN))).all()
+        for row in rows:
+            await self.void(None, row, reason)
+
+
+def shown_state(row: ApprovalRow, now: datetime) -> str:
+    """The state as it counts at this moment."""
+    until = row.expires_at if row.state == "pending" else row.stands_until
+    return "expired" if row.state in OPEN and until is not None and until <= now else row.state
+
+
+def announce(change: Change, row: ApprovalRow) -> None:
+    """Tell of its state, with the commit that changes it."""
+    change.event("approval.state", row.approval_id, state=row.state, action=row.action, name=row.name)
