@@ -24,7 +24,7 @@ from cloister.errors import Unavailable
 from cloister.home import Home
 
 if TYPE_CHECKING:
-    from cloister.policy import Settings
+    pass
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
@@ -69,8 +69,16 @@ def _pid(home: Home, name: str) -> int | None:
 def start(home: Home, *, gateway: bool = True, listen: str | None = None) -> list[str]:
     """Start what does not run, and wait until it answers. Returns the names of what was started.
 
-    `listen` is the gateway's address where the settings' is not wanted. Errors: Unavailable.
+    `listen` is the gateway's address where the settings' is not wanted. Errors: Unavailable, also for the
+    home of an installed service, whose programs have accounts of their own.
     """
+    if home.is_service:
+        raise Unavailable(
+            "the appliance here is a service of the system, and does not answer",
+            where=str(home.root),
+            remedy="An administrator starts it (`systemctl start cloister.target`); "
+            "`journalctl -u 'cloister*'` says why it ended.",
+        )
     home.make()
     with _alone(home):
         return _start(home, gateway=gateway, listen=listen)
@@ -88,18 +96,15 @@ def _alone(home: Home) -> Iterator[None]:
 
 
 def _start(home: Home, *, gateway: bool, listen: str | None) -> list[str]:
-    from cloister.policy import load_settings
-
     started = []
     for name, module in MODULES.items():
         if (name == "gateway" and not gateway) or _pid(home, name):
             continue
         arguments = [sys.executable, "-m", module, "--home", str(home.root)]
-        settings = load_settings(home.settings_file) if home.settings_file.exists() else None
-        if name == "gateway":
-            arguments += _gateway_arguments(settings, listen)
-        if name == "launcher" and settings is not None:
-            arguments += ["--sandbox", "bwrap" if settings.sandbox == "required" else "none"]
+        if name != "authority":
+            arguments += ["--settings", str(home.settings_file)]
+        if name == "gateway" and listen is not None:
+            arguments += ["--listen", listen]
         log_path = home.logs / f"{name}.log"
         log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -125,7 +130,16 @@ def _start(home: Home, *, gateway: bool, listen: str | None) -> list[str]:
 
 
 def stop(home: Home) -> list[str]:
-    """Stop the gateway, the authority and the launcher, in that order. Returns what was stopped."""
+    """Stop the gateway, the authority and the launcher, in that order. Returns what was stopped.
+
+    Errors: Unavailable for the home of an installed service.
+    """
+    if home.is_service:
+        raise Unavailable(
+            "the appliance here is a service of the system",
+            where=str(home.root),
+            remedy="An administrator stops it: `systemctl stop cloister.target`.",
+        )
     if not home.run.exists():
         return []
     with _alone(home):
@@ -161,17 +175,3 @@ def await_end(pid: int, timeout_s: float = STOP_TIMEOUT_S) -> None:
         os.close(process)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-
-
-def _gateway_arguments(settings: Settings | None, listen: str | None) -> list[str]:
-    from cloister.policy import Settings
-
-    gateway = (settings or Settings()).gateway
-    arguments = ["--listen", listen or gateway.listen]
-    if gateway.tls_cert:
-        arguments += ["--tls-cert", gateway.tls_cert]
-    if gateway.tls_key:
-        arguments += ["--tls-key", gateway.tls_key]
-    if gateway.client_ca:
-        arguments += ["--client-ca", gateway.client_ca]
-    return arguments

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from cloister.errors import InvalidInput
 
+SERVICE_HOME = Path("/var/lib/cloister")
+
 SOCKET_PATH_BYTES = 107
 """What Linux allows for the address of a Unix socket."""
 
@@ -20,9 +22,16 @@ class Home:
 
     @classmethod
     def default(cls) -> Home:
-        """`$CLOISTER_HOME`, or `~/.local/share/cloister`."""
+        """`$CLOISTER_HOME`; else the service's, where one is installed; else `~/.local/share/cloister`."""
         named = os.environ.get("CLOISTER_HOME")
+        if not named and SERVICE_HOME.is_dir():
+            return cls(SERVICE_HOME)
         return cls((Path(named) if named else Path.home() / ".local" / "share" / "cloister").absolute())
+
+    @property
+    def is_service(self) -> bool:
+        """Whether this is the home of the service that `deploy/install.sh` sets up."""
+        return self.root == SERVICE_HOME
 
     @property
     def run(self) -> Path:
@@ -38,11 +47,11 @@ class Home:
 
     @property
     def launcher_socket(self) -> Path:
-        return self.run / "launcher.sock"
+        return self.run / "launcher" / "launcher.sock"
 
     @property
     def gateway_file(self) -> Path:
-        return self.run / "gateway.json"
+        return self.run / "gateway" / "gateway.json"
 
     @property
     def keys(self) -> Path:
@@ -125,7 +134,7 @@ class Home:
             )
 
     def make(self) -> None:
-        """Make every folder, 0700; a root that was made open to others is closed to them.
+        """Make what folders are missing, 0700; a root that was made open to others is closed to them.
 
         Errors: InvalidInput where the path is too long for sockets below it; OSError, naming the folder
         that cannot be made.
@@ -135,6 +144,8 @@ class Home:
             self.root,
             self.run,
             self.run / "engines",
+            self.launcher_socket.parent,
+            self.gateway_file.parent,
             self.keys,
             self.objects,
             self.work,
@@ -143,10 +154,10 @@ class Home:
             self.logs,
         ):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.root.stat().st_mode & 0o077:
+        if self.root.stat().st_mode & 0o066:
             self.root.chmod(0o700)
 
-    def open_door(self) -> None:
-        """Let other accounts through to the sockets that are open to them; nothing else can be listed or read."""
+    def set_door(self, *, open_to_others: bool) -> None:
+        """Let other accounts through to the sockets, or not; nothing else can be listed or read."""
         for folder in (self.root, self.run):
-            folder.chmod(0o711)
+            folder.chmod(0o711 if open_to_others else 0o700)

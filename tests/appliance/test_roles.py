@@ -193,7 +193,7 @@ def test_only_the_two_sockets_are_open_to_others(shared: Appliance, accounts: di
             pass
         return seen
 
-    assert as_account(accounts["admin"], look) == [str(home.settings_file)]
+    assert as_account(accounts["admin"], look) == [str(home.settings_file), str(home.identity_file)]
 
 
 def test_without_roles_it_belongs_to_one_account(appliance: Appliance) -> None:

@@ -363,7 +363,7 @@ class GatewayProcess:
 
     def announced(self) -> dict[str, Any] | None:
         try:
-            return json.loads((self.home / "run" / "gateway.json").read_text())
+            return json.loads((self.home / "run" / "gateway" / "gateway.json").read_text())
         except FileNotFoundError:
             return None
 

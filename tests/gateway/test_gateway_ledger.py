@@ -143,7 +143,7 @@ def test_kill_9_leaves_an_intent_and_the_next_start_goes_on(own_site: Site) -> N
     next(stream)
     site.gateway.stop(signal.SIGKILL)
     site.engine.go_on.set()
-    (site.gateway.home / "run" / "gateway.json").unlink()
+    (site.gateway.home / "run" / "gateway" / "gateway.json").unlink()
     site.start()
     site.openai().chat.completions.create(**ASK)
     site.gateway.stop()

@@ -43,7 +43,10 @@ def test_arguments_that_do_not_fit_are_told(bare_site: Site) -> None:
 
 def test_what_it_leaves_is_private(site: Site) -> None:
     site.openai().chat.completions.create(**ASK)
-    made = [site.gateway.home / "run" / "gateway.json", *(site.gateway.home / "ledger").rglob("*")]
+    made = [
+        site.gateway.home / "run" / "gateway" / "gateway.json",
+        *(site.gateway.home / "ledger").rglob("*"),
+    ]
     assert len(made) > 3
     for path in made:
         with contextlib.suppress(FileNotFoundError):  # a temporary name that was there a moment ago

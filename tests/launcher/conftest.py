@@ -32,7 +32,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         else:
             mark = str(home)
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        running = Running(home, process, LauncherClient(home / "run" / "launcher.sock"), mark)
+        running = Running(home, process, LauncherClient(home / "run" / "launcher" / "launcher.sock"), mark)
         started.append(running)
         if wait:
             asyncio.run(answer(running))

@@ -16,6 +16,7 @@ from cloister.appliance.parts import Parts
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
 from cloister.errors import NotFound
 from cloister.sandbox import memory_file
+from cloister.vault.files import make_folders
 
 
 def worker_documents(
@@ -31,7 +32,7 @@ def worker_documents(
     output = parts.home.output_folder(row.job_id)
     if not row.resume:
         shutil.rmtree(output.parent, ignore_errors=True)
-    output.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folders(output)
     inputs: dict[str, Grant] = {}
     mounts = [Mount(source=str(output), inside="/out", writable=True)]
     with parts.state.read() as session:
@@ -76,7 +77,7 @@ def engine_documents(parts: Parts, row: DeploymentRow, model: ObjectRow) -> tupl
     """An engine's document and sandbox, with an empty folder for its socket."""
     folder = parts.home.engine_folder(row.deployment_id)
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, parents=True)
+    make_folders(folder)
     grant, mount = _granted(parts, model, "/in/model")
     document = JobDocument(
         job_id=row.deployment_id,

@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from cloister import modes
 from cloister.appliance.authority import Authority, socket_mode
 from cloister.appliance.http import create_app
 from cloister.appliance.metrics_port import metrics_app, metrics_listener
@@ -78,8 +79,7 @@ def _server(app: ASGIApp, protocol: Any = "auto") -> Server:
 async def serve(home: Home) -> None:
     settings = load_settings(home.settings_file)
     authority = Authority(home, settings)
-    if settings.access.roles:
-        home.open_door()
+    home.set_door(open_to_others=bool(settings.access.roles))
     server = _server(create_app(authority), PeerProtocol)
     scraped = settings.api.metrics
     figures = (_server(metrics_app(authority)), metrics_listener(scraped)) if scraped else None
@@ -102,13 +102,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="cloisterd", description="The authority of a Cloister appliance.")
     parser.add_argument("--home", type=Path, help="the appliance's home (default: $CLOISTER_HOME)")
     arguments = parser.parse_args()
-    os.umask(0o077)
     harden_process()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # sources of queued imports lie open here
     configure_logs()
     home = Home(arguments.home.absolute()) if arguments.home else Home.default()
+    modes.set_umask(home.objects)
     try:
         home.make()
         lock = take_home(home)

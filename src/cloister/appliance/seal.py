@@ -46,7 +46,7 @@ def appliance_id(path: Path) -> str:
             file.write(json.dumps({"id": identity}) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o600)
+        part.chmod(0o644)  # the gateway reads it, which may have an account of its own
         part.replace(path)
         return identity
     except (ValueError, KeyError, TypeError):

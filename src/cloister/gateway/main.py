@@ -23,6 +23,7 @@ import structlog
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from cloister import modes
 from cloister.errors import CloisterError, InvalidInput, LedgerUnavailable, Unavailable
 from cloister.gateway.app import Gateway, where
 from cloister.gateway.authority import Authority
@@ -35,6 +36,8 @@ from cloister.gateway.server import bind_tcp, make_server, tls_context
 from cloister.home import Home
 from cloister.ledger import Ledger
 from cloister.logs import configure_logs
+from cloister.policy import load_settings
+from cloister.policy.settings import GatewaySettings
 from cloister.sandbox.harden import harden_process
 
 log = structlog.get_logger()
@@ -42,6 +45,7 @@ log = structlog.get_logger()
 _FLUSH_EVERY_S = 10.0
 _SWITCH_S = 0.0002  # the ledger's writer must not wait 5 ms for its turn when a batch is on the disk
 _IDENTITY_WAIT_S = 30.0
+_ANY_PORT = GatewaySettings(listen="127.0.0.1:0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM. Returns the exit status."""
     harden_process()
     sys.setswitchinterval(_SWITCH_S)
-    os.umask(0o077)
+    os.umask(0o077)  # until the home is known
     configure_logs()
     arguments = _parser().parse_args(argv)
     try:
-        listening = _listening(arguments)
+        settings = load_settings(arguments.settings).gateway if arguments.settings else _ANY_PORT
+        listening = _listening(_filled(arguments, settings))
         limits = Limits(
             body_bytes=arguments.max_body,
             requests=arguments.max_requests,
@@ -75,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             drain_s=arguments.drain,
         )
         home = Home(arguments.home.absolute() if arguments.home else Home.default().root)
+        modes.set_umask(home.gateway_ledger)
         uvloop.run(_run(home, listening, limits, arguments.origin))
     except CloisterError as fault:
         print(f"cloister-gateway: {fault}", file=sys.stderr)
@@ -246,6 +252,13 @@ def _retract(path: Path) -> None:
             path.unlink()
 
 
+def _filled(arguments: argparse.Namespace, settings: GatewaySettings) -> argparse.Namespace:
+    """The arguments, with the settings' values where nothing was given."""
+    given = {name: getattr(arguments, name) for name in ("listen", "tls_cert", "tls_key", "client_ca")}
+    filled = {name: value or getattr(settings, name) for name, value in given.items()}
+    return argparse.Namespace(**{**vars(arguments), **filled})
+
+
 def _listening(arguments: argparse.Namespace) -> Listening:
     host, _, port = arguments.listen.rpartition(":")
     host = {"localhost": "127.0.0.1"}.get(host, host.strip("[]"))
@@ -275,7 +288,12 @@ def _parser() -> argparse.ArgumentParser:
     bounds = Limits()
     parser = argparse.ArgumentParser(prog="cloister-gateway", description="Serve the models to clients.")
     parser.add_argument("--home", type=Path, help="the appliance's folder (default: $CLOISTER_HOME)")
-    parser.add_argument("--listen", default="127.0.0.1:0", help="IP:PORT; port 0 takes a free one")
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        help="the appliance's settings: address and certificates where no option says",
+    )
+    parser.add_argument("--listen", help="IP:PORT; port 0, the default without settings, takes a free one")
     parser.add_argument("--unix", type=Path, help="listen on this Unix socket instead")
     parser.add_argument("--tls-cert", help="certificate chain, PEM")
     parser.add_argument("--tls-key", help="its private key, PEM")

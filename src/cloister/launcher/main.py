@@ -8,16 +8,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
+import pwd
 import resource
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cloister.errors import CloisterError
+from cloister import modes
+from cloister.errors import CloisterError, InvalidInput
+from cloister.home import Home
 from cloister.launcher.keeper import KEEPER_DIED, keep
 from cloister.launcher.server import Launcher, LauncherConfig
+from cloister.policy import Settings, load_settings
 from cloister.sandbox import harden_process
 
 _GRACE_S = 5.0
@@ -26,21 +29,29 @@ _GRACE_S = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; exit status as in `cloister.errors`."""
-    arguments = _arguments(argv)
-    home = arguments.home.absolute()
-    config = LauncherConfig(
-        home=home,
-        socket=arguments.socket or home / "run" / "launcher.sock",
-        accounts=frozenset(arguments.allow_uid),
-        sandboxed=arguments.sandbox == "bwrap",
-        program=tuple(arguments.program) or None,
-    )
+    try:
+        config = _config(_arguments(argv))
+    except CloisterError as error:
+        print(f"cloister-launcher: {error}", file=sys.stderr)
+        return error.exit_code
     harden_process()
     return keep(lambda: _launch(config))
 
 
+def _config(arguments: argparse.Namespace) -> LauncherConfig:
+    home = arguments.home.absolute()
+    settings = load_settings(arguments.settings) if arguments.settings else Settings()
+    return LauncherConfig(
+        home=home,
+        socket=arguments.socket or Home(home).launcher_socket,
+        accounts=frozenset(map(_uid, arguments.allow)),
+        sandboxed=(arguments.sandbox or settings.sandbox) != "none",
+        program=tuple(arguments.program) or None,
+    )
+
+
 def _launch(config: LauncherConfig) -> int:
-    os.umask(0o077)
+    modes.set_umask(config.home / "work")  # its sandboxes inherit it
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
@@ -78,18 +89,30 @@ async def _run(launcher: Launcher) -> None:
         await launcher.close(grace_s)
 
 
+def _uid(account: str) -> int:
+    try:
+        return int(account) if account.isdigit() else pwd.getpwnam(account).pw_uid
+    except KeyError:
+        raise InvalidInput("there is no such account", where=f"--allow {account[:64]}") from None
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cloister-launcher", description=__doc__)
     parser.add_argument("--home", type=Path, required=True, help="the appliance's home; mounts lie in it")
-    parser.add_argument("--socket", type=Path, help="default: HOME/run/launcher.sock")
+    parser.add_argument("--socket", type=Path, help="default: HOME/run/launcher/launcher.sock")
     parser.add_argument(
-        "--allow-uid", type=int, action="append", default=[], help="an account that may call, beside its own"
+        "--allow",
+        action="append",
+        default=[],
+        help="an account that may call, beside its own: name or number",
+    )
+    parser.add_argument(
+        "--settings", type=Path, help="the appliance's settings: whether they ask for sandboxes"
     )
     parser.add_argument(
         "--sandbox",
         choices=("bwrap", "none"),
-        default="bwrap",
-        help="none runs programs without a sandbox: only where the appliance's settings say so",
+        help="instead of what the settings say (default: bwrap); none runs programs without a sandbox",
     )
     parser.add_argument("--program", nargs=argparse.REMAINDER, default=[], help=argparse.SUPPRESS)
     return parser.parse_args(argv)

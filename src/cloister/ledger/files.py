@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from cloister import modes
+
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
@@ -27,11 +29,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, touched: set[Path]) -> None:
-    """Create a folder and its parents (0700); the folders that gained a name are added to `touched`."""
+    """Create a folder and its parents, as open as `modes` says; folders that gained a name go to `touched`."""
     if folder.is_dir():
         return
     make_folder(folder.parent, touched)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    modes.make_folder(folder)
     touched.add(folder.parent)
 
 
@@ -39,7 +41,7 @@ def write_file(path: Path, data: bytes, touched: set[Path]) -> None:
     """Write and sync a whole file, atomically; `touched` gains its folder, which the caller has to sync."""
     make_folder(path.parent, touched)
     temporary = path.with_name(path.name + ".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = modes.create(temporary, os.O_WRONLY | os.O_TRUNC)
     try:
         write_all(descriptor, data, 0)
         os.fsync(descriptor)
@@ -59,7 +61,7 @@ def allocate(path: Path, size: int, *, zeroed: bool = False) -> int:
 
     With `zeroed` the zeros are really written, so that no later write into it needs new blocks.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = modes.create(path, os.O_RDWR | os.O_TRUNC)
     try:
         os.posix_fallocate(descriptor, 0, size)
         if zeroed:

@@ -58,7 +58,7 @@ def spawn(
 ) -> int:
     """Start `argv` with `descriptors` (target number → source) and no others; return its process id.
 
-    The process has its own session, default signals, no core files and a umask of 077, and gets SIGKILL
+    The process has its own session, default signals and no core files, and gets SIGKILL
     when the thread that started it ends. Call it from the main thread.
     """
     parent = os.getpid()
@@ -72,7 +72,6 @@ def spawn(
         for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.umask(0o077)
         os.chdir(cwd)
         if before_exec is not None:
             before_exec()

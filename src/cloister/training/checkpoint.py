@@ -18,7 +18,9 @@ from torch import Tensor
 
 from cloister.errors import CloisterError, NotFound, Tampered
 from cloister.models.tensors import SafetensorsReader, write_tensors
+from cloister.modes import make_folder
 from cloister.vault import ObjectReader, ObjectWriter
+from cloister.vault.files import make_folders
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 """Tensors by group (a file each) and name."""
@@ -85,12 +87,12 @@ class CheckpointStore:
 
     def save(self, step: int, groups: Groups, state: Mapping[str, Any]) -> None:
         """Write the checkpoint of `step`, then remove those that are no longer kept."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(self.folder)
         final = self.folder / f"{_STEP}{step}"
         part = self.folder / f"{_PART}{step}"
         for torn in self.folder.glob(f"{_PART}*"):
             shutil.rmtree(torn)
-        part.mkdir(mode=0o700)
+        make_folder(part)
         writer = ObjectWriter(part, **self._identity)
         for group, tensors in groups.items():
             with writer.create(_file(step, group)) as out:

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cloister import modes
 from cloister.errors import CloisterError, Conflict, InvalidInput, NotFound, OutOfSpace, Tampered
 from cloister.vault.bodies import SealedBody
 from cloister.vault.files import make_folders, sync_folder
@@ -177,7 +178,7 @@ class BodyStore:
         with self._faults(path.name):
             if path.is_symlink():
                 raise Tampered("a symbolic link lies where a file belongs", where=str(path))
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            os.close(modes.create(path, os.O_RDWR | os.O_NOFOLLOW, writable=True))
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
             # The journal stays, so that the old pages in it can be overwritten in place.
             for pragma in (

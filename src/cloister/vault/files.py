@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cloister import modes
 from cloister.errors import CloisterError, Conflict, Denied, InvalidInput, NotFound, OutOfSpace, Tampered
 
 PART_SUFFIX = ".part"
@@ -88,14 +89,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folders(folder: Path) -> None:
-    """Creates `folder` and what is missing above it, 0700, durably."""
+    """Creates `folder` and what is missing above it, private or shared as `modes` says, durably."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for child in reversed(missing):
         with naming(child):
-            child.mkdir(mode=0o700, exist_ok=True)
+            modes.make_folder(child)
             sync_folder(child.parent)
 
 
@@ -118,10 +119,9 @@ class PartFile:
         self._hashing: Future[None] | None = None
         self._syncing: Future[None] | None = None
         self._synced = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         with naming(self.part):
             self.part.unlink(missing_ok=True)
-            self._descriptor = os.open(self.part, flags, 0o600)
+            self._descriptor = modes.create(self.part, os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW)
 
     @property
     def open(self) -> bool:

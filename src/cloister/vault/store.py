@@ -19,6 +19,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cloister.errors import Conflict, InvalidInput, NotFound, Tampered
+from cloister.modes import close_to_others
 from cloister.vault.files import make_folders, naming, sync_folder
 from cloister.vault.manifest import (
     MANIFEST_NAME,
@@ -202,14 +203,14 @@ def _strays(folder: Path, manifest: Manifest) -> Iterator[Tampered]:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Makes the folder private, drops empty folders, and makes all names durable."""
+    """Closes the folder to others, drops empty folders, and makes all names durable."""
     with naming(folder):
         for at, folders, names in os.walk(folder, topdown=False):
             here = Path(at)
             for name in names:
-                (here / name).chmod(0o600)
+                close_to_others(here / name)
             for name in folders:
                 if not any((here / name).iterdir()):
                     (here / name).rmdir()
-            here.chmod(0o700)
+            close_to_others(here)
             sync_folder(here)
