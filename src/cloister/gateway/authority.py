@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -104,11 +105,12 @@ class Authority:
             try:
                 await self._fetch_view()
                 await self._say_hello()
-                if not self._connected:
-                    self._connected = True
-                    log.info("authority.connected", seq=self._directory.seq)
-                wait = _FIRST_WAIT_S
-                await self._listen()
+                async with self._events() as lines:
+                    if not self._connected:
+                        self._connected = True
+                        log.info("authority.connected", seq=self._directory.seq)
+                    wait = _FIRST_WAIT_S
+                    await self._listen(lines)
             except (httpx.HTTPError, _Refused, ValidationError, ValueError) as fault:
                 if self._connected:
                     self._connected = False
@@ -116,20 +118,25 @@ class Authority:
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  spreads reconnects, no secret
             wait = min(wait * 2, _LONGEST_WAIT_S)
 
-    async def _listen(self) -> None:
-        """Follow the stream of events from the last number known until it ends."""
+    @contextlib.asynccontextmanager
+    async def _events(self) -> AsyncIterator[AsyncIterator[str]]:
+        """The lines of the stream of events from the last number known."""
         parameters = {"after": self._directory.seq}
         async with self._client.stream("GET", "/v1/events", params=parameters) as answer:
             if answer.status_code != 200:
                 raise _Refused(answer.status_code)
-            data: list[str] = []
-            async for line in answer.aiter_lines():
-                if line.startswith("data:"):
-                    data.append(line[5:].strip())
-                elif not line and data:
-                    await self._take(Event.model_validate_json("\n".join(data)))
-                    data = []
-                self._directory.heard()
+            yield answer.aiter_lines()
+
+    async def _listen(self, lines: AsyncIterator[str]) -> None:
+        """Take one event after the other until the stream ends."""
+        data: list[str] = []
+        async for line in lines:
+            if line.startswith("data:"):
+                data.append(line[5:].strip())
+            elif not line and data:
+                await self._take(Event.model_validate_json("\n".join(data)))
+                data = []
+            self._directory.heard()
 
     async def _take(self, event: Event) -> None:
         """Act on an event. Whatever fails here ends the stream before it counts as heard."""
