@@ -938,6 +938,19 @@ class CosignedHead(BaseModel):
     note: str = Field(max_length=1 << 19)
 
 
+class LogState(BaseModel):
+    """What somebody who copies a ledger needs beside its tiles. Entries are base 64.
+
+    `tail` are the entries made since the signed tree head, the oldest first; `cosigned` the tree heads that
+    witnesses cosigned, by the id of the witness's key.
+    """
+
+    vkey: str
+    checkpoint: str
+    tail: list[str] = []
+    cosigned: dict[str, str] = {}
+
+
 class LedgerProof(BaseModel):
     """A tlog-proof (c2sp.org/tlog-proof)."""
 

@@ -55,6 +55,7 @@ from cloister.api import (
     LedgerProof,
     LedgerStatus,
     LockRequest,
+    LogState,
     MergeRequest,
     NewSlot,
     Opening,
@@ -463,6 +464,14 @@ class Client:
         query = {name: value for name, value in wanted.items() if value is not None}
         for data in self._stream("/v1/audit/follow", after=after, **query):
             yield LedgerEntry.model_validate_json(data)
+
+    def log_state(self, ledger: LedgerName) -> LogState:
+        """What a copy of a ledger needs beside its tiles. Errors: NotFound where nothing is signed yet."""
+        return self._get(f"/v1/audit/log/{ledger}", LogState)
+
+    def tile(self, ledger: LedgerName, path: str) -> bytes:
+        """A tile or entry bundle, by its path in tlog-tiles without the leading `tile/`."""
+        return self._request("GET", f"/v1/audit/log/{ledger}/tile/{path}", None)
 
     def prove(self, ledger: str, index: int) -> str:
         """A tlog-proof of one entry."""

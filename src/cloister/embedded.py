@@ -96,6 +96,9 @@ def _alone(home: Home) -> Iterator[None]:
 
 
 def _start(home: Home, *, gateway: bool, listen: str | None) -> list[str]:
+    from cloister.policy import load_settings
+
+    load_settings(home.settings_file)  # what does not fit is said here, and not in a log
     started = []
     for name, module in MODULES.items():
         if (name == "gateway" and not gateway) or _pid(home, name):

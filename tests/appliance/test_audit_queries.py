@@ -18,9 +18,11 @@ from tests.conftest import PASSPHRASE, Appliance, start_appliance
 
 from cloister import embedded
 from cloister.api import ClientRequest
+from cloister.copies import carry_over, served_keys
 from cloister.errors import InvalidInput, LedgerUnavailable, NotFound
 from cloister.home import Home
 from cloister.policy import load_settings
+from cloister.verifier import read_keys, verify_folder
 
 
 def wait_until(condition: Callable[[], object], patience_s: float = 60.0) -> None:
@@ -54,6 +56,33 @@ def test_a_search_says_who_did_what_to_what(appliance: Appliance) -> None:
         client.search_ledger(ledger="gateway")  # none runs here
     with pytest.raises(InvalidInput):
         client.search_ledger(since="yesterday")
+
+
+def test_the_ledger_is_served_as_tiles_and_copied_from_them(appliance: Appliance, tmp_path: Path) -> None:
+    client = appliance.client
+    for number in range(300):  # more than a tile
+        client.issue_client(ClientRequest(name=f"desk-{number}"))
+    client.flush_ledger()
+    size = client.ledger().signed
+    whole, width = divmod(size, 256)
+    assert whole and len(client.tile("control", f"0/000.p/{min(255, size)}")) == 32 * min(255, size)
+    assert len(client.tile("control", "0/000")) == 32 * 256
+    for beyond in (
+        f"0/{whole:03d}.p/{width + 1}",
+        f"{whole + 1:03d}",
+        "2/000",
+        "../vkey",
+        "entries/%2e%2e/001",
+    ):
+        with pytest.raises((NotFound, InvalidInput)):
+            client.tile("control", beyond)
+    with pytest.raises(NotFound):
+        client.log_state("gateway")  # none runs here
+    carried = carry_over(client, tmp_path)
+    assert (carried["control"].before, carried["control"].size) == (0, size)
+    again = carry_over(client, tmp_path)
+    assert again["control"].before == size
+    assert all(report.ok for report in verify_folder(tmp_path, read_keys(served_keys(client))).values())
 
 
 def test_the_command_finds_prints_and_pages(appliance: Appliance) -> None:

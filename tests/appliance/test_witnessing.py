@@ -21,10 +21,11 @@ from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import open_state
 from cloister.appliance.store import StateStore
 from cloister.appliance.witnessing import Witnessing
-from cloister.copies import carry_home, cosigned_in
+from cloister.copies import LEDGERS, cosigned_in
 from cloister.errors import Conflict, InvalidInput, Tampered
 from cloister.home import Home
 from cloister.ledger import Entry, Ledger
+from cloister.ledger.export import LogFolder, carry
 from cloister.policy.settings import LedgerSettings
 
 SIGNER = Ed25519PrivateKey.from_private_bytes(b"\x51" * 32)
@@ -62,7 +63,8 @@ class Site:
 
     def carry(self) -> dict[str, int]:
         self.control.flush()
-        return {name: one.size for name, one in carry_home(self.home, self.stick).items()}
+        carried = {name: carry(LogFolder(self.home.ledger(name)), self.stick / name) for name in LEDGERS}
+        return {name: one.size for name, one in carried.items() if one is not None}
 
     def visit(self) -> str:
         keys = [verifier.parse_vkey(self.control.vkey)]

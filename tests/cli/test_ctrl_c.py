@@ -112,6 +112,27 @@ def test_with_json_it_is_one_document(desk: Appliance) -> None:
     assert json.loads(out)["error"]["code"] == "left"
 
 
+def test_an_interrupt_where_nothing_can_be_raised_comes_again() -> None:
+    code = """
+import os, signal, time, weakref
+from cloister.cli.leaving import Left, attend_ctrl_c, leaving
+
+class Thing: pass
+
+try:
+    with leaving():
+        attend_ctrl_c()
+        thing = Thing()
+        watch = weakref.ref(thing, lambda _: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0)))
+        del thing
+        time.sleep(10)
+except Left:
+    print("left")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("left\n", "")
+
+
 def test_it_is_calm_from_the_first_moment_on(desk: Appliance) -> None:
     codes = set()
     for number in range(24):

@@ -267,7 +267,7 @@ def walk(story: Story, checkout: Path, chosen: argparse.Namespace) -> None:
             cloister("olga", "client", "revoke", "desk")
             cloister("olga", "serve", "stop", "claims")
         with story.step("shred"):
-            approved(story, "steve", "dataset", "shred", "claims", "--confirm", "claims")
+            approved(story, "steve", "dataset", "shred", "claims", "--yes", "claims")
             assert not list((HOME / "objects" / "dataset").glob("*/*"))
     finally:
         for process in reversed(running.values()):

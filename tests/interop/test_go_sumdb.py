@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cloister import verifier
 from cloister.ledger import Entry, Ledger
-from cloister.ledger.export import carry
+from cloister.ledger.export import LogFolder, carry
 from cloister.ledger.proof import prove
 
 GOPATH = Path("/usr/share/gocode")
@@ -59,7 +59,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         ]:
             future.result()
         vkey = ledger.vkey
-    carry(folder / "log", folder / "copy")
+    carry(LogFolder(folder / "log"), folder / "copy")
     with verifier.Witness(folder / "state", "witness.test/go") as witness:
         (visited,) = witness.visit(folder / "copy", [verifier.parse_vkey(vkey)])
         assert visited.problems == []

@@ -17,10 +17,10 @@ from ledger_samples import ORIGIN, sample
 from cloister import verifier
 from cloister.errors import Conflict, NotFound, Tampered
 from cloister.ledger import Ledger, Settings, merkle
-from cloister.ledger.export import carry
+from cloister.ledger.export import LogFolder, carry
 from cloister.ledger.note import VerifierKey, sign_head
 from cloister.ledger.proof import prove
-from cloister.ledger.tiles import TileStore, Tree
+from cloister.ledger.tiles import TileStore, Tree, parse_tile_path, tile_name
 
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 VKEY = str(VerifierKey.of(ORIGIN, SIGNER))
@@ -134,14 +134,14 @@ def test_proofs_of_random_trees_verify_and_those_of_other_entries_do_not(
 
 def test_a_carried_copy_grows_by_what_is_new(log: Path, tmp_path: Path) -> None:
     root, copy = Path(shutil.copytree(log, tmp_path / "log")), tmp_path / "stick"
-    assert carry(root, copy) is not None
+    assert carry(LogFolder(root), copy) is not None
     old = {path: path.stat().st_ino for path in copy.rglob("*") if path.is_file()}
     note = (copy / "checkpoint").read_bytes()
     for stop in (1001, 1023, 1024, 2500):
         with Ledger.open(root, origin=ORIGIN, signer=SIGNER) as ledger:
             before = ledger.size
         build(root, range(before, stop))
-        carried = carry(root, copy)
+        carried = carry(LogFolder(root), copy)
         assert carried is not None
         assert (carried.before, carried.size) == (before, stop)
         report = verifier.verify_log(copy, VKEY, since=note)
@@ -168,7 +168,7 @@ def test_a_log_is_copied_while_it_is_written(open_ledger: Callable[..., Ledger],
         ledger.flush()
         head = b""
         for _ in range(8):
-            assert carry(tmp_path / "log", tmp_path / "copy") is not None
+            assert carry(LogFolder(tmp_path / "log"), tmp_path / "copy") is not None
             report = verifier.verify_log(tmp_path / "copy", VKEY, since=head or None)
             assert report.problems == []
             head = (tmp_path / "copy" / "checkpoint").read_bytes()
@@ -179,14 +179,14 @@ def test_a_log_is_copied_while_it_is_written(open_ledger: Callable[..., Ledger],
 
 def test_a_carried_copy_shows_a_rollback_and_a_fork_by_itself(log: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    carry(log, copy)
+    carry(LogFolder(log), copy)
     before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     build(tmp_path / "shorter", range(600))
     with pytest.raises(Tampered, match="rolled back"):
-        carry(tmp_path / "shorter", copy)
+        carry(LogFolder(tmp_path / "shorter"), copy)
     build(tmp_path / "other", range(1, 1200))
     with pytest.raises(Tampered, match="forked"):
-        carry(tmp_path / "other", copy)
+        carry(LogFolder(tmp_path / "other"), copy)
     assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
 
 
@@ -194,7 +194,7 @@ def test_nothing_is_written_into_other_folders(log: Path, tmp_path: Path) -> Non
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
     with pytest.raises(Conflict):
-        carry(log, tmp_path / "photos")
+        carry(LogFolder(log), tmp_path / "photos")
     victim = tmp_path / "victim"
     victim.mkdir()
     for name in ("tile", "journal", "cosigned"):
@@ -202,13 +202,13 @@ def test_nothing_is_written_into_other_folders(log: Path, tmp_path: Path) -> Non
         stick.mkdir()
         (stick / name).symlink_to(victim)
         with pytest.raises(Conflict, match="link"):
-            carry(log, stick)
+            carry(LogFolder(log), stick)
     assert not list(victim.iterdir())
-    carry(log, tmp_path / "good")
+    carry(LogFolder(log), tmp_path / "good")
     note = (tmp_path / "good" / "checkpoint").read_text()
     (tmp_path / "good" / "checkpoint").write_text(note.replace("\n1000\n", "\n1001\n"))
     with pytest.raises(Conflict, match="signature"):
-        carry(log, tmp_path / "good")
+        carry(LogFolder(log), tmp_path / "good")
 
 
 def test_an_interrupted_copy_is_taken_up(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,11 +229,52 @@ def test_an_interrupted_copy_is_taken_up(log: Path, tmp_path: Path, monkeypatch:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", pulled)
             try:
-                carry(log, copy)
+                carry(LogFolder(log), copy)
                 break
             except OSError:
                 pass
-        assert carry(log, copy) is not None
+        assert carry(LogFolder(log), copy) is not None
         assert verifier.verify_log(copy, VKEY).problems == []
         shutil.rmtree(copy)
     assert number >= 5, "it writes that many files"
+
+
+def test_paths_of_tiles_are_read_as_they_are_written() -> None:
+    for level in (None, 0, 1, 63):
+        for index in (0, 7, 999, 1_000, 1_234_067, 10**15):
+            for width in (1, 200, 256):
+                path = f"{'entries' if level is None else level}/{tile_name(index, width)}"
+                assert parse_tile_path(path) == (level, index, width)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "",
+            "0",
+            "0/",
+            "0/1",
+            "0/0001",
+            "0/001.p",
+            "0/001.p/",
+            "0/001.p/0",
+            "0/001.p/01",
+            "0/001.p/256",
+            "0/001.p/999",
+        ),
+        *(
+            "64/001",
+            "00/001",
+            "-1/001",
+            "0/x000/001",
+            "0/x01/001",
+            "0/000/001",
+            "entry/001",
+            "entries/../001",
+        ),
+        *("0/001/", "0//001", "../vkey", "0/001\n", "0/٠٠١", "0/" + "x001/" * 6 + "001"),
+    ],
+)
+def test_other_paths_are_no_tiles(path: str) -> None:
+    assert parse_tile_path(path) is None

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
 from cloister.api import (
     BodyRequest,
     LedgerMatches,
     LedgerName,
+    LogState,
     RevealResult,
     RevealTicket,
     ShredBodiesRequest,
@@ -64,6 +65,20 @@ def audit_router(authority: Authority) -> APIRouter:
                     yield f"id: {entry.index}\ndata: {entry.model_dump_json()}\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
+
+    @router.get("/log/{ledger}", dependencies=[may("ledger.read")])
+    async def log(ledger: LedgerName) -> LogState:
+        return await asyncio.to_thread(authority.auditing.log, ledger)
+
+    @router.get(
+        "/log/{ledger}/tile/{path:path}",
+        response_class=Response,
+        responses={200: {"content": {"application/octet-stream": {}}}},
+        dependencies=[may("ledger.read")],
+    )
+    async def tile(ledger: LedgerName, path: Annotated[str, Path(max_length=64)]) -> Response:
+        data = await asyncio.to_thread(authority.auditing.tile, ledger, path)
+        return Response(data, media_type="application/octet-stream")
 
     @router.post("/reveal", status_code=202, dependencies=[may("body.reveal")])
     async def reveal(peer: Caller, body: BodyRequest) -> RevealTicket:

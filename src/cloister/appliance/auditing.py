@@ -7,6 +7,7 @@ who may ask.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -14,13 +15,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 import msgspec
 import structlog
 
-from cloister.api import LedgerEntry, LedgerMatches
+from cloister.api import LedgerEntry, LedgerMatches, LogState
 from cloister.errors import CloisterError, NotFound
 from cloister.home import Home
 from cloister.ledger import Ledger
+from cloister.ledger.export import LogFolder
 from cloister.ledger.index import Index, IndexFault
 from cloister.ledger.query import Query, search
 from cloister.ledger.reading import CheckedReader, LogFiles, Snapshot
+from cloister.ledger.tiles import WIDTH, parse_tile_path
 from cloister.logs import place
 
 log = structlog.get_logger()
@@ -35,6 +38,7 @@ class Auditing:
     """Snapshots, searches and followers of this home's ledgers, by name: `control` and `gateway`."""
 
     def __init__(self, home: Home, ledger: Ledger, gateway_origin: str) -> None:
+        self._home = home
         gateway = LogFiles(home.gateway_ledger, gateway_origin)
         self.origins: Mapping[str, str] = {"control": ledger.origin, "gateway": gateway_origin}
         self._snapshots: Mapping[str, Callable[[], Snapshot]] = {
@@ -66,6 +70,30 @@ class Auditing:
         for found in CheckedReader(self.snapshot(name)).entries(index, index + 1):
             return ledger_entry(index, found)
         raise NotFound(f"the ledger has no entry {index}", where=name)
+
+    def log(self, name: str) -> LogState:
+        """What a copy of a ledger needs beside its tiles. Errors: NotFound where nothing is signed; Tampered."""
+        source = LogFolder(self._home.ledger(name))
+        key = source.key()
+        if key is None:
+            raise NotFound("nothing in this ledger is signed yet", where=name)
+        head, tail = source.newest()
+        return LogState(
+            vkey=str(key),
+            checkpoint=head.signed_note or "",
+            tail=[base64.b64encode(entry).decode() for entry in tail],
+            cosigned=source.cosigned(),
+        )
+
+    def tile(self, name: str, path: str) -> bytes:
+        """A tile or bundle of the signed tree, by its path in tlog-tiles. Errors: NotFound, Tampered."""
+        parsed = parse_tile_path(path)
+        size = self.snapshot(name).size
+        if parsed is not None:
+            level, index, width = parsed
+            if index * WIDTH + width <= size >> (8 * (level or 0)):
+                return LogFolder(self._home.ledger(name)).tiles.raw(level, index, width)
+        raise NotFound("the signed tree has no such tile", where=name)
 
     async def follow(self, name: str, after: int, query: Query) -> AsyncIterator[LedgerEntry | None]:
         """Entries from index `after` on as they become durable, for ever; None as a sign of life.

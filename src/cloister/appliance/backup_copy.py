@@ -27,7 +27,7 @@ from cloister.appliance.seal import appliance_id
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import ObjectRow
 from cloister.errors import Conflict, NotFound, Tampered
-from cloister.ledger.export import carry
+from cloister.ledger.export import LogFolder, carry
 from cloister.vault import age
 from cloister.vault import backup as archives
 from cloister.vault.body_store import CAPSULES_NAME, SEALED_NAME, BodyStore
@@ -203,7 +203,7 @@ class Copy:
                 if ledger == self._home.control_ledger:
                     self._ledger.export(copy)
                 else:
-                    carry(ledger, copy)
+                    carry(LogFolder(ledger), copy)
                 report = verify_log(copy, vkey)
             except (Tampered, FileNotFoundError, VerificationError):
                 report = None

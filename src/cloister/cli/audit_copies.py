@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -61,6 +63,11 @@ def verify(
     from cloister.home import Home
     from cloister.verifier import VerificationError, parse_witness_vkey, read_keys, verify_folder
 
+    if path is None and not os.access(Home.default().control_ledger, os.R_OK | os.X_OK):
+        with tempfile.TemporaryDirectory(prefix="cloister-verify-") as copy:
+            _carry_out(Path(copy), None)
+            verify(Path(copy), key, since, witness, json)
+        return
     path = path or Home.default().control_ledger.parent
     if not path.exists():
         raise NotFound(
@@ -167,11 +174,15 @@ def _keys_beside(folder: Path) -> list[VerifierKey]:
 
 def _stored_keys(home: Home, proof: Path) -> list[VerifierKey]:
     """The keys of this home's ledgers, for a proof that was made here."""
+    from cloister.copies import served_keys
     from cloister.verifier import read_keys
 
     say(
         f"{visible(str(proof))} is checked with this home's keys: an auditor gives one kept elsewhere (--key)."
     )
+    if not os.access(home.control_ledger, os.R_OK | os.X_OK):
+        with connect() as client:
+            return read_keys(served_keys(client))
     files = [folder / "vkey" for folder in (home.control_ledger, home.gateway_ledger)]
     return read_keys(str(file) for file in files if file.exists())
 
@@ -301,26 +312,27 @@ def verifier(json: JsonFlag = False) -> None:
     print_json({"source": source}) if json else sys.stdout.write(source)
 
 
-def _carry_out(folder: Path, how: Literal["export", "carry"]) -> dict[str, Carried]:
-    from cloister.copies import carry_home
+def _carry_out(folder: Path, how: Literal["export", "carry"] | None) -> dict[str, Carried]:
+    """Copy the ledgers, and say so to the authority where the copy leaves."""
+    from cloister.copies import carry_over
     from cloister.errors import OutOfSpace
-    from cloister.home import Home
 
     with connect() as client:
-        client.flush_ledger()
+        if how is not None:
+            client.flush_ledger()
         try:
-            copied = carry_home(Home.default(), folder)
-            if "gateway" in copied and copied["gateway"].before == 0:
+            copied = carry_over(client, folder)
+            if how is not None and "gateway" in copied and copied["gateway"].before == 0:
                 # Begun since: the control ledger has to state its key before a copy can be checked.
                 client.flush_ledger()
-                copied = _since(copied, carry_home(Home.default(), folder))
+                copied = _since(copied, carry_over(client, folder))
         except OSError as error:
             if error.errno == 28:
                 raise OutOfSpace(
                     "there is no room for the copy", where=str(folder), remedy="Make room and repeat it."
                 ) from None
             raise
-        if copied:
+        if copied and how is not None:
             client.heads_left(_heads_left(copied, how))
     if not copied:
         say("Nothing in this home's ledgers is signed yet. Next: `cloister init`.")

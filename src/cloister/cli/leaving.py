@@ -7,6 +7,7 @@ their own (pydantic does, where it builds a schema), so that it was pressed is n
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +16,7 @@ from cloister.errors import CloisterError
 
 NOTHING_LOST = "what was asked for before goes on."
 SEE_STATUS = "See `cloister status`."
+_AGAIN_S = 0.02
 
 
 class Left(CloisterError):
@@ -29,12 +31,22 @@ _pressed = False
 def attend_ctrl_c() -> None:
     """From now on ctrl-c is noted before it interrupts. Only in the main thread."""
     signal.signal(signal.SIGINT, _note)
+    signal.signal(signal.SIGALRM, _note)
+    sys.unraisablehook = _swallowed
 
 
 def _note(number: int, frame: FrameType | None) -> None:
     global _pressed
     _pressed = True
     raise KeyboardInterrupt
+
+
+def _swallowed(unraisable: sys.UnraisableHookArgs) -> None:
+    """Where nothing can be raised, as in a callback of the garbage collector, an interrupt is lost: it comes again."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 @contextmanager

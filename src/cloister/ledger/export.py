@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cloister.errors import Conflict, Tampered
 from cloister.ledger import files
@@ -19,7 +19,7 @@ from cloister.ledger.frames import frame, seed
 from cloister.ledger.journal import Journal
 from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_signature, parse_head
 from cloister.ledger.proof import cosigned_heads, read_head, read_note, read_vkey
-from cloister.ledger.tiles import WIDTH, TileStore, Tree, pack
+from cloister.ledger.tiles import WIDTH, TileStore, Tree
 
 if TYPE_CHECKING:
     from cloister.ledger.log import Ledger
@@ -55,13 +55,51 @@ def export(ledger: Ledger, dest: Path) -> None:
         os.sync()
         files.write_file(dest / "checkpoint", head.signed_note.encode(), touched)
         files.write_file(dest / "vkey", f"{ledger.vkey}\n".encode(), touched)
-        _copy_cosigned(ledger.root, dest, touched)
+        _copy_cosigned(LogFolder(ledger.root), dest, touched)
     signed = head.size if head.signed_note is not None else 0
     _write_journal(dest, ledger.origin, signed, list(ledger.raw_entries(signed, ledger.size)), touched)
     files.sync_folders(touched)
 
 
-def carry(source: Path, dest: Path) -> Carried | None:
+class Source(Protocol):
+    """A log to copy from: its folder, or whoever serves it."""
+
+    @property
+    def tiles(self) -> TileStore: ...
+    def key(self) -> VerifierKey | None:
+        """Of its tree heads; None where nothing is signed yet."""
+
+    def newest(self) -> tuple[TreeHead, list[bytes]]:
+        """The newest signed tree head, its signature checked, and the entries made since. Raises Tampered."""
+
+    def cosigned(self) -> dict[str, str]:
+        """The tree heads that witnesses cosigned, by the name of their file."""
+
+
+class LogFolder:
+    """A log's own folder, which another process may be writing to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tiles = TileStore(root)
+
+    def key(self) -> VerifierKey | None:
+        if not (self.root / "vkey").exists() or not (self.root / "checkpoint").exists():
+            return None
+        return read_vkey(self.root)
+
+    def newest(self) -> tuple[TreeHead, list[bytes]]:
+        return _head_and_tail(self.root, read_vkey(self.root))
+
+    def cosigned(self) -> dict[str, str]:
+        if not cosigned_heads(self.root, read_vkey(self.root)):
+            return {}
+        paths = sorted((self.root / "cosigned").iterdir())
+        found = ((path.name, read_note(path)) for path in paths if not path.name.endswith(".tmp"))
+        return {name: note for name, note in found if note is not None}
+
+
+def carry(source: Source, dest: Path) -> Carried | None:
     """Bring a copy up to the newest signed tree head, copying only what it has not; None: nothing is signed.
 
     The log may be in use by another process. An interrupted copy is taken up by the next call.
@@ -70,18 +108,18 @@ def carry(source: Path, dest: Path) -> Carried | None:
         Conflict: the folder holds something else than a copy of this log.
         Tampered: the copy's tree head and this log contradict each other, or a file is damaged.
     """
-    if not (source / "vkey").exists() or not (source / "checkpoint").exists():
+    key = source.key()
+    if key is None:
         return None
-    key = read_vkey(source)
     _refuse_links(dest)
-    held = _held_head(source, dest, key)
-    head, tail = _head_and_tail(source, key)
+    held = _held_head(dest, key)
+    head, tail = source.newest()
     before = 0 if held is None else held.size
     if held is not None:
-        _check_continues(source, held, head, dest)
+        _check_continues(source.tiles, held, head, dest)
     touched: set[Path] = set()
     files.make_folder(dest, touched)
-    _copy_tree(TileStore(source), TileStore(dest), before, head.size, touched)
+    _copy_tree(source.tiles, TileStore(dest), before, head.size, touched)
     _copy_cosigned(source, dest, touched)
     os.sync()  # everything below the tree head is on the medium before the head is
     shutil.rmtree(dest / "journal", ignore_errors=True)
@@ -124,7 +162,7 @@ def _refuse_links(folder: Path) -> None:
                     _refuse_links(Path(entry.path))
 
 
-def _held_head(source: Path, dest: Path, key: VerifierKey) -> TreeHead | None:
+def _held_head(dest: Path, key: VerifierKey) -> TreeHead | None:
     path = dest / "checkpoint"
     note = read_note(path)
     if note is None:
@@ -144,12 +182,12 @@ def _held_head(source: Path, dest: Path, key: VerifierKey) -> TreeHead | None:
         raise Conflict(
             f"The folder's tree head is not this ledger's: {error}.",
             where=str(path),
-            remedy=f"Compare it with the verifier key in {source}, or name a new folder.",
+            remedy="Compare it with the verifier key of this ledger, or name a new folder.",
         ) from None
     return head
 
 
-def _check_continues(source: Path, held: TreeHead, head: TreeHead, dest: Path) -> None:
+def _check_continues(source: TileStore, held: TreeHead, head: TreeHead, dest: Path) -> None:
     remedy = (
         "Keep both and find out who changed the ledger: what was carried out earlier is signed by its key."
     )
@@ -159,7 +197,7 @@ def _check_continues(source: Path, held: TreeHead, head: TreeHead, dest: Path) -
             where=str(dest / "checkpoint"),
             remedy=remedy,
         )
-    if Tree.load(TileStore(source), held.size).root() != held.root:
+    if Tree.load(source, held.size).root() != held.root:
         raise Tampered(
             f"The ledger was forked: it does not continue the copy's tree head of {held.size} entries.",
             where=str(dest / "checkpoint"),
@@ -174,15 +212,14 @@ def _copy_tree(source: TileStore, target: TileStore, before: int, size: int, tou
     for level in range((max(size, 1).bit_length() - 1) // 8 + 1):
         full, width = divmod(size >> (8 * level), WIDTH)
         for index in range((before >> (8 * level)) // WIDTH, full):
-            _copy(source.path(level, index), target.path(level, index), touched)
+            _write(target.path(level, index), source.raw(level, index), touched)
         if width:
-            data = b"".join(source.hashes(level, full, width))
-            _write(target.path(level, full, width), data, touched)
+            _write(target.path(level, full, width), source.raw(level, full, width), touched)
     full, width = divmod(size, WIDTH)
     for index in range(before // WIDTH, full):
-        _copy(source.path(None, index), target.path(None, index), touched)
+        _write(target.path(None, index), source.raw(None, index), touched)
     if width:
-        _write(target.path(None, full, width), pack(source.entries(full, width)), touched)
+        _write(target.path(None, full, width), source.raw(None, full, width), touched)
 
 
 def _tidy(store: TileStore, before: int, size: int) -> None:
@@ -199,14 +236,10 @@ def _tidy(store: TileStore, before: int, size: int) -> None:
             store.path(level, index, width).unlink(missing_ok=True)
 
 
-def _copy_cosigned(source: Path, dest: Path, touched: set[Path]) -> None:
+def _copy_cosigned(source: Source, dest: Path, touched: set[Path]) -> None:
     """Take cosigned tree heads along. Those in the copy that the log has not are left alone."""
-    key = read_vkey(source)
-    if not cosigned_heads(source, key):
-        return
-    for path in sorted((source / "cosigned").iterdir()):
-        if not path.name.endswith(".tmp") and (note := read_note(path)) is not None:
-            _write(dest / "cosigned" / path.name, note.encode(), touched)
+    for name, note in source.cosigned().items():
+        _write(dest / "cosigned" / name, note.encode(), touched)
 
 
 def _write_journal(dest: Path, origin: str, first: int, entries: Sequence[bytes], touched: set[Path]) -> None:
@@ -224,10 +257,3 @@ def _write(path: Path, data: bytes, touched: set[Path]) -> None:
     temporary.chmod(0o600)
     temporary.replace(path)
     touched.add(path.parent)
-
-
-def _copy(source: Path, target: Path, touched: set[Path]) -> None:
-    files.make_folder(target.parent, touched)
-    shutil.copyfile(source, target)
-    target.chmod(0o600)
-    touched.add(target.parent)

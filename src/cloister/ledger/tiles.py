@@ -7,6 +7,7 @@ tree without changing the old one. Neither knows of journals, threads or when to
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,22 @@ def tile_name(index: int, width: int = WIDTH) -> str:
     while index := index // 1000:
         groups.insert(0, f"x{index % 1000:03d}")
     return "/".join(groups) + ("" if width == WIDTH else f".p/{width}")
+
+
+_NAME = re.compile(
+    r"(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x[0-9]{3}/){0,5}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?"
+)
+
+
+def parse_tile_path(path: str) -> tuple[int | None, int, int] | None:
+    """Level (None: entries), index and width of `<L>/<N>[.p/<W>]` as tlog-tiles writes it; None for all else."""
+    match = _NAME.fullmatch(path)
+    if match is None:
+        return None
+    index, width = int(match[2].replace("x", "").replace("/", "")), int(match[3] or WIDTH)
+    if tile_name(index, width) != path.partition("/")[2] or width > WIDTH:
+        return None
+    return None if match[1] == "entries" else int(match[1]), index, width
 
 
 def pack(entries: Sequence[bytes]) -> bytes:
@@ -54,6 +71,15 @@ class TileStore:
     def path(self, level: int | None, index: int, width: int = WIDTH) -> Path:
         """Of the hash tile at `level`, or of the entry bundle where level is None."""
         return self.root / "tile" / ("entries" if level is None else str(level)) / tile_name(index, width)
+
+    def raw(self, level: int | None, index: int, width: int = WIDTH) -> bytes:
+        """A tile or bundle of just that width, as tlog-tiles serves it. Raises Tampered."""
+        path, data = self._read(level, index, width)
+        if path == self.path(level, index, width):
+            return data
+        if level is None:
+            return pack(self.entries(index, width))
+        return b"".join(self.hashes(level, index, width))
 
     def has_tiles(self) -> bool:
         """Whether anything was ever integrated here."""
