@@ -1,6 +1,6 @@
 """The whole path on an installed appliance by six people with a role each: run as root inside a fresh root.
 
-    six_users.py CHECKOUT ENVIRONMENT [--rows N] [--epochs X]
+    six_users.py CHECKOUT [--environment DIR | --wheelhouse DIR] [--rows N] [--epochs X]
 
 Prints one JSON object: what each step took, and what was seen. Ends with an error where anything
 is not as it should be.
@@ -261,8 +261,9 @@ def walk(story: Story, checkout: Path, chosen: argparse.Namespace) -> None:
             cloister("alice", "unlock", "--passphrase-fd", "0", given=PASSPHRASE)
         with story.step("verify"):
             cloister("audra", "audit", "export", "copy")
-            said = cloister("audra", "audit", "verify", "copy")
-            story.seen["verified"] = said.strip().splitlines()[-1]
+            found = json.loads(cloister("audra", "audit", "verify", "copy", "--json"))["ledgers"]
+            story.seen["verified"] = {Path(one["folder"]).name: one["ok"] for one in found}
+            cloister("abe", "audit", "verify")  # of a fresh copy: nobody may read the home's own files
             cloister("audra", "client", "revoke", "desk", status=6)
             cloister("olga", "client", "revoke", "desk")
             cloister("olga", "serve", "stop", "claims")

@@ -1,0 +1,149 @@
+"""The installer and its units: in a fresh root, by their own command lines, under their own accounts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+DEPLOY = CHECKOUT / "deploy"
+HERE = Path(__file__).parent
+UNITS = ("cloisterd", "cloister-gateway", "cloister-launcher")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a fresh root and its accounts take root")
+
+
+def in_fresh_root(*command: str, lower: str = "/", timeout: int = 900) -> subprocess.CompletedProcess[str]:
+    """Run a command in a root of its own, with this checkout and this Python shown in it."""
+    shown = {str(CHECKOUT), sys.base_prefix, sys.prefix}
+    return subprocess.run(
+        [str(HERE / "enter_root.sh"), lower, *command],
+        env={**os.environ, "SHOWN": ":".join(sorted(shown))},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
+@pytest.mark.parametrize(
+    ("unit", "bound"), [("cloisterd", 2.0), ("cloister-gateway", 2.0), ("cloister-launcher", 4.0)]
+)
+def test_a_unit_is_as_closed_as_the_handbook_says(unit: str, bound: float) -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", DEPLOY / "systemd" / f"{unit}.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"exposure level for .*: ([0-9.]+)", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) <= bound
+
+
+def test_the_handbook_names_every_directive() -> None:
+    handbook = (DEPLOY / "handbook.md").read_text()
+    missing = set()
+    for unit in UNITS:
+        for line in (DEPLOY / "systemd" / f"{unit}.service").read_text().splitlines():
+            name, equals, _ = line.partition("=")
+            if equals and not line.startswith("#") and f"`{name}" not in handbook:
+                missing.add(name)
+    assert missing <= {
+        "Description",
+        "Documentation",
+        "After",
+        "Wants",
+        "PartOf",
+        "WantedBy",
+        "Type",
+        "ExecStart",
+    }
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "arguments", [["--nonsense"], ["--wheelhouse"], ["--purge"], ["--wheelhouse", "/nowhere"]]
+)
+def test_what_it_does_not_understand_it_does_not_do(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [str(DEPLOY / "install.sh"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1 and done.stderr.startswith("install: ")
+    assert not Path("/var/lib/cloister").exists()
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed here")
+def test_twice_changes_nothing_and_taking_it_away_keeps_the_data() -> None:
+    script = f"""
+set -e
+install={DEPLOY}/install.sh
+$install --environment {sys.prefix} > first
+tail -n 8 first | grep -q 'done,'
+$install --environment {sys.prefix} | grep -q 'nothing to do'
+systemd-analyze verify /etc/systemd/system/cloister*.service /etc/systemd/system/cloister.target
+echo kept > /var/lib/cloister/keys/thing
+echo '# mine' >> /etc/cloister/appliance.yaml
+chmod 777 /var/lib/cloister/keys
+chown root /var/lib/cloister/work
+$install --environment {sys.prefix} | grep -c folder
+stat -c '%a %U' /var/lib/cloister/keys
+tail -n 1 /etc/cloister/appliance.yaml
+$install --environment {sys.prefix} --repair > repaired
+stat -c '%a %U %G' /var/lib/cloister/keys/thing
+$install --uninstall | tail -n 1
+test ! -e /opt/cloister -a ! -e /usr/local/bin/cloister -a ! -e /etc/systemd/system/cloisterd.service
+cat /var/lib/cloister/keys/thing
+$install --uninstall --purge </dev/null && exit 1
+$install --uninstall --purge --yes > gone
+getent passwd cloister || test ! -e /var/lib/cloister -a ! -e /etc/cloister
+$install --uninstall
+"""
+    done = in_fresh_root("bash", "-c", f"cd /tmp\\n{script}".replace("\\n", "\n"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [
+        "2",
+        "700 cloister",
+        "# mine",
+        "600 cloister cloister",
+        "install: kept: /var/lib/cloister, /etc/cloister and the accounts (--purge destroys them)",
+        "kept",
+        "install: nothing of it is here",
+    ]
+    assert "Unknown" not in done.stderr and "give --yes" in done.stderr
+
+
+def check(done: subprocess.CompletedProcess[str]) -> None:
+    """What six people with a role each have seen."""
+    assert done.returncode == 0, done.stderr[-8000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["accounts"] == {
+        "bwrap": ["cloister-launcher"],
+        "cloister-gateway": ["cloister-gateway"],
+        "cloister-launcher": ["cloister-launcher"],
+        "cloisterd": ["cloister"],
+    }
+    assert seen["sandbox"] == "bubblewrap"
+    assert len(seen["approvals"]) == 2
+    assert seen["verified"] == {"control": True, "gateway": True}
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed here")
+def test_six_people_with_a_role_each_walk_the_whole_path() -> None:
+    script = str(HERE / "six_users.py")
+    check(in_fresh_root(sys.executable, script, str(CHECKOUT), "--environment", sys.prefix))
