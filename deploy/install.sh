@@ -111,6 +111,15 @@ install_program() {
   did "program: $prefix/venv"
 }
 
+# The units see no home folder (ProtectHome=): an interpreter that lies in one does not start there.
+check_interpreter() {
+  local python
+  python=$(readlink -f "$prefix/venv/bin/python")
+  case "$python" in
+    /root/*|/home/*|/run/user/*) say "WARNING: $python lies in a home folder, which the units cannot see: the service will not start" ;;
+  esac
+}
+
 # --- accounts and groups -----------------------------------------------------------------------------------
 
 group() {
@@ -315,6 +324,7 @@ if [ "$action" = uninstall ]; then
 fi
 require_programs
 install_program
+check_interpreter
 make_accounts
 make_folders
 make_settings

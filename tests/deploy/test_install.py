@@ -99,7 +99,7 @@ echo kept > /var/lib/cloister/keys/thing
 echo '# mine' >> /etc/cloister/appliance.yaml
 chmod 777 /var/lib/cloister/keys
 chown root /var/lib/cloister/work
-$install --environment {sys.prefix} | grep -c folder
+$install --environment {sys.prefix} | grep -c 'install: folder'
 stat -c '%a %U' /var/lib/cloister/keys
 tail -n 1 /etc/cloister/appliance.yaml
 $install --environment {sys.prefix} --repair > repaired
