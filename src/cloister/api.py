@@ -957,6 +957,32 @@ class LedgerProof(BaseModel):
     proof: str
 
 
+class GpuStatus(BaseModel):
+    """A GPU as its driver tells of it; null is what it does not tell. Memory in bytes; errors since its last reset.
+
+    `number` is that of `/dev/nvidiaN` and of the device `cuda:N`, `index` the one that `nvidia-smi` goes by. `holders`
+    are ids of jobs and deployments. `problem`: lost, reset-required, unreadable; unknown while no driver answers.
+    """
+
+    number: int
+    index: int
+    name: str = ""
+    memory_used: int | None = None
+    memory_total: int | None = None
+    utilisation_percent: int | None = None
+    temperature_c: int | None = None
+    slowdown_c: int | None = None
+    power_w: float | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    repair_pending: bool = False
+    repair_failed: bool = False
+    throttled_by: list[str] = []
+    recovery: str | None = None
+    problem: str | None = None
+    holders: list[str] = []
+
+
 class Status(BaseModel):
     version: str
     home: str
@@ -971,6 +997,7 @@ class Status(BaseModel):
     gateway_url: str | None = None
     warnings: list[str] = []
     sinks: list[SinkStatus] = []
+    gpus: list[GpuStatus] = []
 
 
 class WhoAmI(BaseModel):

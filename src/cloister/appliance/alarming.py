@@ -10,10 +10,8 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 from cryptography import x509
 from sqlalchemy import func, select
@@ -22,8 +20,10 @@ from cloister.api import DeploymentState, JobState
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.exporting import Exporting
+from cloister.appliance.finding import Finding
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.gpu_alarms import GpuAlarms
 from cloister.appliance.parts import Parts
 from cloister.appliance.serving import Serving
 from cloister.appliance.state import BackupRow, JobRow, ObjectRow
@@ -34,17 +34,6 @@ from cloister.ledger.query import Query
 NEW_WORK = "whatever is new: jobs, deployments, requests to models"
 DIVERGES = 2.0
 """A training loss above this many times the lowest so far, and one nat more, goes the wrong way."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong. `key` is the same for as long as it is the same thing."""
-
-    key: str
-    severity: Literal["critical", "warning"]
-    cause: str
-    affects: str
-    command: str
 
 
 class Alarming:
@@ -60,7 +49,9 @@ class Alarming:
         anchors: Anchors,
         auditing: Auditing,
         forgetting: Forgetting,
+        gpus: GpuAlarms,
     ) -> None:
+        self._gpus = gpus
         self._parts = parts
         self._limits = parts.settings.alerts
         self._fitness = fitness
@@ -75,7 +66,7 @@ class Alarming:
 
     async def look(self) -> list[Finding]:
         """Everything that is wrong at this moment."""
-        found = [*self._machine(), *self._ledger(), *self._work()]
+        found = [*self._machine(), *self._ledger(), *self._work(), *self._gpus.look()]
         found += [finding async for finding in self._processes()]
         found += await asyncio.to_thread(lambda: [*self._disk(), *self._certificate(), *self._attempts()])
         return found

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from cloister.api import Alert
 from cloister.appliance import mailing
-from cloister.appliance.alarming import Finding
+from cloister.appliance.finding import Finding
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import AlertRow
@@ -71,7 +71,8 @@ class Alerts:
             elif known[key].cause != finding.cause or known[key].severity != finding.severity:
                 with contextlib.suppress(OutOfSpace), self._state.change() as change:
                     row = change.session.get_one(AlertRow, key)
-                    row.cause, row.severity, row.command = finding.cause, finding.severity, finding.command
+                    row.cause, row.severity = finding.cause, finding.severity
+                    row.affects, row.command = finding.affects, finding.command
         for key in known.keys() - found.keys():
             await self._clear(known[key])
 

@@ -34,6 +34,8 @@ from cloister.appliance.figures import Figures
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.freezing import freeze_declassify, freeze_deployment, freeze_run, freeze_shred
+from cloister.appliance.gpu_alarms import GpuAlarms
+from cloister.appliance.gpus import Gpus
 from cloister.appliance.guard import Guard
 from cloister.appliance.holds import Holds
 from cloister.appliance.kept_bodies import KeptBodies
@@ -130,6 +132,7 @@ class Authority:
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
         self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting)
         self.devices = Devices(settings.queue)
+        self.gpus = Gpus(self.devices, settings.alerts, self.state.now)
         parts = Parts(
             home,
             settings,
@@ -179,6 +182,7 @@ class Authority:
             self.forgetting,
             self.policy_sets,
             self.approval_register,
+            self.gpus,
         )
         self._alarming = Alarming(
             parts,
@@ -189,11 +193,12 @@ class Authority:
             self.anchors,
             self.auditing,
             self.forgetting,
+            GpuAlarms(self.gpus, self.state),
         )
         self.alerts = Alerts(
             self.state, self.recorder, self._alarming.look, settings.alerts.hook, settings.alerts.mail
         )
-        self.figures = Figures(parts, self.queue, self.serving, self.alerts, self.exporting)
+        self.figures = Figures(parts, self.queue, self.serving, self.alerts, self.exporting, self.gpus)
         self._tasks: list[asyncio.Task[None]] = []
         self._locking = 0
 
@@ -228,6 +233,7 @@ class Authority:
             asyncio.create_task(self.anchors.run()),
             asyncio.create_task(self.recorder.keep_mending()),
             asyncio.create_task(self.alerts.run()),
+            asyncio.create_task(self.gpus.run()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
             asyncio.create_task(self.exporting.tell_of_dead(self.state)),
         ]

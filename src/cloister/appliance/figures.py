@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cloister.api import DeploymentState, JobState
+from cloister.api import DeploymentState, GpuStatus, JobState
 from cloister.appliance.alerts import Alerts
 from cloister.appliance.exporting import Exporting
+from cloister.appliance.gpus import Gpus
 from cloister.appliance.parts import Parts
 from cloister.appliance.queue import Queue
 from cloister.appliance.serving import Serving
@@ -25,8 +26,15 @@ class Figures(Collector):
     """What a scrape sees."""
 
     def __init__(
-        self, parts: Parts, queue: Queue, serving: Serving, alerts: Alerts, exporting: Exporting
+        self,
+        parts: Parts,
+        queue: Queue,
+        serving: Serving,
+        alerts: Alerts,
+        exporting: Exporting,
+        gpus: Gpus,
     ) -> None:
+        self._gpus = gpus
         self._parts = parts
         self._queue = queue
         self._serving = serving
@@ -85,6 +93,44 @@ class Figures(Collector):
         yield _gauge("disk_free_bytes", "Free space on the disk of the home.", free.free)
         yield _gauge("disk_size_bytes", "Size of the disk of the home.", free.total)
         yield _counter("events", "Events of the stream so far.", parts.state.last_seq())
+        yield from self._of_gpus()
+
+    def _of_gpus(self) -> Iterator[Metric]:
+        """By device; nothing where there is no GPU, and no figure that its driver does not tell."""
+        gpus = self._gpus.listed()
+        if gpus or self._gpus.problem is not None:
+            answers = float(self._gpus.problem is None)
+            yield _gauge("gpu_driver_answers", "1 while the driver of the GPUs does.", answers)
+        for name, help_, value in _OF_GPUS:
+            told = [(gpu, figure) for gpu in gpus if (figure := value(gpu)) is not None]
+            family = GaugeMetricFamily(f"cloister_gpu_{name}", help_, labels=["device"])
+            for gpu, figure in told:
+                family.add_metric([f"cuda:{gpu.number}"], figure)
+            if told:
+                yield family
+        if self._gpus.counted:
+            xids = CounterMetricFamily("cloister_gpu_xids", "Xids by number.", labels=["device", "xid"])
+            for (number, xid), count in sorted(self._gpus.counted.items(), key=str):
+                xids.add_metric(["unknown" if number is None else f"cuda:{number}", str(xid)], count)
+            yield xids
+
+
+_OF_GPUS: tuple[tuple[str, str, Callable[[GpuStatus], float | None]], ...] = (
+    ("memory_used_bytes", "Memory in use.", lambda gpu: gpu.memory_used),
+    ("memory_size_bytes", "Memory there is.", lambda gpu: gpu.memory_total),
+    ("utilisation_percent", "Time in which something ran.", lambda gpu: gpu.utilisation_percent),
+    ("temperature_celsius", "Temperature.", lambda gpu: gpu.temperature_c),
+    ("slowdown_celsius", "Temperature at which it slows down.", lambda gpu: gpu.slowdown_c),
+    ("power_watts", "Power drawn.", lambda gpu: gpu.power_w),
+    ("ecc_corrected", "Memory errors corrected since its last reset.", lambda gpu: gpu.ecc_corrected),
+    ("ecc_uncorrected", "Memory errors not corrected since its last reset.", lambda gpu: gpu.ecc_uncorrected),
+    ("usable", "1 unless it is lost or has to be reset.", lambda gpu: float(_usable(gpu))),
+    ("held", "Jobs and engines that hold it.", lambda gpu: len(gpu.holders)),
+)
+
+
+def _usable(gpu: GpuStatus) -> bool:
+    return gpu.problem is None and gpu.recovery in (None, "none")
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

@@ -31,6 +31,7 @@ from cloister.appliance.exporting import Exporting
 from cloister.appliance.facts import object_class
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
+from cloister.appliance.gpus import Gpus
 from cloister.appliance.parts import Parts
 from cloister.appliance.policy_sets import PolicySets
 from cloister.appliance.queue import Queue
@@ -61,7 +62,9 @@ class Overview:
         forgetting: Forgetting,
         policy_sets: PolicySets,
         approvals: ApprovalRegister,
+        gpus: Gpus,
     ) -> None:
+        self._gpus = gpus
         self._policy_sets = policy_sets
         self._noted: tuple[int, float, list[str]] = (-1, 0.0, [])
         self._approvals = approvals
@@ -144,6 +147,7 @@ class Overview:
             gateway_url=url,
             warnings=warnings,
             sinks=self._exporting.status(),
+            gpus=self._gpus.listed(),
         )
 
     async def _launcher_status(self) -> ProcessStatus:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloister.cli.leaving import SEE_STATUS, leaving
-from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
+from cloister.cli.output import JsonFlag, print_json, print_table, say, size, visible
 from cloister.cli.secret_input import Kind
 from cloister.cli.session import connect, read_passphrase
 
 if TYPE_CHECKING:
-    from cloister.api import Opening
+    from cloister.api import GpuStatus, Opening
     from cloister.client import Client
 
 PassphraseFd = Annotated[
@@ -102,10 +102,25 @@ def status(json: JsonFlag = False) -> None:
             (f"sink {sink.name}", f"{'up' if sink.down_s is None else 'DOWN'}, {sink.behind} entries wait")
             for sink in state.sinks
         ),
+        *((f"GPU {gpu.number}", gpu_told(gpu)) for gpu in state.gpus),
     ]
     print_table(("", ""), rows, empty="")
     for warning in state.warnings:
         say(f"! {visible(warning)}")
+
+
+def gpu_told(gpu: GpuStatus) -> str:
+    """A GPU in a line: what the driver does not tell is left out."""
+    parts = [visible(gpu.name) or "GPU"]
+    if gpu.problem is not None:
+        parts.append(gpu.problem.upper())
+    if gpu.memory_used is not None and gpu.memory_total is not None:
+        parts.append(f"{size(gpu.memory_used)} of {size(gpu.memory_total)}")
+    if gpu.utilisation_percent is not None:
+        parts.append(f"{gpu.utilisation_percent}% busy")
+    if gpu.temperature_c is not None:
+        parts.append(f"{gpu.temperature_c} °C")
+    return ", ".join([*parts, *(gpu.holders or ["free"])])
 
 
 def _process(state: str, detail: str | None) -> str:

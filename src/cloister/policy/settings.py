@@ -266,6 +266,10 @@ class AlertSettings(_Section):
     unlock_attempts: int = Field(
         default=3, ge=1, le=1000, description="refused attempts to unlock within an hour"
     )
+    gpu_every_s: float = Field(default=5.0, ge=0.1, le=3600, description="GPUs are read so often")
+    gpu_silent_s: float = Field(
+        default=60.0, ge=1, le=3600, description="a driver of GPUs that does not answer for so long hangs"
+    )
     hook: str | None = Field(
         default=None, description="program that gets each alert as JSON on standard input, absolute path"
     )

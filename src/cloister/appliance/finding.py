@@ -1,0 +1,17 @@
+"""One thing that is wrong, as it is found. What becomes of it is `alerts`'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`key` is the same for as long as it is the same thing."""
+
+    key: str
+    severity: Literal["critical", "warning"]
+    cause: str
+    affects: str
+    command: str
