@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests.appliance.role_accounts import as_account, made_accounts, needs_root, run, shared_appliance
-from tests.conftest import PASSPHRASE, Appliance, import_rows
+from tests.conftest import PASSPHRASE, Appliance, import_base, import_rows, short_run
 
 from cloister import embedded
 from cloister.api import (
@@ -72,7 +72,9 @@ def keys(people: dict[str, str]) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def shared(people: dict[str, str], keys: Path) -> Iterator[Appliance]:
-    with shared_appliance(approvals={"allowed_signers": str(keys / "allowed")}) as appliance:
+    with shared_appliance(
+        approvals={"allowed_signers": str(keys / "allowed")}, queue={"stop_grace_s": 1}
+    ) as appliance:
         path = appliance.home.authority_socket
 
         def begin() -> None:
@@ -348,6 +350,29 @@ def test_an_allowed_signers_file_that_others_may_write_proves_nothing(act: Act, 
         assert told["code"] == "unavailable" and "chmod" in told["told"]
     finally:
         (keys / "allowed").chmod(0o644)
+
+
+def test_a_run_whose_data_became_restricted_while_it_waited_does_not_start(act: Act) -> None:
+    dataset(act, "behind", "confidential")
+    assert act("trainer", import_base) is None
+
+    def start(name: str, **train: Any) -> Callable[[Client], Any]:
+        return lambda client: client.start_run(short_run(name, dataset="behind", **train)).train_job.job_id
+
+    first = act("trainer", start("in-front", epochs=1000))
+    while act("trainer", lambda client: client.job(first).state) != "running":
+        time.sleep(0.05)
+    job_id = act("trainer", start("waits"))
+    act("steward", lambda c: c.classify("behind", ClassifyRequest(classification="restricted")).name)
+    assert act("trainer", lambda client: client.cancel_run("in-front").run_id).startswith("rn-")
+    told = act("trainer", lambda client: client.finished_job(job_id).state)
+    assert told["code"] == "approval-needed" and "restricted data" in told["told"]
+    assert "signed with their SSH key" in told["told"] and "`cloister run resume waits`" in told["told"]
+    assert actions(act, job_id) == ["job.refused"], "no worker was started for it"
+    assert "job.train" in actions(act, first)
+    asked = act("trainer", lambda client: client.resume_run("waits").run_id)
+    assert asked["code"] == "approval-needed" and asked["approval"]
+    act("trainer", lambda client: client.withdraw(asked["approval"]).state)
 
 
 def test_a_policy_set_changes_by_approval_and_voids_what_waited(

@@ -22,9 +22,10 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import ApprovalRow
 from cloister.appliance.store import Change, StateStore
-from cloister.errors import ApprovalNeeded, CloisterError, Conflict
+from cloister.errors import ApprovalNeeded, CloisterError, Conflict, Denied
 from cloister.policy.actions import BY_NAME
 from cloister.policy.cedar import Demand, Question
+from cloister.policy.roles import Standing
 from cloister.policy.settings import ApprovalSettings
 from cloister.policy.things import APPROVED, SIGNED
 
@@ -97,31 +98,81 @@ class Approvals:
         Errors: Denied where no approval would help, ApprovalNeeded, and what freezing says.
         """
         frozen, question, demand = await self._demanded(peer, action, request)
-        policies = self._guard.policies
-        digest = frozen.digest(action, policies.digest)
-
-        def recheck(change: Change) -> None:
-            now = self._freezers[action](change.session, request, change.now)
-            if now.digest(action, self._guard.policies.digest) != digest:
-                raise Conflict(
-                    "something that it is about has changed meanwhile",
-                    where=frozen.name,
-                    remedy="Give the command again.",
-                )
-
+        digest = frozen.digest(action, self._guard.policies.digest)
+        recheck = self._recheck(action, request, digest)
         if demand is Demand.NOTHING:
             return Pass(None, recheck)
         with self._state.read() as session:
-            given = self._usable(session, peer, action, digest, again=again)
-            for row in given:
-                consent = SIGNED if row.signature is not None else APPROVED
-                if policies.decide(replace(question, consent=consent)).allowed:
+            for row in self._usable(session, peer, action, digest, again=again):
+                if self._suffices(row, question):
                     return Pass(None if row.state == "used" else row.approval_id, recheck)
             waiting = self._waiting(session, peer, digest)
         if waiting is not None:
             raise _needed(waiting, "still waits for an approver")
         row = await self._ask(peer, action, request, frozen, digest, signed=demand is Demand.SIGNATURE)
         raise _needed(row, "takes the approval of somebody else")
+
+    async def still(
+        self, peer: Peer, action: str, request: dict[str, Any], *, remedy: str, moved: bool = False
+    ) -> Pass:
+        """Whether what was let through, and has waited since, would be let through now; asks for no approval.
+
+        An approval counts that was used for just this, unless it has `moved` on: it is not about the newest versions.
+        Errors: Denied, ApprovalNeeded, and what freezing says.
+        """
+        who = await self._guard.standing(peer)
+        frozen, question = self._put(peer, who, action, request)
+        digest = frozen.digest(action, self._guard.policies.digest)
+        recheck = self._recheck(action, request, digest)
+        demand, _ = self._guard.policies.demand(question)
+        if demand is Demand.NOTHING:
+            return Pass(None, recheck)
+        if demand is Demand.DENIED:
+            raise Denied(
+                f"{who.account} may not {BY_NAME[action].summary} any more",
+                where=frozen.name,
+                remedy=remedy,
+            )
+        with self._state.read() as session:
+            used = self._usable(session, peer, action, digest, again=True) if not moved else []
+            if any(row.state == "used" and self._suffices(row, question) for row in used):
+                return Pass(None, recheck)
+        signed = ", signed with their SSH key" if demand is Demand.SIGNATURE else ""
+        raise ApprovalNeeded(
+            f"to {BY_NAME[action].summary} on {frozen.facts.classification} data takes the approval of somebody else"
+            f"{signed}, and none stands for this as it is now",
+            where=frozen.name,
+            remedy=remedy,
+        )
+
+    def _put(
+        self, peer: Peer, who: Standing, action: str, request: dict[str, Any]
+    ) -> tuple[Frozen, Question]:
+        """A request as it is now: frozen, and as a question to the policies."""
+        with self._state.read() as session:
+            frozen = self._freezers[action](session, request, self._state.now())
+        question = Question(
+            who.account, who.roles, action, frozen.kind, frozen.thing, uid=peer.uid, facts=frozen.facts
+        )
+        return frozen, question
+
+    def _recheck(self, action: str, request: dict[str, Any], digest: str) -> Callable[[Change], None]:
+        """The check, in the transaction of the act, that a request is still what was let through."""
+
+        def recheck(change: Change) -> None:
+            now = self._freezers[action](change.session, request, change.now)
+            if now.digest(action, self._guard.policies.digest) != digest:
+                raise Conflict(
+                    "something that it is about has changed meanwhile",
+                    where=now.name,
+                    remedy="Give the command again.",
+                )
+
+        return recheck
+
+    def _suffices(self, row: ApprovalRow, question: Question) -> bool:
+        consent = SIGNED if row.signature is not None else APPROVED
+        return self._guard.policies.decide(replace(question, consent=consent)).allowed
 
     async def refuse_gated(self, peer: Peer, action: str, request: dict[str, Any], remedy: str) -> None:
         """Errors: Denied, ApprovalNeeded, where this could not be done without an approval; asks for none."""
@@ -139,11 +190,7 @@ class Approvals:
         Errors: Denied where no approval would help, and what freezing says.
         """
         who = await self._guard.standing(peer)
-        with self._state.read() as session:
-            frozen = self._freezers[action](session, request, self._state.now())
-        question = Question(
-            who.account, who.roles, action, frozen.kind, frozen.thing, uid=peer.uid, facts=frozen.facts
-        )
+        frozen, question = self._put(peer, who, action, request)
         demand, decision = self._guard.policies.demand(question)
         if demand is Demand.DENIED:
             await self._guard.deny(peer, who, action, frozen.kind, decision)

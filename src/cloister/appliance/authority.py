@@ -160,6 +160,7 @@ class Authority:
             parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
         )
         self.queue.gate_resume = self.requests.gate_resume
+        self.queue.gate_start = self.requests.gate_start
         self.slots = Slots(
             self.seal,
             self.recorder,

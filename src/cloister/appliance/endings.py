@@ -54,6 +54,28 @@ class Endings:
         await self._recorder.record_taking_away(None, "job.failed", job_id, reason=problem.code)
         self.end(job_id, JobState.FAILED, problem)
 
+    async def refuse(self, job_id: str, problem: Problem) -> None:
+        """A job that has waited may not start any more. It ends, and who may can resume it."""
+        if job_id in self._stopping:
+            await self.stopped(job_id)
+            return
+        with self._state.read() as session:
+            row = session.get_one(JobRow, job_id)
+        await self._recorder.record_taking_away(
+            None,
+            "job.refused",
+            job_id,
+            *sorted(ref["object_id"] for ref in row.inputs.values()),
+            decision="deny",
+            reason=problem.detail,
+            code=problem.code,
+            name=row.name,
+        )
+        if job_id in self._stopping:
+            await self.stopped(job_id)
+            return
+        self.end(job_id, JobState.INTERRUPTED, problem)
+
     async def interrupt(self, job_id: str, why: str) -> None:
         """A job was cut off: it goes back into the queue, or ends. One that is being stopped ends as `stopped` says."""
         if job_id in self._stopping:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from cloister.api import JobState, Result, SandboxState
 from cloister.appliance import records
+from cloister.appliance.approvals import Pass
 from cloister.appliance.documents import in_memory, worker_documents
 from cloister.appliance.endings import Endings
 from cloister.appliance.following import Follower
@@ -74,6 +75,8 @@ class Queue:
         self.paused = False
         self.gate_resume: Callable[[Peer, JobRow], Awaitable[None]] = _no_gate
         """Asked before a job goes on or begins anew; raises where it may not."""
+        self.gate_start: Callable[[JobRow], Awaitable[Pass]] = _pass
+        """Asked before a job that has waited starts; raises where it may not any more."""
 
     # --- asked for by clients ------------------------------------------------------------
 
@@ -198,7 +201,7 @@ class Queue:
             refuse_shredded_job(change.session, row)
             self._refuse_resume(row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, not fresh, None, None
-            row.stopping = None
+            row.stopping, row.asked_by = None, peer.uid
             if fresh:
                 row.progress, row.metrics = None, {}
             announce(change, row)
@@ -444,6 +447,11 @@ class Queue:
             unwritten = self._handed.take_unwritten(job_id)
             if row.verb in SHORT - LIGHT and not unwritten:
                 raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
+            try:
+                passed = await self.gate_start(row)
+            except CloisterError as error:
+                await self._endings.refuse(job_id, records.problem(error))
+                return
             row.device = device
             document, spec = worker_documents(self._parts, row, roles, unwritten)
             try:
@@ -463,6 +471,10 @@ class Queue:
                 await self._endings.stopped(job_id)
                 return
             with self._state.change() as change:
+                try:
+                    passed.recheck(change)
+                except CloisterError:
+                    return  # it changed while this was entered: it stays queued, and is asked for again
                 row = job_row(change, job_id)
                 row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
                 row.device = device
@@ -517,6 +529,11 @@ def _last_starts(session: Session) -> dict[str, datetime]:
         .group_by(JobRow.requested_by)
     )
     return {account: started for account, started in starts if started is not None}
+
+
+async def _pass(row: JobRow) -> Pass:
+    """Nothing stands in the way."""
+    return Pass()
 
 
 async def _no_gate(peer: Peer, row: JobRow) -> None:

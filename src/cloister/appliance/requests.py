@@ -5,6 +5,7 @@ It freezes what was asked for; how a job runs is the queue's.
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from cloister.api import (
     TrainConfig,
 )
 from cloister.appliance import records
-from cloister.appliance.approvals import Approvals
+from cloister.appliance.approvals import Approvals, Pass
 from cloister.appliance.catalogue import find, refuse_taken_name
 from cloister.appliance.classifying import classify
 from cloister.appliance.ids import new_id
@@ -34,6 +35,9 @@ from cloister.appliance.runs import find_run, refuse_taken_run
 from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, RunRow
 from cloister.errors import Conflict
+
+MOVED = "There is a newer version of what it was made of: start a new run."
+NOBODY = 65_534
 
 
 class Requests:
@@ -145,6 +149,7 @@ class Requests:
             job = self._queue.add(
                 change, peer.account, "train", request.name, config, inputs, priority=request.priority
             )
+            job.asked_by = peer.uid
             change.session.add(
                 RunRow(
                     run_id=run_id,
@@ -167,8 +172,35 @@ class Requests:
 
         Errors: Denied, ApprovalNeeded, Conflict.
         """
-        if job.verb != "train":
+        asked = self._asked(job)
+        if asked is None:
             return
+        request, moved = asked
+        if moved:
+            await self._approvals.refuse_gated(peer, "run.start", request, MOVED)
+            return
+        passed = await self._approvals.gate(peer, "run.start", request, again=True)
+        with self._state.change() as change:
+            passed.spend(change)
+
+    async def gate_start(self, job: JobRow) -> Pass:
+        """A training that has waited starts only where the policies would let whoever asked for it start it now.
+
+        Errors: Denied, ApprovalNeeded, NotFound.
+        """
+        asked = self._asked(job)
+        if asked is None:
+            return Pass()
+        request, moved = asked
+        remedy = (
+            MOVED if moved else f"`cloister run resume {job.name}`, by whoever may, asks for what it takes."
+        )
+        return await self._approvals.still(_asker(job), "run.start", request, remedy=remedy, moved=moved)
+
+    def _asked(self, job: JobRow) -> tuple[dict[str, Any], bool] | None:
+        """The run that a training is of, as it would be asked for; whether there are newer versions of its inputs."""
+        if job.verb != "train":
+            return None
         with self._state.read() as session:
             run = session.scalars(select(RunRow).where(RunRow.train_job == job.job_id)).one()
             newest = {
@@ -185,13 +217,7 @@ class Requests:
             train=TrainConfig.model_validate(run.train),
             evaluate=EvaluateConfig.model_validate(run.evaluate) if run.evaluate else None,
         ).model_dump(mode="json")
-        if any(newest[role].version != ref["version"] for role, ref in job.inputs.items()):
-            remedy = "There is a newer version of what it was made of: start a new run."
-            await self._approvals.refuse_gated(peer, "run.start", request, remedy)
-            return
-        passed = await self._approvals.gate(peer, "run.start", request, again=True)
-        with self._state.change() as change:
-            passed.spend(change)
+        return request, any(newest[role].version != ref["version"] for role, ref in job.inputs.items())
 
     async def resume_run(self, peer: Peer, reference: str) -> Run:
         """Resume whichever job of the run was cut off. Errors: NotFound, Conflict."""
@@ -252,3 +278,13 @@ class Requests:
     def _shown(self, reference: str) -> Run:
         with self._state.read() as session:
             return records.run(session, find_run(session, reference))
+
+
+def _asker(job: JobRow) -> Peer:
+    """Whoever asked for it last, as if they did now; an account that the system has no more has no role."""
+    if job.asked_by is not None:
+        return Peer(0, job.asked_by, 0)
+    try:
+        return Peer(0, pwd.getpwnam(job.requested_by).pw_uid, 0)
+    except KeyError:
+        return Peer(0, NOBODY, 0)

@@ -59,7 +59,8 @@ class ObjectRow(Base):
 class JobRow(Base):
     """`last_event` is the number of the last sandbox line that was taken in, for following on.
 
-    `stopping` is the final state that whoever stops it wants, from before its entry until its end.
+    `stopping` is the final state that whoever stops it wants, from before its entry until its end. `asked_by` is the
+    uid of whoever asked for it last, by starting, resuming or retrying it; null in rows from before that was kept.
     """
 
     __tablename__ = "jobs"
@@ -72,6 +73,7 @@ class JobRow(Base):
     config: Mapped[dict[str, Any]]
     inputs: Mapped[dict[str, Any]] = mapped_column(default=dict)
     requested_by: Mapped[str]
+    asked_by: Mapped[int | None]
     priority: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PAGE = 1_000
 MOST = 20_000
-WRONG = (".failed", ".interrupted", ".down", ".error", "access.deny")
+WRONG = (".failed", ".interrupted", ".refused", ".down", ".error", "access.deny")
 
 
 def add_commands(app: typer.Typer) -> None:
