@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from tests.appliance.role_accounts import GROUP, as_account, made_accounts, needs_root, run, shared_appliance
 from tests.conftest import PASSPHRASE, Appliance, import_rows
 
 from cloister import embedded
@@ -128,6 +129,42 @@ def test_another_account_has_keys_of_its_own(filled: Appliance, raw: httpx.Clien
         ).fetchall()
     assert [(uid, status) for uid, _, status, _ in rows] == [(os.getuid(), 201)]
     assert json.loads(rows[0][3])["reason"] == "a court asked"
+
+
+@needs_root
+def test_whoever_lost_the_role_is_not_answered_again() -> None:
+    """One of two roles is left: it is not the one that let the account do it."""
+    with (
+        made_accounts({"two": ["steward", "trainer"]}) as people,
+        shared_appliance() as shared,
+    ):
+        path, account = shared.home.authority_socket, people["two"]
+
+        def begin() -> None:
+            with Client(path) as client:
+                client.initialise(PASSPHRASE)
+
+        def bring() -> None:
+            with Client(path) as client:
+                import_rows(client, "notes", ROWS)
+
+        def ask() -> tuple[int, dict[str, Any], bool]:
+            transport = httpx.HTTPTransport(uds=str(path))
+            with httpx.Client(transport=transport, base_url="http://authority") as raw:
+                answer = hold(raw, "key-number-8")
+            return answer.status_code, answer.json(), "idempotent-replay" in answer.headers
+
+        as_account(people["admin"], begin)
+        as_account(account, bring)
+        status, first, _ = as_account(account, ask)
+        assert status == 201 and as_account(account, ask) == [201, first, True]
+        run("gpasswd", "-d", account, GROUP.format("steward"))
+        status, told, replayed = as_account(account, ask)
+        assert (status, told["code"], replayed) == (403, "denied", False) and first["hold_id"] not in str(
+            told
+        )
+        run("gpasswd", "-a", account, GROUP.format("steward"))
+        assert as_account(account, ask) == [201, first, True], "the record is still there"
 
 
 def test_a_client_outlives_a_kill_in_the_middle(filled: Appliance) -> None:

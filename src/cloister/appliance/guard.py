@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 import structlog
 from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from cloister.appliance.caller import Caller
 from cloister.appliance.peer import Peer
@@ -79,6 +81,17 @@ class Guard:
         decision = self.policies.ever(question) if gate else self.policies.decide(question)
         if not decision.allowed:
             await self.deny(peer, who, action, kind, decision)
+
+    async def require_route(self, scope: Scope, peer: Peer) -> None:
+        """What the route of this request asks for, where its answer is given in the route's place. Errors: Denied."""
+        for route in scope["app"].routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                request = Request({**scope, **found})
+                for one in route.dependencies:
+                    await one.dependency(request, peer)
+                return
+        raise NotFound("there is no such route", where=str(scope["path"])[:100])
 
     async def deny(self, peer: Peer, who: Standing, action: str, kind: str, decision: Decision) -> NoReturn:
         """Enter a refusal and raise it."""

@@ -85,7 +85,13 @@ def _validation_problem(error: RequestValidationError) -> JSONResponse:
 def create_app(authority: Authority) -> FastAPI:
     """The application over one authority."""
     app = FastAPI(title="Cloister", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Repeats, state=authority.state, has_role=authority.guard.has_role, refuse=_problem)
+    app.add_middleware(
+        Repeats,
+        state=authority.state,
+        has_role=authority.guard.has_role,
+        require=authority.guard.require_route,
+        refuse=_problem,
+    )
     app.add_middleware(Bounds, settings=authority.settings.api, refuse=_problem)
     app.state.guard = authority.guard
 

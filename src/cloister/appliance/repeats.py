@@ -1,6 +1,7 @@
 """A request that is sent twice is done once: by its idempotency key, across restarts of the authority too.
 
-An ASGI layer before the routes. It keeps answers that hold no secret, for a day; knows no action and no part.
+An ASGI layer before the routes. It keeps answers that hold no secret, for a day, and gives one again only to an account
+that may still do what it is the answer to; knows no action and no part.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class Repeats:
         app: ASGIApp,
         state: StateStore,
         has_role: Callable[[Peer], Awaitable[bool]],
+        require: Callable[[Scope, Peer], Awaitable[None]],
         refuse: Callable[[CloisterError], Response],
     ) -> None:
         self._has_role = has_role
+        self._require = require
         self._app = app
         self._state = state
         self._refuse = refuse
@@ -62,6 +65,8 @@ class Repeats:
             digest = hashlib.sha256(b"\0".join([scope["path"].encode(), scope["query_string"], body]))
             name = (peer.uid, given.decode())
             before = self._begin(name, digest.hexdigest())
+            if before is not None:
+                await self._require(scope, peer)
         except CloisterError as error:
             await self._refuse(error)(scope, receive, send)
             return
