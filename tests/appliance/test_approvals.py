@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -28,7 +29,7 @@ from cloister.api import (
 )
 from cloister.client import Client
 from cloister.errors import ApprovalNeeded, CloisterError
-from cloister.policy.cedar import PolicySet, default_policies
+from cloister.policy.cedar import PolicySet, default_policies, digest_of
 
 pytestmark = needs_root
 
@@ -375,6 +376,41 @@ def test_a_run_whose_data_became_restricted_while_it_waited_does_not_start(act: 
     act("trainer", lambda client: client.withdraw(asked["approval"]).state)
 
 
+def proposed(appliance: Appliance) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What the state keeps of proposed policy sets: the state of each and its request."""
+    with sqlite3.connect(f"file:{appliance.home.state}?mode=ro", uri=True) as state:
+        rows = state.execute(
+            "select approval_id, state, request from approvals where action = 'policy.change'"
+        )
+        return {approval: (found, json.loads(request)) for approval, found, request in rows}
+
+
+def test_of_a_closed_proposal_the_digest_stays_and_the_files_go(act: Act, shared: Appliance) -> None:
+    shipped = PolicySet.load(default_policies()).files
+
+    def propose(name: str) -> tuple[str, PolicyProposal]:
+        text = f'@id("{name}")\nforbid (principal in Role::"gateway", action == Action::"run.start", resource);\n'
+        made = PolicyProposal(files={**shipped, "more.cedar": text})
+        return act("admin", lambda client: client.propose_policies(made).digest)["approval"], made
+
+    first, one = propose("first-more")
+    assert proposed(shared)[first][1] == {"files": one.files}
+    shown = act("approver", lambda client: client.approval(first).model_dump(mode="json"))
+    decision = ApprovalDecision(digest=shown["digest"], reason="not this one")
+    assert act("approver", lambda client: client.disapprove(first, decision).state) == "refused"
+    second, other = propose("second-more")
+    assert act("admin", lambda client: client.withdraw(second).state) == "withdrawn"
+    digests = {digest_of(made.files) for made in (one, other)}
+    left = [proposed(shared)[approval] for approval in (first, second)]
+    assert [state for state, _ in left] == ["refused", "withdrawn"]
+    assert {request.pop("digest") for _, request in left} == digests and not any(r for _, r in left)
+    after = act("auditor", lambda client: client.approval(first).model_dump(mode="json"))
+    assert after["summary"] == shown["summary"] and after["document"] == shown["document"]
+    assert any(digest_of(one.files) in line for line in after["summary"])
+    (asked,) = [e for e in entries(act, first) if e["action"] == "approval.request"]
+    assert digest_of(one.files) in asked["details"]["document"], "the ledger names it as well"
+
+
 def test_a_policy_set_changes_by_approval_and_voids_what_waited(
     act: Act, keys: Path, shared: Appliance, people: dict[str, str]
 ) -> None:
@@ -418,6 +454,10 @@ def test_a_policy_set_changes_by_approval_and_voids_what_waited(
     assert act("admin", lambda c: c.explain(PolicyQuestion(action="run.start")).demand) == "signed approval"
     last = act("auditor", lambda client: client.search_ledger(1).entries[0].policy)
     assert last == digest
+    left = proposed(shared)
+    assert left[asked["approval"]] == ("used", {"digest": digest}), "its files are those of the set in force"
+    assert {state for state, _ in left.values()} == {"used", "void", "refused", "withdrawn"}
+    assert all(request.keys() == {"digest"} for _, request in left.values())
     # It holds over a restart, whatever lies in the folder of the settings.
     embedded.stop(shared.home)
     embedded.start(shared.home, gateway=False)

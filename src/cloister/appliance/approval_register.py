@@ -13,13 +13,12 @@ from sqlalchemy import func, select
 
 from cloister.api import Approval
 from cloister.appliance import records
+from cloister.appliance.leftovers import let_go
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
-from cloister.appliance.state import ApprovalRow
+from cloister.appliance.state import OPEN, ApprovalRow
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import NotFound
-
-OPEN = ("pending", "approved")
 
 
 class ApprovalRegister:
@@ -51,7 +50,8 @@ class ApprovalRegister:
         """One, with how it differs from what there is."""
         row = self.row(approval_id)
         differ = self.diffs.get(row.action)
-        diff = differ(row.request) if differ is not None and row.state == "pending" else None
+        pending = shown_state(row, self._state.now()) == "pending"
+        diff = differ(row.request) if differ is not None and pending else None
         return self.document(row).model_copy(update={"diff": diff})
 
     def document(self, row: ApprovalRow) -> Approval:
@@ -92,10 +92,11 @@ class ApprovalRegister:
 
 def shown_state(row: ApprovalRow, now: datetime) -> str:
     """The state as it counts at this moment."""
-    until = row.expires_at if row.state == "pending" else row.stands_until
-    return "expired" if row.state in OPEN and until is not None and until <= now else row.state
+    return "expired" if row.state in OPEN and not row.open_at(now) else row.state
 
 
 def announce(change: Change, row: ApprovalRow) -> None:
-    """Tell of its state, with the commit that changes it."""
+    """Tell of its state, with the commit that changes it; one that is closed lets go of what it held."""
+    if row.state not in OPEN:
+        let_go(row)
     change.event("approval.state", row.approval_id, state=row.state, action=row.action, name=row.name)

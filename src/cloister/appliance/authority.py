@@ -39,6 +39,7 @@ from cloister.appliance.gpus import Gpus
 from cloister.appliance.guard import Guard
 from cloister.appliance.holds import Holds
 from cloister.appliance.kept_bodies import KeptBodies
+from cloister.appliance.leftovers import Leftovers
 from cloister.appliance.lineage import SUCCESSOR
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
@@ -235,6 +236,7 @@ class Authority:
             asyncio.create_task(self.recorder.keep_mending()),
             asyncio.create_task(self.alerts.run()),
             asyncio.create_task(self.gpus.run()),
+            asyncio.create_task(Leftovers(self.state).run()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
             asyncio.create_task(self.exporting.tell_of_dead(self.state)),
         ]

@@ -240,8 +240,13 @@ class ClassificationRow(Base):
     set_by: Mapped[str]
 
 
+OPEN = ("pending", "approved")
+"""States of an approval in which it can be decided on or used, unless it has expired."""
+
+
 class ApprovalRow(Base):
-    """Something that was asked for, frozen. `request` is as it was asked, `digest` of what it is about.
+    """Something that was asked for, frozen. `request` is as it was asked, `digest` of what it is about. Of a policy
+    set that was proposed, `request` holds the files while it is open, and their digest afterwards.
 
     `state` is pending, approved, refused, withdrawn, void or used; that it expired is seen from the times.
     """
@@ -273,6 +278,11 @@ class ApprovalRow(Base):
     signature: Mapped[str | None]
     signer: Mapped[str | None]
     used_at: Mapped[datetime | None]
+
+    def open_at(self, now: datetime) -> bool:
+        """Whether somebody can decide on it, or use it, at that moment."""
+        until = self.expires_at if self.state == "pending" else self.stands_until
+        return self.state in OPEN and (until is None or until > now)
 
 
 class PolicySetRow(Base):
