@@ -61,7 +61,8 @@ class Devices:
         return tuple(self._waiting)
 
     def holder(self, device: str) -> list[str]:
-        return [holder for holder, place in self._held.items() if self.places[place] == device]
+        held = list(self._held.items())  # at once: figures are read in a thread of their own
+        return [holder for holder, place in held if self.places[place] == device]
 
     def take(self, holder: str) -> str | None:
         """A free place's device, from now on `holder`'s; None where there is none."""
