@@ -46,6 +46,9 @@ class ObjectKind(StrEnum):
     MODEL = "model"
 
 
+MAX_VERSION = 999_999_999
+"""Of an object: what the name of its folder has room for."""
+
 ID_PREFIX: dict[str, str] = {
     ObjectKind.DATASET: "ds",
     ObjectKind.BASE: "bm",
@@ -765,7 +768,7 @@ class ShredRequest(Document):
     """
 
     confirm: Name
-    version: int | None = Field(default=None, ge=1)
+    version: int | None = Field(default=None, ge=1, le=MAX_VERSION)
     take_down: bool = False
 
 

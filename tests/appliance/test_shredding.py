@@ -97,6 +97,13 @@ def test_it_opens_no_more_after_a_restart_either(appliance: Appliance) -> None:
     assert key_bytes(appliance, object_id) == []
 
 
+def test_a_version_that_no_object_can_have_is_bad_input(appliance: Appliance) -> None:
+    with pytest.raises(InvalidInput, match="version"):
+        appliance.client.shred_plan("datasets", "nothing", 1 << 70)
+    with pytest.raises(NotFound):
+        appliance.client.shred_plan("datasets", "nothing", 999_999_999)
+
+
 def test_the_name_must_be_repeated(appliance: Appliance) -> None:
     import_rows(appliance.client, "named", rows())
     with pytest.raises(InvalidInput, match="not the name"):

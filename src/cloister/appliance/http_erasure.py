@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from cloister.api import (
+    MAX_VERSION,
     Backup,
     BackupRequest,
     ForgetRequest,
@@ -79,7 +80,7 @@ def erasure_routes(authority: Authority) -> APIRouter:
 
     @router.get("/{collection}/{reference}/shred", dependencies=[may_by(PLANS)])
     async def plan(
-        collection: str, reference: str, version: Annotated[int | None, Query(ge=1)] = None
+        collection: str, reference: str, version: Annotated[int | None, Query(ge=1, le=MAX_VERSION)] = None
     ) -> ShredPlan:
         return await authority.shredding.plan(kind_of(collection), reference, version)
 
