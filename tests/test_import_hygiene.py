@@ -33,6 +33,8 @@ HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "vllm")
         "cloister.worker.verbs.forget",
         "cloister.worker.verbs.rotate",
         "cloister.worker.verbs.reveal",
+        "cloister.worker.verbs.export",
+        "cloister.targets",
     ],
 )
 def test_no_torch_where_no_model_is(module: str) -> None:

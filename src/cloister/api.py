@@ -181,6 +181,23 @@ class ForgetConfig(Document):
     whole_words: bool = False
 
 
+ExportForm = Literal["encrypted", "plain"]
+
+
+class ExportConfig(Document):
+    """How a worker writes a merged model out.
+
+    `record` accompanies the files: ids, digests of what is sealed, who allowed it; no content. `secret` is what
+    the signing key is made from, 32 bytes in base64; it is in the job document only.
+    """
+
+    name: Name
+    form: ExportForm
+    recipients: tuple[str, ...] = ()
+    record: dict[str, Any]
+    secret: str = Field(repr=False)
+
+
 class SelfCheckConfig(Document):
     """Nothing to do but to try, from inside, to get out. `host_sockets` are paths of the host."""
 
@@ -208,7 +225,7 @@ class Grant(Document):
 class JobDocument(Document):
     """All that a worker knows. Arrives on standard input; its keys exist nowhere else in the sandbox.
 
-    `descriptors` maps a role (`source`, `report`, or `file:<i>`) to an inherited descriptor number.
+    `descriptors` maps a role (`source`, `report`, `output`, or `file:<i>`) to an inherited descriptor number.
     `resume` says that the output folder may hold checkpoints of an earlier attempt.
     """
 
@@ -222,6 +239,7 @@ class JobDocument(Document):
         "rotate",
         "forget",
         "reveal",
+        "export",
         "serve",
         "self-check",
     ]
@@ -828,6 +846,31 @@ class BackupRequest(Document):
     quick: bool = False
 
 
+# --- exports ------------------------------------------------------------------------------------
+
+
+class ExportRequest(Document):
+    """Take a merged model out: `plain`, as a folder that others load, or `encrypted` to age recipients."""
+
+    form: ExportForm
+    recipients: tuple[Annotated[str, StringConstraints(max_length=4096)], ...] = Field(
+        default=(), max_length=16
+    )
+
+    @model_validator(mode="after")
+    def _somebody_opens_it(self) -> ExportRequest:
+        if (self.form == "encrypted") != bool(self.recipients):
+            raise ValueError("an encrypted export names recipients, a plain one names none")
+        return self
+
+
+class ModelSigningKey(BaseModel):
+    """The public half of the key that signs exports, in PEM, and the SHA-256 of that, in hex."""
+
+    public_key: str
+    sha256: str
+
+
 class GatewaySecrets(BaseModel):
     """What the gateway alone may ask for, and keeps in memory: its own keys, each 32 bytes in base64."""
 
@@ -1081,12 +1124,14 @@ class ApprovalDecision(Document):
 class PolicyQuestion(Document):
     """May `account` (default: who asks) do `action`? `kind` where the action has more than one.
 
-    `thing` names what it would be done to; without, the answer is about the strictest of its kind.
+    `thing` names what it would be done to; without, the answer is about the strictest of its kind. `form` is how,
+    where the action has forms; without, the strictest of them.
     """
 
     action: str = Field(max_length=64)
     kind: str | None = Field(default=None, max_length=64)
     thing: str | None = Field(default=None, max_length=64)
+    form: ExportForm | None = None
     account: str | None = Field(default=None, max_length=64)
 
 
@@ -1107,10 +1152,11 @@ class PolicyAnswer(BaseModel):
     demand: str = "no"
     thing: str | None = None
     classification: str | None = None
+    form: str | None = None
 
 
 class PolicyCell(BaseModel):
-    """One cell of the table: what one role alone gets. `demand` is as in `PolicyAnswer`."""
+    """One cell of the table: what one role alone gets. `demand` and `form` are as in `PolicyAnswer`."""
 
     action: str
     kind: str
@@ -1118,6 +1164,7 @@ class PolicyCell(BaseModel):
     role: str
     demand: str
     policies: list[str]
+    form: str | None = None
 
 
 class PolicyTable(BaseModel):

@@ -41,6 +41,7 @@ from cloister.api import (
     Deployment,
     DeploymentState,
     Event,
+    ExportRequest,
     ForgetRequest,
     HeadsLeft,
     Hold,
@@ -57,6 +58,7 @@ from cloister.api import (
     LockRequest,
     LogState,
     MergeRequest,
+    ModelSigningKey,
     NewSlot,
     Opening,
     Passphrase,
@@ -267,6 +269,18 @@ class Client:
 
     def merge(self, request: MergeRequest) -> Job:
         return self._post("/v1/models", request, Job)
+
+    def export_model(self, reference: str, request: ExportRequest, output: int) -> Job:
+        """Have a model written to the descriptor `output`, a pipe that is read meanwhile (see `cloister.targets`).
+
+        Errors: Denied, ApprovalNeeded, Locked, NotFound.
+        """
+        ticket = self._post(f"/v1/models/{_quoted(reference)}/export", request, JobTicket)
+        return self._deliver(ticket, {"output": output})
+
+    def model_signing_key(self) -> ModelSigningKey:
+        """The public half of the key that signs exports. Errors: Locked."""
+        return self._get("/v1/exports/key", ModelSigningKey)
 
     # --- shredding, holds, forgetting, backups -------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,32 @@ def test_a_file_of_cases_that_is_none_is_named(folder: Path, shipped: PolicySet,
     with pytest.raises(InvalidInput) as caught:
         run_cases(shipped, folder / "tests")
     assert "broken.json" in (caught.value.where or "")
+
+
+def test_the_limits_on_exports_are_the_administrators_to_change(folder: Path) -> None:
+    """Without one limit, or with a condition in it, just that comes out otherwise."""
+    before = PolicySet.load(folder)
+    path = folder / "exports.cedar"
+    kept, limit = path.read_text().split('@id("confidential-models-leave-encrypted")')
+    path.write_text(kept)
+    let = {cell.place for cell, _ in changed(before, PolicySet.load(folder))}
+    assert let == {("model.export (plain)", "Model", "confidential", "operator")}
+    bound = 'resource.evaluated && resource.tuned has accuracy && resource.tuned.accuracy.lessThan(decimal("2.0"))'
+    path.write_text(
+        f'{kept}@id("confidential-models-leave-encrypted"){limit.rstrip()[:-1]}\nunless {{ {bound} }};\n'
+    )
+    assert {cell.place for cell, _ in changed(before, PolicySet.load(folder))} == let
+    path.write_text(
+        f'{path.read_text()}@id("none")\nforbid (principal, action == Action::"model.export", resource);\n'
+    )
+    assert not who_may(PolicySet.load(folder), "model.export", "Model")
+
+
+def test_a_form_counts_as_the_strictest_where_none_is_said(shipped: PolicySet) -> None:
+    facts = replace(MILDEST, classification="confidential")
+    question = Question("ada", frozenset({"sole"}), "model.export", "Model", facts=facts)
+    assert not shipped.decide(question).allowed
+    assert not shipped.decide(replace(question, form="plain")).allowed
+    assert shipped.decide(replace(question, form="encrypted")).allowed
+    assert shipped.decide(replace(question, form="by post")).problem is not None
+    assert shipped.decide(replace(question, action="model.merge", form="plain")).problem is not None

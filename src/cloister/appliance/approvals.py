@@ -152,7 +152,14 @@ class Approvals:
         with self._state.read() as session:
             frozen = self._freezers[action](session, request, self._state.now())
         question = Question(
-            who.account, who.roles, action, frozen.kind, frozen.thing, uid=peer.uid, facts=frozen.facts
+            who.account,
+            who.roles,
+            action,
+            frozen.kind,
+            frozen.thing,
+            uid=peer.uid,
+            facts=frozen.facts,
+            form=frozen.form,
         )
         return frozen, question
 

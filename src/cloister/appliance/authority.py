@@ -33,14 +33,22 @@ from cloister.appliance.facts import facts_of
 from cloister.appliance.figures import Figures
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
-from cloister.appliance.freezing import freeze_declassify, freeze_deployment, freeze_run, freeze_shred
+from cloister.appliance.freezing import (
+    freeze_declassify,
+    freeze_deployment,
+    freeze_export,
+    freeze_run,
+    freeze_shred,
+)
 from cloister.appliance.gpu_alarms import GpuAlarms
 from cloister.appliance.gpus import Gpus
 from cloister.appliance.guard import Guard
 from cloister.appliance.holds import Holds
+from cloister.appliance.jobs import EXPORT
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.leftovers import Leftovers
 from cloister.appliance.lineage import SUCCESSOR
+from cloister.appliance.model_exports import ModelExports
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
 from cloister.appliance.parts import Parts
@@ -109,6 +117,7 @@ class Authority:
             freezers={
                 "run.start": freeze_run,
                 "deployment.start": freeze_deployment,
+                "model.export": freeze_export,
                 "shred.start": freeze_shred,
                 "dataset.declassify": freeze_declassify,
                 "policy.change": self.policy_sets.freeze,
@@ -162,6 +171,10 @@ class Authority:
         )
         self.queue.gate_resume = self.requests.gate_resume
         self.queue.gate_start = self.requests.gate_start
+        self.model_exports = ModelExports(
+            parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
+        )
+        self.queue.completions[EXPORT] = self.model_exports.complete
         self.slots = Slots(
             self.seal,
             self.recorder,

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from cloister.api import Grant, JobDocument, Mount, ObjectKind, SandboxSpec
 from cloister.appliance.devices import gpu_of
-from cloister.appliance.jobs import made_by
+from cloister.appliance.jobs import EXPORT, made_by
 from cloister.appliance.parts import Parts
+from cloister.appliance.seal import MODEL_SIGNING
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
 from cloister.errors import NotFound
 from cloister.sandbox import memory_file
@@ -26,34 +27,23 @@ def worker_documents(
 
     `roles` are those of its descriptors, in order; `unwritten` settings take the place of the row's.
     """
-    _ = parts.seal.vault  # locked, it raises before anything is touched
-    subject = row.subject or ""
-    kind, version = made_by(row)
-    output = parts.home.output_folder(row.job_id)
-    if not row.resume:
-        shutil.rmtree(output.parent, ignore_errors=True)
-    make_folders(output)
+    vault = parts.seal.vault  # locked, it raises before anything is touched
+    output, mounts = _output(parts, row) if row.subject is not None else (None, [])
+    if row.verb == EXPORT:
+        unwritten = {**unwritten, "secret": _b64(vault.secret(MODEL_SIGNING))}
     inputs: dict[str, Grant] = {}
-    mounts = [Mount(source=str(output), inside="/out", writable=True)]
     with parts.state.read() as session:
         for role, reference in row.inputs.items():
             stored = session.get_one(ObjectRow, (reference["object_id"], reference["version"]))
             inputs[role], mount = _granted(parts, stored, f"/in/{role}")
             mounts.append(mount)
-    path = "/out" if _isolated(parts) else str(output)
     document = JobDocument.model_validate(
         {
             "job_id": row.job_id,
             "verb": row.verb,
             "config": {**row.config, **unwritten},
             "inputs": inputs,
-            "output": Grant(
-                object_id=subject,
-                kind=kind,
-                version=version,
-                path=path,
-                key=_output_key(parts, subject, kind, version),
-            ),
+            "output": output,
             "descriptors": {role: 3 + index for index, role in enumerate(roles)},
             "resume": row.resume,
             "threads": parts.settings.queue.threads,
@@ -132,6 +122,24 @@ def _granted(parts: Parts, stored: ObjectRow, inside: str) -> tuple[Grant, Mount
         manifest_sha256=stored.manifest_sha256,
     )
     return grant, Mount(source=folder, inside=inside)
+
+
+def _output(parts: Parts, row: JobRow) -> tuple[Grant, list[Mount]]:
+    """What a job makes, with its key, and the one folder that it may write to; empty, unless it goes on."""
+    subject = row.subject or ""
+    kind, version = made_by(row)
+    folder = parts.home.output_folder(row.job_id)
+    if not row.resume:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+    make_folders(folder)
+    grant = Grant(
+        object_id=subject,
+        kind=kind,
+        version=version,
+        path="/out" if _isolated(parts) else str(folder),
+        key=_output_key(parts, subject, kind, version),
+    )
+    return grant, [Mount(source=str(folder), inside="/out", writable=True)]
 
 
 def _output_key(parts: Parts, subject: str, kind: ObjectKind, version: int) -> str | None:

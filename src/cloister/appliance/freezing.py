@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from cloister.api import ClassifyRequest, ObjectKind, RunRequest, ServeRequest, ShredRequest
+from cloister.api import ClassifyRequest, ExportRequest, ObjectKind, RunRequest, ServeRequest, ShredRequest
 from cloister.appliance.catalogue import find
 from cloister.appliance.facts import (
     data_class,
@@ -36,7 +36,8 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Frozen:
-    """`pinned` is all that the digest covers, `summary` the same in words; `data` are the datasets behind it."""
+    """`pinned` is all that the digest covers, `summary` the same in words; `data` are the datasets behind it.
+    `form` is how, for an action that has forms: what is pinned has it, too."""
 
     kind: str
     thing: str
@@ -45,6 +46,7 @@ class Frozen:
     pinned: dict[str, Any]
     summary: tuple[str, ...]
     data: tuple[str, ...]
+    form: str | None = None
 
     def digest(self, action: str, policies: str) -> str:
         """SHA-256, hex, over the action, the policy set in force and everything pinned."""
@@ -184,6 +186,32 @@ def freeze_declassify(session: Session, request: dict[str, Any], now: datetime) 
         pinned={"dataset": _pin(row), "classification": asked.classification},
         summary=(f"dataset: {_told(row)}", f"from {before} to {asked.classification}"),
         data=(row.object_id,),
+    )
+
+
+def freeze_export(session: Session, request: dict[str, Any], now: datetime) -> Frozen:
+    """A model that leaves the house: which, in which form, and who can open it there."""
+    asked = ExportRequest.model_validate(request["request"])
+    model = find(session, ObjectKind.MODEL, str(request["reference"]))
+    run = run_of_model(session, model)
+    if asked.form == "plain":
+        told = ["leaves in the open: whoever has the folder has the model"]
+    else:
+        told = [f"leaves encrypted to {recipient}" for recipient in asked.recipients]
+    return Frozen(
+        kind="Model",
+        thing=model.object_id,
+        name=model.name,
+        facts=model_facts(session, model),
+        pinned={"model": _pin(model), "form": asked.form, "recipients": list(asked.recipients)},
+        summary=(
+            f"model: {_told(model)}",
+            *([f"of the run {run.name} ({run.run_id}) by {run.created_by}"] if run is not None else []),
+            *told,
+            "once out, nothing here reaches it: no shred, no revocation",
+        ),
+        data=tuple(sorted(object_data(session, model))),
+        form=asked.form,
     )
 
 

@@ -100,7 +100,7 @@ class Guard:
         named = ", ".join(sorted(who.roles)) or "no role"
         if not roles:
             remedy = "See `cloister policy table`."
-        elif who.roles & set(roles):  # it is not the role
+        elif who.roles & {*roles, "sole"}:  # it is not the role
             remedy = f"Not this one: {', '.join(decision.policies) or 'no policy permits it'}."
         else:
             remedy = f"The role {' or '.join(roles)} may."

@@ -83,7 +83,7 @@ class Intake:
         with self._state.read() as session:
             row = session.get_one(JobRow, job_id)
         output = self._home.output_folder(job_id)
-        index = await self._recorder.record(None, "job.done", job_id, row.subject or "")
+        index = await self._recorder.record(None, "job.done", *filter(None, (job_id, row.subject)))
         complete = self.completions.get(row.verb)
         if complete is not None:
             await complete(job_id, result.values, index)

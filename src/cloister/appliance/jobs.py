@@ -19,7 +19,10 @@ OUTPUT_KIND = {
     "merge": ObjectKind.MODEL,
     "forget": ObjectKind.DATASET,
 }
-LIGHT = frozenset({"import", "base"})
+EXPORT = "export"
+"""The verb that makes no object: what it is about goes out through a pipe."""
+LIGHT = frozenset({"import", "base", EXPORT})
+"""What waits for a client's descriptors."""
 SHORT = LIGHT | {"forget"}
 """What takes a light slot, and leaves nothing behind where it ends badly."""
 RESUMABLE = frozenset({"train", "evaluate", "merge"})
@@ -44,16 +47,19 @@ def new_job(
     waits_for_source: bool = False,
     output: tuple[str, int] | None = None,
     priority: int = 0,
+    job_id: str | None = None,
 ) -> JobRow:
     """Add a job, frozen as it is now. The caller has recorded it already.
 
-    `output` is the object version that it makes, where that is not the first one of a new object.
+    `output` is the object version that it makes, where that is not the first one of a new object. `job_id` is
+    one that the entry names already.
     """
+    makes = OUTPUT_KIND.get(verb)
     row = JobRow(
-        job_id=new_id("job"),
+        job_id=job_id or new_id("job"),
         verb=verb,
         state=JobState.WAITING_SOURCE if waits_for_source else JobState.QUEUED,
-        subject=output[0] if output else new_id(OUTPUT_KIND[verb]),
+        subject=output[0] if output else new_id(makes) if makes else None,
         output_version=output[1] if output else 1,
         name=name,
         config=config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pwd
+from dataclasses import replace
 
 from fastapi import APIRouter
 
@@ -64,9 +65,12 @@ def policy_routes(authority: Authority) -> APIRouter:
             raise InvalidInput(
                 f"not done to a {kind}, but to a {' or '.join(action.kinds)}", where=body.action
             )
+        form = body.form or (action.forms[-1] if action.forms else None)
+        if form is not None and form not in action.forms:
+            raise InvalidInput("it has no such forms", where=body.action, remedy="Leave the form out.")
         asker = peer if body.account is None else await asyncio.to_thread(_named, body.account)
         who = await guard.standing(asker)
-        question = guard.question(asker, who, action.name, kind, body.thing)
+        question = replace(guard.question(asker, who, action.name, kind, body.thing), form=form)
         demand, decision = guard.policies.demand(question)
         return PolicyAnswer(
             account=who.account,
@@ -80,6 +84,7 @@ def policy_routes(authority: Authority) -> APIRouter:
             demand=demand,
             thing=body.thing,
             classification=question.facts.classification if kind in CLASSIFIED else None,
+            form=form,
         )
 
     @router.get("/policy/table", dependencies=[may("policy.read")])
@@ -92,6 +97,7 @@ def policy_routes(authority: Authority) -> APIRouter:
                 role=cell.role,
                 demand=cell.demand,
                 policies=list(cell.policies),
+                form=cell.form,
             )
             for cell in await asyncio.to_thread(table, guard.policies)
         ]

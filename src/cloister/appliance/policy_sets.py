@@ -254,7 +254,7 @@ def _row_in_force(session: Session) -> PolicySetRow | None:
 
 def _told(cell: Cell, before: str) -> str:
     return json.dumps(
-        f"{cell.action} on a {cell.kind} ({cell.classification}), {cell.role}: {before} to {cell.demand}"
+        f"{cell.doing} on a {cell.kind} ({cell.classification}), {cell.role}: {before} to {cell.demand}"
     ).strip('"')
 
 

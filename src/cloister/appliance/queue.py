@@ -43,7 +43,7 @@ from cloister.logs import place
 
 log = structlog.get_logger()
 
-SOURCE_LOST = "the descriptors of its source were lost with the authority"
+SOURCE_LOST = "the descriptors that were handed over for it were lost with the authority"
 CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
 SOURCE_WAIT_S = 120.0
 """How long a job waits for a client that has asked for it and not handed over its source."""
@@ -93,11 +93,12 @@ class Queue:
         unwritten: dict[str, Any] | None = None,
         output: tuple[str, int] | None = None,
         priority: int = 0,
+        job_id: str | None = None,
     ) -> JobRow:
         """Put a job into the queue, frozen as it is now. The caller has recorded it already.
 
         `unwritten` are settings that are content: they go to the worker in place of what `config` has
-        for them, and are kept in memory only. `output` is as in `new_job`.
+        for them, and are kept in memory only. `output` and `job_id` are as in `new_job`.
         """
         row = new_job(
             change,
@@ -109,6 +110,7 @@ class Queue:
             waits_for_source=waits_for_source,
             output=output,
             priority=priority,
+            job_id=job_id,
         )
         if unwritten:
             self._handed.keep_unwritten(row.job_id, unwritten)
@@ -336,7 +338,7 @@ class Queue:
                 )
             ).all()
         for job_id in waiting:
-            await self._endings.interrupt(job_id, "its source was never handed over")
+            await self._endings.interrupt(job_id, "what it waits for was never handed over")
 
     async def _can_start(self) -> bool:
         """Whether something waits and nothing that it needs is away; until then it stays queued."""
@@ -459,7 +461,7 @@ class Queue:
                     None,
                     f"job.{row.verb}",
                     job_id,
-                    row.subject or "",
+                    *([row.subject] if row.subject else []),
                     *sorted(ref["object_id"] for ref in row.inputs.values()),
                 )
             except HELD_UP:

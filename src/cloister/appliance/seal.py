@@ -33,6 +33,8 @@ from cloister.vault import PassphraseSlot, UnlockSlot, Vault
 
 LEDGER_KEY = "ledger-control"
 MANIFEST_KEY = "manifest"
+MODEL_SIGNING = "model-signing"
+"""The secret that the key on exported models is made from."""
 
 
 def appliance_id(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -57,6 +57,10 @@ def explain(
             "--on", metavar="KIND", help="Where the action has several: Dataset, Run, Model, Deployment."
         ),
     ] = None,
+    form: Annotated[
+        Literal["encrypted", "plain"] | None,
+        typer.Option(help="In which form, for an export; the strictest unless given."),
+    ] = None,
     account: Annotated[
         str | None, typer.Option("--as", metavar="USER", help="Another account of the system than your own.")
     ] = None,
@@ -69,7 +73,7 @@ def explain(
     from cloister.api import PolicyQuestion
     from cloister.cli.validation import validated
 
-    question = validated(PolicyQuestion, action=action, kind=kind, thing=thing, account=account)
+    question = validated(PolicyQuestion, action=action, kind=kind, thing=thing, form=form, account=account)
     with connect() as client:
         answer = client.explain(question)
     if json:
@@ -77,8 +81,9 @@ def explain(
         return
     word = {"yes": "ALLOW", "no": "DENY"}.get(answer.demand, f"ALLOW with a{_n(answer.demand)}")
     what = f"a {answer.kind}" if answer.thing is None else f"the {answer.kind} {answer.thing}"
+    how = f" ({answer.form})" if answer.form else ""
     strict = f" ({answer.classification})" if answer.classification else ""
-    print(visible(f"{word}  {answer.action} on {what}{strict}"))
+    print(visible(f"{word}  {answer.action}{how} on {what}{strict}"))
     print(visible(f"  account   {answer.account}: {', '.join(answer.roles) or 'no role'}"))
     print(f"  decided   {answer.problem or ', '.join(answer.policies) or NOTHING}")
     print(f"  may       {', '.join(answer.roles_that_may) or 'no role'}")
@@ -157,7 +162,7 @@ def _print_changes(folder: Path | None, against: Path, *, json: bool) -> None:
         cells = [{**vars(cell), "demand": cell.demand, "before": before} for cell, before in found]
         print_json({"digest": policies.digest, "cells": cells})
         return
-    lines = [(c.action, c.kind, c.classification, c.role, f"{before} -> {c.demand}") for c, before in found]
+    lines = [(c.doing, c.kind, c.classification, c.role, f"{before} -> {c.demand}") for c, before in found]
     print_table(("action", "on", "class", "role", ""), lines, empty="Nothing comes out otherwise.")
 
 
@@ -173,7 +178,7 @@ def _cells(folder: Path | None) -> tuple[list[Any], str]:
     with connect() as client:
         answer = client.policy_table()
     cells = [
-        Cell(c.action, c.kind, c.classification, c.role, Demand(c.demand), tuple(c.policies))
+        Cell(c.action, c.kind, c.classification, c.role, Demand(c.demand), tuple(c.policies), c.form)
         for c in answer.cells
     ]
     return cells, answer.digest

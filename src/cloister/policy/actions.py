@@ -13,13 +13,15 @@ class Action:
     """`kinds` are the schema's entity types that it may be done to.
 
     A `gate` may take somebody else's approval: its route asks only whether the role could ever do it, and the
-    approvals decide on the thing itself.
+    approvals decide on the thing itself. `forms` are the ways in which it may be done, the mildest first; the
+    policies see the one that was asked for in their context.
     """
 
     name: str
     kinds: tuple[str, ...]
     summary: str
     gate: bool = False
+    forms: tuple[str, ...] = ()
 
 
 ACTIONS = (
@@ -67,6 +69,7 @@ ACTIONS = (
     Action("job.cancel", ("Job",), "cancel a job"),
     Action("model.list", ("Model",), "list merged models"),
     Action("model.merge", ("Model",), "merge an adapter"),
+    Action("model.export", ("Model",), "export a model", gate=True, forms=("encrypted", "plain")),
     Action("deployment.list", ("Deployment",), "list deployments"),
     Action("deployment.start", ("Deployment",), "serve a model", gate=True),
     Action("deployment.stop", ("Deployment",), "stop serving"),

@@ -4,7 +4,7 @@ A file is a list of `{"roles": [...], "action": ..., "kind": ..., "allow": true,
 `kind` may be left out where the action has only one, `because` always. About the thing: its `classification`
 (public unless given), `evaluated` (true unless given: better than its base in all numbers), and for approvals
 `own` (asked for by the same account) and `before` (it approved the same data before). `consent` is what
-somebody else has said: none, approved, or signed.
+somebody else has said: none, approved, or signed; `form` how, where the action has forms (the strictest unless given).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Case(BaseModel):
     evaluated: bool = True
     own: bool = False
     before: bool = False
+    form: Literal["encrypted", "plain"] | None = None
     allow: bool
     because: str | None = None
 
@@ -125,6 +126,7 @@ def _run(policies: PolicySet, case: Case) -> str | None:
             uid=ASKER,
             facts=_facts(case),
             consent={"none": NO_CONSENT, "approved": APPROVED, "signed": SIGNED}[case.consent],
+            form=case.form,
         )
         decision = policies.decide(question)
         said = "allowed" if decision.allowed else "denied"

@@ -34,7 +34,10 @@ _ID = re.compile("[a-z][a-z0-9-]{2,79}", re.ASCII)
 
 @dataclass(frozen=True)
 class Question:
-    """May `account`, in `roles`, do `action` on a thing of kind `kind`? `facts` are about the thing."""
+    """May `account`, in `roles`, do `action` on a thing of kind `kind`? `facts` are about the thing.
+
+    `form` is how, for an action that has forms; None is the last of them, the strictest.
+    """
 
     account: str
     roles: frozenset[str]
@@ -44,6 +47,7 @@ class Question:
     uid: int = -1
     facts: Facts = STRICTEST
     consent: Consent = NO_CONSENT
+    form: str | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ class PolicySet:
         action = BY_NAME.get(question.action)
         if action is None or question.kind not in action.kinds:
             return Decision(False, problem=f"there is no action {question.action} on a {question.kind}")
+        if question.form is not None and question.form not in action.forms:
+            return Decision(False, problem=f"{question.action} is not done in the form {question.form!r}")
         unknown = question.roles - {*ROLES, *SERVICE_ROLES}
         if unknown:
             return Decision(False, problem=f"there is no role {min(unknown)!r}")
@@ -153,12 +159,14 @@ class PolicySet:
             {"uid": thing, "attrs": question.facts.for_cedar(question.kind), "parents": []},
             *({"uid": role, "attrs": {}, "parents": []} for role in roles),
         ]
-        request = {
+        request: dict[str, Any] = {
             "principal": account,
             "action": {"type": "Action", "id": question.action},
             "resource": thing,
             "context": question.consent.for_cedar() if action.gate else {},
         }
+        if action.forms:
+            request["context"]["form"] = question.form or action.forms[-1]
         try:
             answer = cedarpy.is_authorized(request, self._policies, entities, self._schema)
         except (ValueError, TypeError) as error:
@@ -181,8 +189,12 @@ class PolicySet:
         return Demand.DENIED, plain
 
     def ever(self, question: Question) -> Decision:
-        """The decision at its best: on the mildest thing, and approved. Denied here is denied always."""
-        return self.decide(replace(question, facts=MILDEST, consent=SIGNED))
+        """The decision at its best: on the mildest thing, approved, in any form. Denied here is denied always."""
+        action = BY_NAME.get(question.action)
+        best = replace(question, facts=MILDEST, consent=SIGNED)
+        forms = (action.forms if action is not None and question.form is None else ()) or (question.form,)
+        answers = [self.decide(replace(best, form=form)) for form in forms]
+        return next((answer for answer in answers if answer.allowed), answers[0])
 
     def by_id(self, policy_id: str) -> PolicyText | None:
         """The policy of that id."""

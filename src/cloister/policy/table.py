@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 from cloister.policy.actions import ACTIONS, BY_NAME
 from cloister.policy.cedar import ROLES, Demand, PolicySet, Question
@@ -29,6 +30,12 @@ class Cell:
     role: str
     demand: Demand
     policies: tuple[str, ...]
+    form: str | None = None
+
+    @property
+    def doing(self) -> str:
+        """The action, and in which form where it has several."""
+        return self.action if self.form is None else f"{self.action} ({self.form})"
 
     @property
     def allowed(self) -> bool:
@@ -36,21 +43,23 @@ class Cell:
 
     @property
     def place(self) -> tuple[str, str, str, str]:
-        return self.action, self.kind, self.classification, self.role
+        return self.doing, self.kind, self.classification, self.role
 
 
 def table(policies: PolicySet) -> tuple[Cell, ...]:
-    """Every cell, by action, kind, classification and role."""
+    """Every cell, by action, form, kind, classification and role."""
     cells = []
     for action in ACTIONS:
-        for kind in action.kinds:
+        for form, kind in product(action.forms or (None,), action.kinds):
             mildest = [(name, replace(MILDEST, classification=name)) for name in CLASSIFICATIONS]
             for classification, facts in mildest if kind in CLASSIFIED else [(ANY, MILDEST)]:
                 for role in COLUMNS:
                     roles = frozenset() if role == NONE else frozenset({role})
-                    question = Question("somebody", roles, action.name, kind, facts=facts)
+                    question = Question("somebody", roles, action.name, kind, facts=facts, form=form)
                     demand, decision = policies.demand(question)
-                    cells.append(Cell(action.name, kind, classification, role, demand, decision.policies))
+                    cells.append(
+                        Cell(action.name, kind, classification, role, demand, decision.policies, form)
+                    )
     return tuple(cells)
 
 
@@ -65,7 +74,7 @@ def rows(cells: tuple[Cell, ...]) -> list[tuple[str, ...]]:
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for cell in cells:
         mark = "-" if cell.demand is Demand.DENIED else str(cell.demand)
-        found.setdefault((cell.action, cell.kind, cell.classification), {})[cell.role] = mark
+        found.setdefault((cell.doing, cell.kind, cell.classification), {})[cell.role] = mark
     lines: list[tuple[str, ...]] = []
     for (action, kind, classification), marks in found.items():
         line = (action, kind, classification, *(marks[role] for role in COLUMNS))

@@ -33,6 +33,7 @@ VERBS = {
     "reveal": "cloister.worker.verbs.reveal",
     "rotate": "cloister.worker.verbs.rotate",
     "forget": "cloister.worker.verbs.forget",
+    "export": "cloister.worker.verbs.export",
     "self-check": "cloister.worker.verbs.selfcheck",
 }
 _MAX_JOB = 16 << 20
