@@ -16,7 +16,7 @@ from tests.conftest import PASSPHRASE, Appliance
 from cloister import embedded
 from cloister.api import ClientRequest
 from cloister.client import Client
-from cloister.errors import CloisterError
+from cloister.errors import CloisterError, InvalidInput
 
 FOLLOWERS = 10
 
@@ -78,3 +78,8 @@ def test_followers_miss_nothing_over_a_few_restarts(appliance: Appliance) -> Non
 @pytest.mark.soak
 def test_followers_miss_nothing_over_two_hundred_restarts(appliance: Appliance) -> None:
     restarts(appliance, 200)
+
+
+def test_a_number_that_no_event_can_have_is_bad_input(appliance: Appliance) -> None:
+    with pytest.raises(InvalidInput, match="after"):
+        next(appliance.client.events(1 << 70))

@@ -310,7 +310,7 @@ def _events_and_audit(authority: Authority) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.get("/events", dependencies=[may("appliance.events")])
-    async def events(after: Annotated[int, Query(ge=0)] = 0) -> StreamingResponse:
+    async def events(after: Annotated[int, Query(ge=0, lt=1 << 63)] = 0) -> StreamingResponse:
         async def lines() -> AsyncIterator[str]:
             async for event in authority.state.follow(after):
                 if event is None:
