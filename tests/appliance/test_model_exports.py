@@ -85,6 +85,7 @@ def test_plain_it_comes_out_whole_signed_and_entered_before_and_after(
     assert intent.details["classification"] == "public" and model.object_id in intent.objects
     assert intent.digests == {"manifest": model.manifest_sha256, "signing_key": key["sha256"]}
     assert done.details["intent"] == intent.index and done.objects == intent.objects
+    assert (done.details["files"], done.details["bytes"]) == (7, told["bytes"])
     record = json.loads((out / "export.json").read_text())
     assert record["ledger"] == {"origin": house.client.ledger().origin, "index": intent.index}
     assert record["model"]["manifest_sha256"] == model.manifest_sha256

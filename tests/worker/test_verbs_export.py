@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +169,17 @@ def test_a_job_that_is_stopped_stops(model: Model, tmp_path: Path, recipients: t
 
 
 @pytest.mark.parametrize("recipients", [(), (str(pyrage.x25519.Identity.generate().to_public()),)])
+@pytest.mark.timeout(20)
+def test_a_job_that_is_stopped_while_nobody_reads_stops(model: Model, recipients: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    end = time.monotonic() + 0.3
+    stopping = worker_jobs.Recorder(lambda _: time.monotonic() > end)
+    with pytest.raises(Interrupted):
+        model.export(Piped(writing), *recipients, recorder=stopping)  # type: ignore[arg-type]
+    os.close(reading)
+
+
+@pytest.mark.parametrize("recipients", [(), (str(pyrage.x25519.Identity.generate().to_public()),)])
 def test_without_a_reader_the_job_fails(model: Model, recipients: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -296,13 +308,16 @@ HOSTILE = {
 }
 
 
+CUT_OFF = {"no signature", "nothing", "no archive", "half a file", "an end in a header"}
+
+
 @pytest.mark.parametrize("what", HOSTILE)
 def test_what_is_no_export_becomes_no_folder(tmp_path: Path, what: str) -> None:
     with folder_at(tmp_path / "out") as target:
         writer = threading.Thread(target=_feed, args=(os.dup(target.output), HOSTILE[what]))
         writer.start()
         target.handed_over()
-        with pytest.raises(Tampered):
+        with pytest.raises(Tampered, match="before its signature" if what in CUT_OFF else "is no export"):
             target.finish()
         writer.join()
     assert list(tmp_path.iterdir()) == []
