@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs Cloister as a service of the system: accounts, groups, folders, settings, policies, systemd units.
-# Run it again after an update: what stands already stays as it is. Settings and policies are never overwritten.
+# Run it again after an update: it changes what differs, and never settings or policies of your own.
 #
 #   deploy/install.sh                       the program from this checkout, its packages from the configured index
 #   deploy/install.sh --wheelhouse DIR      the same without a network, from a folder of wheels
@@ -209,6 +209,34 @@ repair_folders() {
 
 # --- settings and policies, once ---------------------------------------------------------------------------------
 
+# A copy of the set that ships, to begin a set of one's own with. While nobody changed it, it follows the updates.
+offer_policies() {
+  local target="$settings/policies" shipped
+  shipped=$(set_digest "$here/policies")
+  if [ ! -e "$target" ]; then copy_set "$target"
+  elif [ "$(cat "$target/.shipped" 2>/dev/null)" = "$shipped" ]; then return
+  elif [ "$(cat "$target/.shipped" 2>/dev/null)" = "$(set_digest "$target")" ]; then copy_set "$target"
+  elif [ "$(cat "$target.new/.shipped" 2>/dev/null)" != "$shipped" ]; then
+    copy_set "$target.new"
+    say "$target was changed here and stays; the set that ships now lies beside it"
+  fi
+}
+
+set_digest() {
+  (cd "$1" && find . -type f \( -name '*.cedar' -o -name '*.cedarschema' -o -path './tests/*' \) -print0 | LC_ALL=C sort -z |
+    xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+}
+
+copy_set() {
+  rm -rf "$1.part"
+  install -d -m 755 "$1.part"
+  (cd "$here/policies" && cp -R ./*.cedar ./*.cedarschema tests "$1.part")
+  set_digest "$1.part" > "$1.part/.shipped"
+  rm -rf "$1"
+  mv "$1.part" "$1"
+  did "policies: $1"
+}
+
 make_settings() {
   install -d -m 755 "$settings"
   if [ ! -e "$settings/appliance.yaml" ]; then
@@ -216,21 +244,14 @@ make_settings() {
     for role in "${roles[@]}"; do named="$named${named:+, }$role: cloister-$role"; done
     sed -e "s|^  roles: {}\$|  roles: {$named}|" \
         -e 's|^  gateway_account: null$|  gateway_account: cloister-gateway|' \
-        -e "s|^  policies: null\$|  policies: $settings/policies|" \
         -e "s|^  allowed_signers: null\$|  allowed_signers: $settings/allowed_signers|" \
         "$here/policies/appliance.yaml" > "$settings/appliance.yaml.part"
-    [ "$(grep -c -e "^  roles: {admin" -e '^  gateway_account: cloister-gateway' -e "^  policies: $settings" \
-         -e "^  allowed_signers: $settings" "$settings/appliance.yaml.part")" = 4 ] || die 'policies/appliance.yaml has another form'
+    [ "$(grep -c -e "^  roles: {admin" -e '^  gateway_account: cloister-gateway' -e "^  allowed_signers: $settings" \
+         "$settings/appliance.yaml.part")" = 3 ] || die 'policies/appliance.yaml has another form'
     mv "$settings/appliance.yaml.part" "$settings/appliance.yaml"
     did "settings: $settings/appliance.yaml"
   fi
-  if [ ! -e "$settings/policies" ]; then
-    rm -rf "$settings/policies.part"
-    install -d -m 755 "$settings/policies.part"
-    (cd "$here/policies" && cp -R ./*.cedar ./*.cedarschema tests "$settings/policies.part")
-    mv "$settings/policies.part" "$settings/policies"
-    did "policies: $settings/policies"
-  fi
+  offer_policies
   if [ ! -e "$settings/allowed_signers" ]; then
     install -m 644 /dev/null "$settings/allowed_signers"
     did "signers of approvals: $settings/allowed_signers"

@@ -340,7 +340,7 @@ async def test_a_run_that_waited_is_asked_for_again_once_its_data_is_restricted(
     assert attempts(world, job_id) == ["job.refused"] and world.job(job_id).attempts == 0
     refused = [e for e in world.authority.ledger.entries(0, 10_000) if e["action"] == "job.refused"]
     assert refused[0]["decision"] == "deny" and data in refused[0]["objects"]
-    assert gates.approvals.listed() == [], "nobody asked for an approval"
+    assert gates.register.listed() == [], "nobody asked for an approval"
     asked = await needed(world.authority.requests.resume_run(TRAINER, "second"))
     await gates.approve(APPROVER, asked)
     await world.authority.requests.resume_run(TRAINER, "second")

@@ -101,6 +101,18 @@ chmod 777 /var/lib/cloister/keys
 chown root /var/lib/cloister/work
 $install --environment {sys.prefix} | grep -c 'install: folder'
 stat -c '%a %U' /var/lib/cloister/keys
+# A set that is still as an older version shipped it follows; one that was changed here stays.
+mine=/etc/cloister/policies
+rm $mine/exports.cedar
+(cd $mine; find . -type f ! -name .shipped -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1) > shipped
+cp shipped $mine/.shipped
+$install --environment {sys.prefix} | grep 'policies: '
+ls $mine/exports.cedar
+echo '// mine' >> $mine/exports.cedar
+echo old > $mine/.shipped
+$install --environment {sys.prefix} | grep -e 'policies: ' -e changed
+$install --environment {sys.prefix} | grep -c 'nothing to do'
+tail -n 1 $mine/exports.cedar
 tail -n 1 /etc/cloister/appliance.yaml
 $install --environment {sys.prefix} --repair > repaired
 stat -c '%a %U %G' /var/lib/cloister/keys/thing
@@ -117,6 +129,12 @@ $install --uninstall
     assert done.stdout.splitlines() == [
         "2",
         "700 cloister",
+        "install: policies: /etc/cloister/policies",
+        "/etc/cloister/policies/exports.cedar",
+        "install: policies: /etc/cloister/policies.new",
+        "install: /etc/cloister/policies was changed here and stays; the set that ships now lies beside it",
+        "1",
+        "// mine",
         "# mine",
         "600 cloister cloister",
         "install: kept: /var/lib/cloister, /etc/cloister and the accounts (--purge destroys them)",
