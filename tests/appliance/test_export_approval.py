@@ -44,7 +44,7 @@ async def test_a_confidential_model_leaves_signed_for_to_its_recipient_once(gate
     with pytest.raises(Denied):
         await export(gates, TRAINER, model, ONE)
     asked = await needed(export(gates, OPERATOR, model, ONE))
-    shown = gates.approvals.one(asked)
+    shown = gates.register.one(asked)
     assert shown.signature_needed and shown.action == "model.export" and shown.thing == model
     assert f"leaves encrypted to {ONE}" in shown.summary
     assert any("no shred, no revocation" in line for line in shown.summary)
@@ -59,7 +59,7 @@ async def test_a_confidential_model_leaves_signed_for_to_its_recipient_once(gate
     ticket = await export(gates, OPERATOR, model, f" {ONE}\n")
     (intent,) = entries(gates, "model.export")
     assert intent["details"]["approval"] == asked and ticket.job.job_id in intent["objects"]
-    assert gates.approvals.one(asked).state == "used"
+    assert gates.register.one(asked).state == "used"
     with gates.world.authority.state.read() as session:
         record = session.get_one(JobRow, ticket.job.job_id).config["record"]
     assert record["approval"] == asked and record["ledger"]["index"] is not None
@@ -73,11 +73,11 @@ async def test_in_the_clear_leaves_only_what_came_of_mild_data(gates: Gates) -> 
         with pytest.raises(Denied) as caught:
             await export(gates, OPERATOR, model)
         assert f"{classification}-models-leave-encrypted" in (caught.value.remedy or "")
-    assert gates.approvals.listed() == [], "no approver is asked for what nobody may"
+    assert gates.register.listed() == [], "no approver is asked for what nobody may"
     mild = model_of(gates.world, "mild", "internal", BETTER)
     asked = await needed(export(gates, OPERATOR, mild))
-    assert not gates.approvals.one(asked).signature_needed
-    assert any("in the open" in line for line in gates.approvals.one(asked).summary)
+    assert not gates.register.one(asked).signature_needed
+    assert any("in the open" in line for line in gates.register.one(asked).summary)
     await gates.approve(APPROVER, asked)
     assert await needed(export(gates, OPERATOR, mild, ONE)) != asked, "the other form was not approved"
     await export(gates, OPERATOR, mild)
@@ -118,4 +118,4 @@ async def test_a_recipient_that_is_none_is_refused_before_anybody_is_asked(gates
     model = model_of(gates.world, "good", "internal", BETTER)
     with pytest.raises(InvalidInput, match="recipient of age"):
         await export(gates, OPERATOR, model, "age1nobody")
-    assert gates.approvals.listed() == []
+    assert gates.register.listed() == []

@@ -71,4 +71,4 @@ async def test_an_authority_sweeps_when_it_starts(here: World) -> None:
     asked(here.authority.state, "waited", "pending", -HOUR)
     await here.restart()
     await here.until(lambda: "digest" in request_of(here.authority.state, "waited"))
-    assert here.authority.approvals.one("waited").state == "expired"
+    assert here.authority.approval_register.one("waited").state == "expired"

@@ -104,7 +104,8 @@ stat -c '%a %U' /var/lib/cloister/keys
 # A set that is still as an older version shipped it follows; one that was changed here stays.
 mine=/etc/cloister/policies
 rm $mine/exports.cedar
-(cd $mine; find . -type f ! -name .shipped -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1) > shipped
+(cd $mine; find . -type f ! -name .shipped -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) | sha256sum > all
+cut -d' ' -f1 all > shipped
 cp shipped $mine/.shipped
 $install --environment {sys.prefix} | grep 'policies: '
 ls $mine/exports.cedar
