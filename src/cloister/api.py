@@ -364,7 +364,10 @@ class SandboxEvent(Document):
 
 
 class LauncherReply(Document):
+    """`no_sandbox`, in the answer to a `ping`: why the launcher can build no sandbox; None where it can."""
+
     ok: bool
+    no_sandbox: str | None = None
     error: Failure | None = None
     sandboxes: tuple[SandboxState, ...] = ()
 

@@ -126,7 +126,7 @@ class Alarming:
     async def _processes(self) -> AsyncIterator[Finding]:
         try:
             async with asyncio.timeout(5):
-                await self._parts.launcher.ping()
+                await self._fitness.ask()
         except (CloisterError, TimeoutError):
             yield Finding("launcher", "critical", "the launcher does not answer", NEW_WORK, "cloister up")
         for deployment in self._serving.listed():

@@ -140,7 +140,7 @@ class Authority:
         self.seal = Seal(home.keys, self.recorder)
         self.launcher = LauncherClient(home.launcher_socket, answer_s=settings.queue.answer_limit_s)
         self.catalogue = Catalogue(home.objects, self.state, self.seal, self.recorder)
-        self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting)
+        self.fitness = Fitness(settings, self.seal, self.recorder, self.exporting, self.launcher)
         self.devices = Devices(settings.queue)
         self.gpus = Gpus(self.devices, settings.alerts, self.state.now)
         parts = Parts(
@@ -222,10 +222,12 @@ class Authority:
     async def start(self) -> None:
         """Enter what the ledger is owed, adopt what still runs, then take in requests."""
         await self.recorder.enter_owed()
+        with contextlib.suppress(CloisterError):
+            await self.fitness.ask()
         await self.recorder.record_taking_away(  # an authority must start on a full disk, to revoke and stop
             None,
             "authority.start",
-            mode="embedded",
+            mode="service" if self.home.is_service else "embedded",
             roles=", ".join(self.settings.access.roles) or "one account holds all roles",
             sandbox=self.fitness.sandbox,
             version=__version__,
@@ -248,6 +250,7 @@ class Authority:
             asyncio.create_task(self.anchors.run()),
             asyncio.create_task(self.recorder.keep_mending()),
             asyncio.create_task(self.alerts.run()),
+            asyncio.create_task(self.fitness.ask_until_answered()),
             asyncio.create_task(self.gpus.run()),
             asyncio.create_task(Leftovers(self.state).run()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
@@ -322,14 +325,15 @@ class Authority:
 
     async def _refuse_start(self) -> None:
         """`Fitness.require`, also without a launcher or while the vault is being locked: a request is told so."""
-        self.fitness.require()
+        self.fitness.require_record()
         if self._locking:
             raise Conflict("the vault is being locked", remedy="Unlock it afterwards, and ask again.")
         try:
             async with asyncio.timeout(5):
-                await self.launcher.ping()
+                await self.fitness.ask()
         except TimeoutError:
             raise Unavailable("the launcher does not answer", remedy="See `cloister status`.") from None
+        self.fitness.require()
 
     async def lock(self, peer: Peer, request: LockRequest) -> None:
         """Close the vault. Errors: Conflict where work runs and `refuse` was asked for."""

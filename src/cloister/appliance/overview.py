@@ -153,7 +153,7 @@ class Overview:
     async def _launcher_status(self) -> ProcessStatus:
         try:
             async with asyncio.timeout(2):
-                await self._launcher.ping()
+                await self._fitness.ask()
         except (CloisterError, TimeoutError):
             return ProcessStatus(name="launcher", state="stopped", detail="run `cloister up`")
         return ProcessStatus(name="launcher", state="running")

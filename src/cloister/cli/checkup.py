@@ -7,10 +7,14 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloister.cli import machine
 from cloister.cli.finding import Finding
 from cloister.home import Home
+
+if TYPE_CHECKING:
+    from cloister.api import Status
 
 LOW_DISK_BYTES = 10 << 30
 
@@ -18,7 +22,7 @@ LOW_DISK_BYTES = 10 << 30
 def examine(home: Home, *, try_device: bool = True) -> list[Finding]:
     """Every finding, in the order in which they matter. Trying the device takes some seconds."""
     return [
-        _sandbox(),
+        _sandbox(home),
         _swap(),
         _cores(),
         *_folders(home),
@@ -33,10 +37,31 @@ def examine(home: Home, *, try_device: bool = True) -> list[Finding]:
     ]
 
 
-def _sandbox() -> Finding:
+START = "systemctl start cloister.target"
+
+
+def _state(home: Home) -> Status | None:
+    """What the service says of itself; None where it says nothing to this account."""
+    from cloister.client import Client
+    from cloister.errors import CloisterError
+
+    try:
+        with Client(home.authority_socket) as client:
+            return client.status()
+    except CloisterError:
+        return None
+
+
+def _sandbox(home: Home) -> Finding:
     from cloister.sandbox import available
 
-    reason = available(swap=False)
+    if home.is_service:  # built by another account than this one
+        state = _state(home)
+        if state is None:
+            return Finding("sandbox", "bad", "the service does not say whether it can build one", START)
+        reason = None if state.sandbox == "bubblewrap" else state.sandbox
+    else:
+        reason = available(swap=False)
     if reason is None:
         return Finding("sandbox", "good", "bubblewrap builds one, with an empty network")
     return Finding("sandbox", "bad", reason, "Nothing confidential starts until this is mended.")
@@ -110,6 +135,14 @@ def _device() -> Finding:
 def _processes(home: Home) -> Iterator[Finding]:
     from cloister.embedded import running
 
+    if home.is_service:
+        state = _state(home)
+        if state is None:
+            yield Finding("authority", "warn", "does not answer", START)
+        for process in state.processes if state else ():
+            good = process.state == "running"
+            yield Finding(process.name, "good" if good else "warn", process.state, None if good else START)
+        return
     for name, pid in running(home).items():
         if pid is None:
             yield Finding(name, "warn", "does not run", "cloister up")

@@ -106,10 +106,18 @@ def locked_memory(home: Home) -> Finding:
     return Finding("memory of keys", "good", "the limit lets keys be locked in memory")
 
 
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where it is closed to this account, as it should be."""
+    try:
+        return list(folder.iterdir())
+    except PermissionError:
+        return []
+
+
 def loose_files(home: Home) -> Iterator[Finding]:
     """Files of keys, state and settings that other accounts may read or change."""
     places = [home.keys, home.state.parent, home.control_ledger.parent]
-    files = [path for place in places if place.is_dir() for path in place.iterdir() if path.is_file()]
+    files = [path for place in places if place.is_dir() for path in _listed(place) if path.is_file()]
     files += [path for path in (home.identity_file, home.settings_file) if path.is_file()]
     for path in files:
         mode = stat.S_IMODE(path.stat().st_mode)

@@ -54,9 +54,9 @@ class LauncherClient:
         """Drop what an ended sandbox left. One that is not known is as good as forgotten."""
         await self._ask(LauncherRequest(verb="forget", sandbox_id=sandbox_id))
 
-    async def ping(self) -> None:
-        """Returns when the launcher answers."""
-        await self._ask(LauncherRequest(verb="ping"))
+    async def ping(self) -> str | None:
+        """Returns when the launcher answers, with the reason why it can build no sandbox; None where it can."""
+        return (await self._ask(LauncherRequest(verb="ping"))).no_sandbox
 
     async def follow(self, sandbox_id: str, after: int = 0) -> AsyncIterator[SandboxEvent]:
         """Its events with numbers greater than `after`, as they come; the last one has `exit_code`.

@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cloister import modes
@@ -21,7 +22,7 @@ from cloister.home import Home
 from cloister.launcher.keeper import KEEPER_DIED, keep
 from cloister.launcher.server import Launcher, LauncherConfig
 from cloister.policy import Settings, load_settings
-from cloister.sandbox import harden_process
+from cloister.sandbox import available, harden_process
 
 _GRACE_S = 5.0
 """How long running work may take to keep a checkpoint when the launcher is asked to end."""
@@ -55,6 +56,8 @@ def _launch(config: LauncherConfig) -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
+        if config.sandboxed:  # the authority cannot try it: its own unit denies it namespaces
+            config = replace(config, no_sandbox=available(swap=False))
         asyncio.run(_run(Launcher(config)))
     except CloisterError as error:
         print(f"cloister-launcher: {error}", file=sys.stderr)

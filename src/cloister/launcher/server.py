@@ -33,7 +33,7 @@ class LauncherConfig:
     """`home` bounds what may be mounted; `accounts` may call beside the launcher's own account.
 
     `sandboxed` is False only where the appliance's settings say `sandbox: none`. `program` replaces the
-    program of every sandbox; tests use it.
+    program of every sandbox; tests use it. `no_sandbox`: why none can be built here, where one was tried.
     """
 
     home: Path
@@ -41,6 +41,7 @@ class LauncherConfig:
     accounts: frozenset[int] = frozenset()
     sandboxed: bool = True
     program: tuple[str, ...] | None = None
+    no_sandbox: str | None = None
 
 
 class Launcher:
@@ -148,7 +149,7 @@ class Launcher:
             return LauncherReply(ok=True)
         if request.verb == "list":
             return LauncherReply(ok=True, sandboxes=tuple(one.state() for one in self._sandboxes.values()))
-        return LauncherReply(ok=True)
+        return LauncherReply(ok=True, no_sandbox=self.config.no_sandbox)
 
     async def _start(self, request: LauncherRequest, descriptors: Sequence[int]) -> Sandbox:
         spec = request.spec
