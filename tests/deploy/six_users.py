@@ -301,6 +301,8 @@ def walk(story: Story, checkout: Path, chosen: argparse.Namespace) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60)
             story.seen.setdefault("ended", {})[name] = process.returncode
+    if chosen.keep:
+        return
     with story.step("uninstall"):
         said = root(install[0], "--uninstall")
         assert "kept: /var/lib/cloister" in said and HOME.is_dir()
@@ -316,6 +318,7 @@ def main() -> None:
     options.add_argument("checkout", type=Path)
     options.add_argument("--environment")
     options.add_argument("--wheelhouse")
+    options.add_argument("--keep", action="store_true", help="leave it installed")
     options.add_argument("--rows", type=int, default=0)
     options.add_argument("--epochs", type=float, default=3.0)
     chosen = options.parse_args()
