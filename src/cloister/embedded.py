@@ -73,6 +73,8 @@ def start(home: Home, *, gateway: bool = True, listen: str | None = None) -> lis
     home of an installed service, whose programs have accounts of their own.
     """
     if home.is_service:
+        if listener_pid(home.authority_socket) is not None:
+            return []
         raise Unavailable(
             "the appliance here is a service of the system, and does not answer",
             where=str(home.root),

@@ -101,13 +101,21 @@ def _folders(home: Home) -> Iterator[Finding]:
     loose = [
         path
         for path in (home.root, home.keys, home.objects, home.work, home.state.parent, home.run)
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077
+        if path.exists() and _is_loose(path, door=path in (home.root, home.run))
     ]
     if loose:
         names = ", ".join(str(path) for path in loose)
-        yield Finding("folders", "bad", f"open to other accounts: {names}", f"chmod 700 {names}")
+        remedy = "deploy/install.sh" if home.is_service else f"chmod 700 {' '.join(map(str, loose))}"
+        yield Finding("folders", "bad", f"open to other accounts: {names}", remedy)
     else:
-        yield Finding("folders", "good", "private to this account")
+        yield Finding("folders", "good", "closed to all accounts that have no business there")
+
+
+def _is_loose(path: Path, *, door: bool) -> bool:
+    """Whether others get in: through a `door` they may go, and a setgid bit says that a group may."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    closed = 0o066 if door else 0o007 if mode & stat.S_ISGID else 0o077
+    return bool(mode & closed)
 
 
 def _disk(home: Home) -> Finding:

@@ -204,7 +204,7 @@ def _read_all(descriptor: int, timeout_s: float) -> bytes | None:
 def _dated(home: Home) -> list[Path]:
     """Files that each start and each entry touch."""
     folders = [folder for folder in (home.keys, home.state.parent, home.control_ledger) if folder.is_dir()]
-    return [path for folder in folders for path in folder.iterdir()]
+    return [path for folder in folders for path in _listed(folder)]
 
 
 def _changed(path: Path) -> float:
