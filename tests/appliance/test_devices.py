@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from cloister.api import DeploymentState, JobState, ObjectKind, ServeRequest
 from cloister.appliance.devices import Devices, gpu_of, gpus_present
 from cloister.appliance.forecast import starts, typical
-from cloister.appliance.room import GIB, Room, memory_of, need_of
+from cloister.appliance.room import GIB, Need, Room, memory_of, need_of, written_in
+from cloister.appliance.state import JobRow
 from cloister.errors import Conflict, InvalidInput
 from cloister.policy.settings import QueueSettings
 
@@ -78,7 +79,8 @@ def test_an_engine_that_no_longer_waits_holds_nothing_up() -> None:
 
 def test_room_says_what_is_lacking_and_what_never_fits() -> None:
     memory = {"MemAvailable": 10 * GIB, "MemTotal": 16 * GIB}
-    room = Room(QueueSettings(), Path("/"), memory=lambda field: memory[field], disk=lambda _: 4 * GIB)
+    disk = (4 * GIB, 8 * GIB)
+    room = Room(QueueSettings(), Path("/"), memory=lambda field: memory[field], disk=lambda _: disk)
     assert room.lacks(need_of("train", 2 * GIB, "cpu")) is None
     assert "memory: needs about 13.5 GiB" in (room.lacks(need_of("train", 4 * GIB, "cpu")) or "")
     assert room.never(need_of("train", 4 * GIB, "cpu")) is None
@@ -87,6 +89,22 @@ def test_room_says_what_is_lacking_and_what_never_fits() -> None:
     assert "disk: needs about 3." in (room.lacks(need_of("merge", int(1.5 * GIB), "cpu")) or "")
     assert room.lacks(need_of("import", 0, "cpu")) is None
     assert memory_of("MemTotal") > memory_of("MemAvailable") > 0
+    # The reserve is never used up, and a disk has an end too: what needs more waits for nothing.
+    assert room.never(Need(15 * GIB, 7 * GIB)) is None
+    assert "of memory beside the 1.0 kept" in (room.never(Need(15 * GIB + 1, 0)) or "")
+    assert "of disk beside the 1.0 kept" in (room.never(Need(0, 7 * GIB + 1)) or "")
+
+
+def test_what_earlier_starts_will_take_is_not_free(tmp_path: Path) -> None:
+    room = Room(QueueSettings(), Path("/"), memory=lambda _: 10 * GIB, disk=lambda _: (10 * GIB, 10 * GIB))
+    need = Need(5 * GIB, 5 * GIB)
+    assert room.lacks(need) is None
+    assert "will still take 5.0" in (room.lacks(need, need) or "")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "file").write_bytes(b"x" * 3000)
+    assert 3000 <= written_in(tmp_path) < 3 * GIB and written_in(tmp_path / "gone") == 0
+    assert need.left(settled=True, written=3000) == Need(0, 5 * GIB - 3000)
+    assert need.left(settled=False, written=6 * GIB) == Need(5 * GIB, 0)
 
 
 @given(
@@ -185,6 +203,22 @@ async def test_what_does_not_fit_waits_and_says_so(here: World) -> None:
     never = await here.run("never")
     await here.reaches(never, JobState.FAILED)
     assert "this machine has 1.0" in here.job(never).error["detail"]
+
+
+@moment
+async def test_two_starts_do_not_count_on_the_same_memory(here: World) -> None:
+    await here.restart(queue={"heavy_slots": 2})
+    await here.unlock()
+    queue = here.authority.queue
+    queue._room = Room(QueueSettings(), here.home.root, memory=lambda _: int(3.9 * GIB))  # one needs 1.5
+    first, second = await here.run("first"), await here.run("second")
+    await here.runs(first)
+    await here.until(lambda: second in queue.lacking or second in queue.running)
+    assert here.job(second).state == JobState.QUEUED and "still take 1.5" in queue.lacking[second]
+    with here.authority.state.change() as change:  # as a worker that has loaded its model
+        row = change.session.get_one(JobRow, first)
+        row.last_event, row.progress = 1, {"stage": "load", "done": 1, "total": 1}
+    await here.runs(second)
 
 
 def serve(here: World) -> ServeRequest:

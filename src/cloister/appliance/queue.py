@@ -31,7 +31,7 @@ from cloister.appliance.intake import HELD_UP, Intake
 from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, SHORT, Finished, announce, job_row, new_job
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.room import Room, need_of
+from cloister.appliance.room import Need, Room, need_of, written_in
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
@@ -370,6 +370,7 @@ class Queue:
         self.lacking = {
             job_id: why for job_id, why in self.lacking.items() if job_id in {r.job_id for r in queued}
         }
+        promised = sum((self._still_takes(row) for row in running), Need())
         for short in (True, False):
             holders = [row.requested_by for row in running if (row.verb in SHORT) is short]
             waiting = [
@@ -377,8 +378,9 @@ class Queue:
             ]
             slots = self._limits.light_slots - len(holders) if short else self._devices.free
             for row in islice(in_turn(waiting, holders, last_start), max(0, slots)):
-                if not self._fits(row):
+                if not self._fits(row, promised):
                     break  # nobody overtakes it, or it might wait for ever
+                promised += self._need(row)
                 if short:
                     self._spawn(row.job_id, self._start_and_follow(row.job_id, None))
                 else:
@@ -386,10 +388,10 @@ class Queue:
                         row.job_id, self._start_and_follow(row.job_id, self._devices.take(row.job_id))
                     )
 
-    def _fits(self, row: JobRow) -> bool:
+    def _fits(self, row: JobRow, promised: Need) -> bool:
         """Whether there is room for it now. What could never fit is ended, and says why."""
-        need = need_of(row.verb, self._base_bytes(row), self._devices.places[0])
-        lacks, never = self._room.lacks(need), self._room.never(need)
+        need = self._need(row)
+        lacks, never = self._room.lacks(need, promised), self._room.never(need)
         if lacks is None:
             self.lacking.pop(row.job_id, None)
             return True
@@ -399,6 +401,16 @@ class Queue:
             log.info("job.waits", job=row.job_id, cause=lacks.partition(":")[0])
         self.lacking[row.job_id] = lacks
         return False
+
+    def _need(self, row: JobRow) -> Need:
+        return need_of(row.verb, self._base_bytes(row), self._devices.places[0])
+
+    def _still_takes(self, row: JobRow) -> Need:
+        """What a started job has not taken yet: it has its memory once it says that something is done."""
+        done = (row.progress or {}).get("done", 0) if row.last_event else 0
+        settled = row.state == JobState.RUNNING and done > 0
+        output = self._parts.home.output_folder(row.job_id)
+        return self._need(row).left(settled=settled, written=written_in(output))
 
     def _base_bytes(self, row: JobRow) -> int:
         base = row.inputs.get("base")

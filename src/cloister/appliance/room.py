@@ -5,6 +5,7 @@ Rough on purpose: from the base model's size, never from data. It measures and e
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +27,15 @@ _DISK = {"train": 0.5, "merge": 2.2}
 class Need:
     """Bytes of host memory and of the home's disk, estimated."""
 
-    memory: int
-    disk: int
+    memory: int = 0
+    disk: int = 0
+
+    def __add__(self, other: Need) -> Need:
+        return Need(self.memory + other.memory, self.disk + other.disk)
+
+    def left(self, *, settled: bool, written: int) -> Need:
+        """What a job that runs will still take: memory until it is `settled`, disk that it has not `written`."""
+        return Need(0 if settled else self.memory, max(0, self.disk - written))
 
 
 def need_of(verb: str, base_bytes: int, device: str) -> Need:
@@ -41,6 +49,15 @@ def need_of(verb: str, base_bytes: int, device: str) -> Need:
     )
 
 
+def written_in(folder: Path) -> int:
+    """Bytes of what lies in a folder and below; what goes meanwhile counts for nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total
+
+
 def memory_of(field: str, meminfo: Path = Path("/proc/meminfo")) -> int:
     """Bytes of a line of /proc/meminfo, such as MemAvailable."""
     for line in meminfo.read_text(encoding="ascii").splitlines():
@@ -48,6 +65,12 @@ def memory_of(field: str, meminfo: Path = Path("/proc/meminfo")) -> int:
         if name == field:
             return int(rest.split()[0]) << 10
     raise OSError(f"{meminfo} has no {field}")
+
+
+def disk_of(folder: Path) -> tuple[int, int]:
+    """Bytes of the folder's disk that are free, and that an empty one would have for us."""
+    usage = shutil.disk_usage(folder)
+    return usage.free, usage.free + usage.used
 
 
 class Room:
@@ -59,35 +82,53 @@ class Room:
         folder: Path,
         *,
         memory: Callable[[str], int] = memory_of,
-        disk: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+        disk: Callable[[Path], tuple[int, int]] = disk_of,
     ) -> None:
         self._settings = settings
         self._folder = folder
         self._memory = memory
         self._disk = disk
 
-    def lacks(self, need: Need) -> str | None:
-        """What there is too little of now, in words; None where it fits."""
-        reserve = int(self._settings.memory_reserve_gib * GIB)
+    def lacks(self, need: Need, promised: Need = Need()) -> str | None:
+        """What there is too little of now, in words; None where it fits.
+
+        `promised` is what earlier starts will still take: it looks free, and is not.
+        """
+        memory, disk = self._reserves()
         available = self._memory("MemAvailable")
-        if available < need.memory + reserve:
-            return _told("memory", need.memory, reserve, available)
-        reserve = int(self._settings.disk_reserve_gib * GIB)
-        free = self._disk(self._folder)
-        if free < need.disk + reserve:
-            return _told("disk", need.disk, reserve, free)
+        if available < need.memory + promised.memory + memory:
+            return _told("memory", need.memory, memory, available, promised.memory)
+        free, _ = self._disk(self._folder)
+        if free < need.disk + promised.disk + disk:
+            return _told("disk", need.disk, disk, free, promised.disk)
         return None
 
     def never(self, need: Need) -> str | None:
-        """Why it would not fit into an idle machine either."""
+        """Why it would not fit into an idle machine with an empty disk either."""
+        memory, disk = self._reserves()
         total = self._memory("MemTotal")
-        if total >= need.memory:
-            return None
-        return f"needs about {need.memory / GIB:.1f} GiB of memory, and this machine has {total / GIB:.1f}"
+        if total < need.memory + memory:
+            return _too_large("memory", need.memory, memory, total)
+        _, size = self._disk(self._folder)
+        if size < need.disk + disk:
+            return _too_large("disk", need.disk, disk, size)
+        return None
+
+    def _reserves(self) -> tuple[int, int]:
+        """Bytes of memory and of disk that no start may use up."""
+        return int(self._settings.memory_reserve_gib * GIB), int(self._settings.disk_reserve_gib * GIB)
 
 
-def _told(what: str, need: int, reserve: int, free: int) -> str:
+def _told(what: str, need: int, reserve: int, free: int, promised: int) -> str:
+    taken = f", and jobs that run will still take {promised / GIB:.1f} of them" if promised else ""
     return (
         f"{what}: needs about {need / GIB:.1f} GiB beside the {reserve / GIB:.1f} kept in reserve, "
-        f"{free / GIB:.1f} are free"
+        f"{free / GIB:.1f} are free{taken}"
+    )
+
+
+def _too_large(what: str, need: int, reserve: int, total: int) -> str:
+    return (
+        f"needs about {need / GIB:.1f} GiB of {what} beside the {reserve / GIB:.1f} kept in reserve, and this "
+        f"machine has {total / GIB:.1f}"
     )
