@@ -58,7 +58,53 @@ def test_each_place_has_one_holder_and_engines_come_first() -> None:
         assert await engine == "cuda:1"
         devices.release("a")
         assert devices.free == 1 and devices.holder("cuda:1") == ["engine"]
-        assert devices.shared() == "cuda:0"
+        assert devices.share("another") == "cuda:0"
+
+    asyncio.run(inside())
+
+
+def test_engines_that_share_spread_over_the_devices() -> None:
+    devices = Devices(QueueSettings(), (0, 1))
+    assert [devices.share("a"), devices.share("b")] == ["cuda:0", "cuda:1"]
+    assert devices.share("b") == "cuda:1", "begun anew, it counts once"
+    devices.release("a")
+    assert devices.take("job") == "cuda:0", "a job goes where no engine is"
+    assert devices.free == 1 and devices.share("c") == "cuda:0"
+    after = Devices(QueueSettings(), (0, 1))
+    after.keep("b", "cuda:0", shared=True)
+    assert after.free == 2 and after.share("c") == "cuda:1"
+
+
+def test_more_holders_than_places_stay_until_they_end() -> None:
+    devices = Devices(QueueSettings(heavy_slots=1), ())
+    devices.keep("a", "cpu")
+    devices.keep("b", None)
+    devices.keep("elsewhere", "cuda:0")
+    devices.release("a")
+    assert devices.free == 0 and devices.take("c") is None, "b still runs"
+    devices.release("b")
+    assert devices.free == 1 and devices.take("c") == "cpu"
+
+
+def test_engines_get_freed_places_in_the_order_in_which_they_came() -> None:
+    async def inside() -> None:
+        devices = Devices(QueueSettings(), (0, 1))
+        devices.take("a"), devices.take("b")
+
+        async def make_way() -> None:
+            devices.release("a")
+            assert devices.free == 0, "it goes to the engine that asked for it"
+
+        assert await devices.wait("first", make_way) == "cuda:0"
+        second, third = (asyncio.create_task(devices.wait(name)) for name in ("second", "third"))
+        await asyncio.sleep(0)
+        devices.release("first")
+        assert devices.take("fourth") is None, "it came later"
+        assert await second == "cuda:0" and devices.waiting == ("third",)
+        devices.release("b")
+        third.cancel()  # in the moment in which it was given a place
+        await asyncio.gather(third, return_exceptions=True)
+        assert devices.free == 1 and devices.holders == ("second",)
 
     asyncio.run(inside())
 
@@ -242,6 +288,7 @@ async def test_an_engine_waits_for_a_place_and_jobs_for_the_engine(here: World) 
     await here.until(lambda: here.authority.serving.listed()[0].device == "cpu")
     await asyncio.sleep(0.3)
     assert here.job(second).state == JobState.QUEUED, "the engine was first"
+    assert here.authority.queue.forecast() == {second: (1, None)}, "nobody knows when the engine ends"
     # Another authority over the same home knows who holds the place.
     await here.restart(serving={"claim": "wait"})
     await here.unlock()

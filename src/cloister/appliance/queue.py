@@ -244,6 +244,8 @@ class Queue:
             if row.started_at is not None and row.ended_at is not None:
                 durations.setdefault(row.verb, []).append((row.ended_at - row.started_at).total_seconds())
         remaining = [(row.progress or {}).get("remaining_s") for row in running if row.verb not in SHORT]
+        engines = [holder for holder in self._devices.holders if holder not in self._tasks]
+        remaining += [None] * len([*engines, *self._devices.waiting])  # nobody knows when they end
         estimates = starts(
             [row.verb for row in waiting], remaining, len(self._devices.places), typical(durations)
         )

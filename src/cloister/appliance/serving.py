@@ -155,8 +155,9 @@ class Serving:
         for row in rows:
             if row.state in LIVE:
                 adopted = row.deployment_id in sandboxes
-                if adopted and self._settings.serving.claim != "share":
-                    self._parts.devices.keep(row.deployment_id, row.device)
+                if adopted:
+                    shared = self._settings.serving.claim == "share"
+                    self._parts.devices.keep(row.deployment_id, row.device, shared=shared)
                 if not adopted:
                     self._set(row.deployment_id, DeploymentState.RESTARTING)
                 self._keep(row.deployment_id, adopted=adopted)
@@ -240,14 +241,13 @@ class Serving:
         """A device, as the settings say: shared with jobs, or one's own, for which runs make way or are waited for."""
         devices, claim = self._parts.devices, self._settings.serving.claim
         if claim == "share":
-            return devices.shared()
+            return devices.share(deployment_id)
         device = devices.take(deployment_id)
         if device is None:
             with self._state.change() as change:
                 change.event("deployment.waiting", deployment_id, claim=claim)
-            if claim == "yield":
-                await self._make_way()
-            device = await devices.wait(deployment_id)
+            waiting = (self._make_way,) if claim == "yield" else ()
+            device = await devices.wait(deployment_id, *waiting)
         return device
 
     async def _launch(self, deployment_id: str, device: str) -> None:
