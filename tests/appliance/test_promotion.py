@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from cloister.api import (
     ImportConfig,
     JobState,
     ObjectKind,
+    PolicyProposal,
     Run,
     RunRequest,
     ServeRequest,
@@ -36,16 +38,25 @@ from cloister.appliance.freezing import freeze_declassify, freeze_shred
 from cloister.appliance.ids import new_id
 from cloister.appliance.peer import Peer
 from cloister.appliance.state import ApprovalRow, JobRow, ObjectRow, RunRow
-from cloister.errors import ApprovalNeeded, CloisterError, Conflict, Denied, InvalidInput
+from cloister.errors import (
+    ApprovalNeeded,
+    CloisterError,
+    Conflict,
+    Denied,
+    InvalidInput,
+    LedgerUnavailable,
+)
+from cloister.policy.cedar import PolicySet
 from cloister.policy.roles import Standing
 
-OPERATOR, OTHER, APPROVER, SECOND, TRAINER = (Peer(1, 40_000 + n, 40_000 + n) for n in range(5))
+OPERATOR, OTHER, APPROVER, SECOND, TRAINER, ADMIN = (Peer(1, 40_000 + n, 40_000 + n) for n in range(6))
 ROLES = {
     OPERATOR.uid: "operator",
     OTHER.uid: "operator",
     APPROVER.uid: "approver",
     SECOND.uid: "approver",
     TRAINER.uid: "trainer",
+    ADMIN.uid: "admin",
 }
 BETTER = {"base": {"loss": 3.0, "exact_match": 0.0}, "tuned": {"loss": 0.5, "exact_match": 0.9}, "rows": 10}
 
@@ -519,3 +530,111 @@ async def test_a_holdout_that_is_the_dataset_is_refused(gates: Gates) -> None:
     gates.world.stored(ObjectKind.BASE, "small")
     with pytest.raises(InvalidInput, match="hold-out is the dataset"):
         await gates.train(RunRequest(name="one", dataset="notes", base="small", holdout="notes"))
+
+
+def proposal(gates: Gates, name: str) -> PolicyProposal:
+    """The set in force and one policy more."""
+    files = gates.world.authority.policy_sets.in_force.files
+    more = f'@id("{name}")\npermit (principal in Role::"admin", action == Action::"run.list", resource);\n'
+    return PolicyProposal(files={**files, f"{name}.cedar": more})
+
+
+@gated
+async def test_a_policy_change_is_compared_with_the_set_that_its_digest_names(gates: Gates) -> None:
+    recorder, sets = gates.world.authority.recorder, gates.world.authority.policy_sets
+    first, second = proposal(gates, "the-first"), proposal(gates, "the-second")
+    await gates.approve(APPROVER, await needed(sets.propose(ADMIN, first)))
+    entered, computed, released = threading.Event(), threading.Event(), threading.Event()
+    record, checked, asked = recorder.record, sets._checked, []
+
+    def held(*words: Any) -> PolicySet:
+        if words[-1] is not second:
+            return checked(*words)
+        entered.set()
+        found = checked(*words)
+        computed.set()
+        released.wait(10)
+        return found
+
+    async def slowly(*words: Any, **more: Any) -> int:
+        if words[1] == "policy.change":
+            asked.append(asyncio.create_task(needed(sets.propose(ADMIN, second))))
+            if await asyncio.to_thread(entered.wait, 0.3):
+                await asyncio.to_thread(computed.wait, 10)
+        return await record(*words, **more)
+
+    sets._checked, recorder.record = held, slowly  # type: ignore[method-assign]
+    await sets.propose(ADMIN, first)
+    released.set()
+    summary = gates.register.one(await asked[0]).summary
+    assert "policies removed: the-first" in summary and "policies added: the-second" in summary
+
+
+@gated
+async def test_a_policy_change_that_did_not_come_about_is_entered_as_abandoned(gates: Gates) -> None:
+    world, recorder = gates.world, gates.world.authority.recorder
+    before = world.authority.policy_sets.in_force.digest
+    change = proposal(gates, "some-more")
+    asked = await needed(world.authority.policy_sets.propose(ADMIN, change))
+    await gates.approve(APPROVER, asked)
+    record = recorder.record
+
+    async def slowly(*words: Any, **more: Any) -> int:
+        index = await record(*words, **more)
+        if words[1] == "policy.change":
+            decision = ApprovalDecision(digest=gates.register.one(asked).digest, reason="on second thoughts")
+            await gates.decisions.refuse(SECOND, asked, decision)
+        return index
+
+    recorder.record = slowly  # type: ignore[method-assign]
+    with pytest.raises(Conflict, match="refused"):
+        await world.authority.policy_sets.propose(ADMIN, change)
+    entries = [e for e in world.authority.ledger.entries(0, 1000) if e["action"] == "policy.change"]
+    assert [e["decision"] for e in entries] == [None, None, "abandoned"]
+    assert entries[1]["digests"] == entries[2]["digests"]
+    assert world.authority.policy_sets.in_force.digest == before == world.authority.guard.policies.digest
+
+
+@gated
+async def test_another_set_at_a_start_ends_what_was_approved_under_the_one_before(gates: Gates) -> None:
+    world = gates.world
+    given = await needed(gates.serve(OPERATOR, model_of(world, "some", "internal", BETTER)))
+    await gates.approve(APPROVER, given)
+    change = proposal(gates, "some-more")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in change.files.items():
+            Path(folder, name).write_text(text)
+        await world.restart(access={"policies": folder})
+        assert gates.register.one(given).state == "approved"
+        load, threads = PolicySet.load, []
+
+        def noted(path: Path) -> PolicySet:
+            threads.append(threading.current_thread())
+            return load(path)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PolicySet, "load", noted)
+            warnings = (await world.authority.overview.status()).warnings
+        assert any(f"the policies in {folder} are not those in force" in one for one in warnings)
+        assert len(threads) == 1 and threads[0] is not threading.main_thread(), "it takes long"
+        digest = PolicySet(change.files, "").digest
+        await world.restart(access={"policies": folder, "accept_policies": digest})
+    assert gates.register.one(given).state == "void"
+    assert world.actions().count("approval.void") == 1
+
+
+@gated
+async def test_what_no_longer_stands_ends_with_a_failed_ledger_too(gates: Gates) -> None:
+    world = gates.world
+    model = model_of(world, "some", "internal", BETTER)
+    asked = [await needed(gates.serve(person, model)) for person in (OPERATOR, OTHER)]
+
+    def fails(*words: Any, **more: Any) -> Any:
+        raise LedgerUnavailable("it refuses")
+
+    submit, world.authority.ledger.submit = world.authority.ledger.submit, fails  # type: ignore[method-assign]
+    await gates.register.void_others("0" * 64)
+    assert {gates.register.one(one).state for one in asked} == {"void"}
+    world.authority.ledger.submit = submit  # type: ignore[method-assign]
+    await world.authority.recorder.enter_owed()
+    assert world.actions().count("approval.void") == 2

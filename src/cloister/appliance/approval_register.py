@@ -72,27 +72,40 @@ class ApprovalRegister:
     # --- what no longer stands ---------------------------------------------------------------
 
     async def void(self, peer: Peer | None, row: ApprovalRow, reason: str) -> None:
-        """It no longer stands, after the entry that says why."""
-        await self._recorder.record(
-            peer, "approval.void", row.approval_id, digests={"approval": row.digest}, reason=reason
-        )
-        with self._state.change() as change:
+        """It no longer stands, also where the ledger cannot be written: the entry is owed then."""
+
+        def end(change: Change) -> None:
             found = change.session.get_one(ApprovalRow, row.approval_id)
             if found.state in OPEN:
                 found.state, found.reason = "void", reason
                 announce(change, found)
 
-    async def void_all(self, reason: str) -> None:
-        """Nothing that was asked for or approved stands any more."""
+        await self._recorder.record_taking_away(
+            peer,
+            "approval.void",
+            row.approval_id,
+            digests={"approval": row.digest},
+            reason=reason,
+            alongside=end,
+        )
+
+    async def void_others(self, policies: str) -> None:
+        """Nothing that was asked for or approved under another policy set than that of this digest stands any more."""
         with self._state.read() as session:
             rows = session.scalars(select(ApprovalRow).where(ApprovalRow.state.in_(OPEN))).all()
         for row in rows:
-            await self.void(None, row, reason)
+            if asked_under(policies) not in row.document.splitlines():
+                await self.void(None, row, "the policy set has changed")
 
 
 def shown_state(row: ApprovalRow, now: datetime) -> str:
     """The state as it counts at this moment."""
     return "expired" if row.state in OPEN and not row.open_at(now) else row.state
+
+
+def asked_under(policies: str) -> str:
+    """The line of an approval's document that says which policy set, by its digest, was in force."""
+    return f"policies: sha256 {policies}"
 
 
 def announce(change: Change, row: ApprovalRow) -> None:

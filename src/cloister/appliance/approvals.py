@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloister.appliance.approval_register import ApprovalRegister, announce
+from cloister.appliance.approval_register import ApprovalRegister, announce, asked_under
 from cloister.appliance.freezing import Freezer, Frozen
 from cloister.appliance.guard import Guard
 from cloister.appliance.ids import new_id
@@ -339,7 +339,7 @@ class Approvals:
             f"asked by: {row.requested_by} (uid {peer.uid})",
             f"asked at: {row.requested_at:%Y-%m-%dT%H:%M:%SZ}",
             f"expires at: {row.expires_at:%Y-%m-%dT%H:%M:%SZ}",
-            f"policies: sha256 {self._guard.policies.digest}",
+            asked_under(self._guard.policies.digest),
             f"digest: sha256 {row.digest}",
             *(f"- {line}" for line in row.summary),
             "Signing this with namespace cloister-approval approves it.",

@@ -124,6 +124,7 @@ class Overview:
         warnings += self._witnessing.warnings()
         if self._anchors.problem:
             warnings.append(self._anchors.problem)
+        await self._policy_sets.look()
         warnings += self._of_the_state()
         if self._recorder.owed:
             warnings.append(f"{self._recorder.owed} entries about things taken away wait for the ledger")

@@ -27,7 +27,7 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import PolicySetRow
 from cloister.appliance.store import Change, StateStore
-from cloister.errors import Conflict, InvalidInput
+from cloister.errors import CloisterError, Conflict, InvalidInput
 from cloister.policy.cases import parse_cases, run_all, run_cases
 from cloister.policy.cedar import SCHEMA, PolicySet, default_policies, digest_of
 from cloister.policy.settings import AccessSettings
@@ -83,19 +83,19 @@ class PolicySets:
             ) from None
 
     async def begin(self, recorder: Recorder) -> None:
-        """Keep the chosen set, and enter it where it is another than before."""
+        """Keep the chosen set, and enter it where it is another than before. What was approved under another ends."""
         with self._state.read() as session:
             row = _row_in_force(session)
-        if row is not None and row.digest == self.in_force.digest:
-            return
-        await recorder.record(
-            None,
-            "policy.change",
-            digests={"after": self.in_force.digest} | ({"before": row.digest} if row is not None else {}),
-            origin=self._origin,
-        )
-        with self._state.change() as change:
-            self._keep(change, self.in_force, self._origin, None)
+        if row is None or row.digest != self.in_force.digest:
+            await recorder.record(
+                None,
+                "policy.change",
+                digests={"after": self.in_force.digest} | ({"before": row.digest} if row is not None else {}),
+                origin=self._origin,
+            )
+            with self._state.change() as change:
+                self._keep(change, self.in_force, self._origin, None)
+        await self._register.void_others(self.in_force.digest)
 
     def attach(
         self, guard: Guard, recorder: Recorder, approvals: Approvals, register: ApprovalRegister
@@ -117,12 +117,14 @@ class PolicySets:
         )
 
     def warnings(self) -> list[str]:
-        """A sentence for the status where the folder of the settings has another set than is in force."""
-        if self._shipped:
-            return []
-        if time.monotonic() - self._looked_at > LOOK_EVERY_S:
-            self._looked_at, self._warnings = time.monotonic(), self._look()
+        """A sentence for the status where the folder of the settings had another set than is in force, by `look`."""
         return self._warnings
+
+    async def look(self) -> None:
+        """Compare that folder with the set in force, once a minute; in a thread, as it validates a whole set."""
+        if not self._shipped and time.monotonic() - self._looked_at > LOOK_EVERY_S:
+            self._looked_at = time.monotonic()
+            self._warnings = await asyncio.to_thread(self._look)
 
     def _look(self) -> list[str]:
         try:
@@ -162,15 +164,16 @@ class PolicySets:
             )
         return "\n".join(lines)
 
-    def _summary(self, proposed: PolicySet) -> tuple[str, ...]:
+    @staticmethod
+    def _summary(before: PolicySet, proposed: PolicySet) -> tuple[str, ...]:
         """What another set would change, for whoever is to approve it."""
-        old = {policy.id: policy.canonical for policy in self.in_force.policies}
+        old = {policy.id: policy.canonical for policy in before.policies}
         new = {policy.id: policy.canonical for policy in proposed.policies}
-        cells = changed(self.in_force, proposed)
+        cells = changed(before, proposed)
         cases = run_cases(proposed, default_policies() / "tests")
         failed = [one.where for one in cases if one.problem is not None]
-        schema = self.in_force.files[SCHEMA] != proposed.files[SCHEMA]
-        shown = [_told(cell, before) for cell, before in cells[:SHOWN]]
+        schema = before.files[SCHEMA] != proposed.files[SCHEMA]
+        shown = [_told(cell, was) for cell, was in cells[:SHOWN]]
         rest = [f"and {len(cells) - SHOWN} more"] if len(cells) > SHOWN else []
         return (
             f"policies added: {_names(new.keys() - old.keys())}",
@@ -191,31 +194,35 @@ class PolicySets:
         """
         if sum(map(len, proposal.files.values())) > MAX_SET:
             raise InvalidInput(f"a policy set has at most {MAX_SET} characters")
-        async with self._proposing:  # each takes a second of a core, and is asked for with its own summary
-            proposed = await asyncio.to_thread(self._checked, proposal)
+        async with self._proposing:  # until it is in force: the next one is compared with this one
+            proposed = await asyncio.to_thread(self._checked, self.in_force, proposal)
             passed = await self._approvals.gate(peer, "policy.change", {"files": proposal.files})
-        await self._recorder.record(
-            peer,
-            "policy.change",
-            digests={"before": self.in_force.digest, "after": proposed.digest},
-            origin="approved",
-            **passed.told,
-        )
-        with self._state.change() as change:
-            passed.spend(change)
-            self._keep(change, proposed, "approved", passed.approval_id)
-            change.event("policy.changed", digest=proposed.digest)
-        self.in_force, self._origin = proposed, "approved"
-        self._looked_at = -LOOK_EVERY_S
-        self._guard.policies = proposed
-        self._recorder.policy = proposed.digest
-        await self._register.void_all("the policy set has changed")
-        return self.info()
+            told: dict[str, Any] = {
+                "digests": {"before": self.in_force.digest, "after": proposed.digest},
+                **passed.told,
+            }
+            await self._recorder.record(peer, "policy.change", origin="approved", **told)
+            try:
+                with self._state.change() as change:
+                    passed.spend(change)
+                    self._keep(change, proposed, "approved", passed.approval_id)
+                    change.event("policy.changed", digest=proposed.digest)
+            except CloisterError as error:  # whoever reads the ledger would take it for the set in force
+                await self._recorder.record_taking_away(
+                    peer, "policy.change", decision="abandoned", reason=error.code, **told
+                )
+                raise
+            self.in_force, self._origin = proposed, "approved"
+            self._looked_at = -LOOK_EVERY_S
+            self._guard.policies = proposed
+            self._recorder.policy = proposed.digest
+            await self._register.void_others(proposed.digest)
+            return self.info()
 
-    def _checked(self, proposal: PolicyProposal) -> PolicySet:
+    def _checked(self, before: PolicySet, proposal: PolicyProposal) -> PolicySet:
         """The set, valid and with its tests passing; what it would change is noted. Errors: InvalidInput, Conflict."""
         proposed = PolicySet(proposal.files, "the proposed set")
-        if proposed.digest == self.in_force.digest:
+        if proposed.digest == before.digest:
             raise Conflict("this set is in force already", where=proposed.digest)
         if len(proposed.policies) > MAX_POLICIES:
             raise InvalidInput(f"a policy set has at most {MAX_POLICIES} policies")
@@ -228,7 +235,7 @@ class PolicySets:
         if failed:
             told = "; ".join(f"{one.where}: {one.problem}" for one in failed[:10])
             raise InvalidInput(f"{len(failed)} of {len(cases)} tests of this set fail: {told}")
-        self._summaries = {proposed.digest: self._summary(proposed)}
+        self._summaries = {proposed.digest: self._summary(before, proposed)}
         return proposed
 
     @staticmethod
