@@ -183,7 +183,7 @@ def test_a_signed_approval_is_used_once(act: Act, keys: Path, people: dict[str, 
     assert state["state"] == "used" and state["signer"].startswith("ED25519 SHA256:")
     verified = act("auditor", lambda client: client.verify_approval(approval).decided_by)
     assert verified == people["approver"]
-    assert actions(act, approval) == ["approval.request", "approval.give"]
+    assert actions(act, approval) == ["approval.request", "approval.reject", "approval.give"]
     (given,) = [e for e in entries(act, approval) if e["action"] == "approval.give"]
     assert given["actor"] == people["approver"] and "BEGIN SSH SIGNATURE" in given["details"]["signature"]
     dataset(act, "once-more", "confidential")

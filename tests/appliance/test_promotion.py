@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from cloister.api import (
+    Approval,
     ApprovalDecision,
     ClassifyRequest,
     DatasetImport,
@@ -30,6 +32,7 @@ from cloister.api import (
     ServeRequest,
     ShredRequest,
 )
+from cloister.appliance import ssh_signatures
 from cloister.appliance.approval_decisions import ApprovalDecisions
 from cloister.appliance.approval_register import ApprovalRegister
 from cloister.appliance.classifying import classify
@@ -522,6 +525,54 @@ async def test_an_approval_that_stands_can_be_taken_back(gates: Gates) -> None:
     assert taken.state == "refused" and taken.decided_by == APPROVER.account
     assert taken.reason == f"taken back by {SECOND.account}: it insulted a client"
     assert await needed(gates.serve(OPERATOR, model)) != asked
+
+
+def later(world: World, **span: float) -> None:
+    """The authority's clock goes on by that much."""
+    clock, step = world.authority.state._clock, timedelta(**span)
+    world.authority.state._clock = lambda: clock() + step
+
+
+@gated
+async def test_what_is_decided_too_late_says_since_when_and_what_is_decided_says_what_to_do(
+    gates: Gates,
+) -> None:
+    asked = await needed(gates.serve(OPERATOR, model_of(gates.world, "some", "internal", BETTER)))
+    await gates.approve(APPROVER, asked)
+    with pytest.raises(Conflict, match="it is approved") as caught:
+        await gates.decisions.withdraw(OPERATOR, asked)
+    assert f"cloister approval refuse {asked}" in (caught.value.remedy or "")
+    stands = gates.register.one(asked).stands_until
+    later(gates.world, days=31)
+    decision = ApprovalDecision(digest=gates.register.one(asked).digest, reason="no")
+    with pytest.raises(Conflict, match=f"expired since {stands:%Y-%m-%d %H:%M} UTC"):
+        await gates.decisions.refuse(SECOND, asked, decision)
+
+
+@gated
+async def test_a_request_that_ends_while_its_signature_is_checked_is_not_approved(gates: Gates) -> None:
+    asked = await needed(gates.serve(OPERATOR, model_of(gates.world, "some", "confidential", BETTER)))
+    verify = ssh_signatures.verify
+
+    def slowly(*words: Any, **more: Any) -> str:
+        later(gates.world, hours=80)
+        return verify(*words, **more)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Conflict, match="it is expired since"):
+        patch.setattr(ssh_signatures, "verify", slowly)
+        await gates.approve(APPROVER, asked)
+    actions = gates.world.actions()
+    assert "approval.give" not in actions and actions[-1] == "approval.reject"
+
+
+@gated
+async def test_a_decision_that_comes_second_is_entered_as_refused(gates: Gates) -> None:
+    asked = await needed(gates.serve(OPERATOR, model_of(gates.world, "some", "internal", BETTER)))
+    both = await asyncio.gather(
+        gates.approve(APPROVER, asked), gates.decisions.withdraw(OPERATOR, asked), return_exceptions=True
+    )
+    assert [type(one) for one in both if one is not None] in ([Conflict], [Conflict, Approval])
+    assert gates.world.actions()[-1] == "approval.reject"
 
 
 @gated

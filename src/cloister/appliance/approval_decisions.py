@@ -15,7 +15,7 @@ import structlog
 
 from cloister.api import Approval, ApprovalDecision
 from cloister.appliance import ssh_signatures
-from cloister.appliance.approval_register import ApprovalRegister, announce, shown_state
+from cloister.appliance.approval_register import ApprovalRegister, announce, ends_at, shown_state
 from cloister.appliance.guard import Guard
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
@@ -90,12 +90,18 @@ class ApprovalDecisions:
         signer = None
         if decision.signature is not None:
             signer = await self._verified(peer, row, decision.signature)
+            row = self._register.row(approval_id)
+            await self._require_open(peer, row)  # the check may have taken long
         elif row.signature_needed:
-            raise InvalidInput(
-                f"{row.classification} data: this approval needs your signature",
-                where=approval_id,
-                remedy=f"`cloister approval give {approval_id} --sign`, or sign the file of `cloister approval "
-                f"export {approval_id}` elsewhere and give --signature FILE.",
+            await self._reject(
+                peer,
+                row,
+                InvalidInput(
+                    f"{row.classification} data: this approval needs your signature",
+                    where=approval_id,
+                    remedy=f"`cloister approval give {approval_id} --sign`, or sign the file of `cloister approval "
+                    f"export {approval_id}` elsewhere and give --signature FILE.",
+                ),
             )
         signature = {} if decision.signature is None else {"signature": decision.signature, "signer": signer}
         await self._recorder.record(
@@ -111,14 +117,17 @@ class ApprovalDecisions:
             requested_by=row.requested_by,
             **signature,
         )
-        with self._state.change() as change:
-            row = self._still_pending(change, approval_id)
-            row.state = "approved"
-            self._decide(change, row, peer, decision.reason)
-            row.stands_until = change.now + timedelta(days=self._settings.stands_days)
-            row.signature, row.signer = decision.signature, signer
-            announce(change, row)
-            return self._register.document(row)
+        try:
+            with self._state.change() as change:
+                row = self._still(change, row)
+                row.state = "approved"
+                self._decide(change, row, peer, decision.reason)
+                row.stands_until = change.now + timedelta(days=self._settings.stands_days)
+                row.signature, row.signer = decision.signature, signer
+                announce(change, row)
+                return self._register.document(row)
+        except Conflict as error:
+            await self._reject(peer, row, error)
 
     async def refuse(self, peer: Peer, approval_id: str, decision: ApprovalDecision) -> Approval:
         """Refuse, with a reason; also what was approved, and then it no longer stands.
@@ -129,7 +138,8 @@ class ApprovalDecisions:
         if shown_state(row, self._state.now()) != "approved":
             await self._require_open(peer, row)
         if decision.reason is None:
-            raise InvalidInput("a refusal has a reason", where=approval_id, remedy="Give --reason.")
+            problem = InvalidInput("a refusal has a reason", where=approval_id, remedy="Give --reason.")
+            await self._reject(peer, row, problem)
         return await self._close(peer, row, "refused", "approval.refuse", decision.reason)
 
     async def withdraw(self, peer: Peer, approval_id: str) -> Approval:
@@ -152,15 +162,18 @@ class ApprovalDecisions:
             asked=row.action,
             name=row.name,
         )
-        with self._state.change() as change:
-            row = self._still_open(change, row)
-            if row.state == "pending":
-                self._decide(change, row, peer, reason)
-            else:  # who gave it, and signed, stays known
-                row.reason = f"taken back by {peer.account}: {reason}"
-            row.state = state
-            announce(change, row)
-            return self._register.document(row)
+        try:
+            with self._state.change() as change:
+                row = self._still(change, row)
+                if row.state == "pending":
+                    self._decide(change, row, peer, reason)
+                else:  # who gave it, and signed, stays known
+                    row.reason = f"taken back by {peer.account}: {reason}"
+                row.state = state
+                announce(change, row)
+                return self._register.document(row)
+        except Conflict as error:
+            await self._reject(peer, row, error)
 
     @staticmethod
     def _decide(change: Change, row: ApprovalRow, peer: Peer, reason: str | None) -> None:
@@ -168,33 +181,31 @@ class ApprovalDecisions:
         row.reason = reason
 
     @staticmethod
-    def _still_open(change: Change, before: ApprovalRow) -> ApprovalRow:
+    def _still(change: Change, before: ApprovalRow) -> ApprovalRow:
+        """The row, for the change. Errors: Conflict where its state has come to be another than it was `before`."""
         row = change.session.get_one(ApprovalRow, before.approval_id)
-        if row.state != before.state:
-            raise Conflict(f"it is {row.state} meanwhile", where=row.approval_id)
-        return row
-
-    @staticmethod
-    def _still_pending(change: Change, approval_id: str) -> ApprovalRow:
-        row = change.session.get_one(ApprovalRow, approval_id)
-        if row.state != "pending":
-            raise Conflict(f"it is {row.state} already", where=approval_id)
+        state = shown_state(row, change.now)
+        if state != before.state:
+            raise Conflict(f"it is {state} meanwhile", where=row.approval_id)
         return row
 
     async def _require_open(self, peer: Peer, row: ApprovalRow) -> None:
-        now = self._state.now()
-        state = shown_state(row, now)
-        if state != "pending":
-            when = f" since {row.expires_at:%Y-%m-%d %H:%M} UTC" if state == "expired" else ""
-            await self._reject(
-                peer,
-                row,
-                Conflict(
-                    f"it is {state}{when}, so nothing more is decided",
-                    where=row.approval_id,
-                    remedy="Ask again.",
-                ),
+        state, end = shown_state(row, self._state.now()), ends_at(row)
+        if state == "pending":
+            return
+        when = f" since {end:%Y-%m-%d %H:%M} UTC" if state == "expired" and end is not None else ""
+        remedy = "Ask again."
+        if state == "approved":
+            remedy = (
+                f"An approver may take it back: `cloister approval refuse {row.approval_id} --reason WHY`."
             )
+        await self._reject(
+            peer,
+            row,
+            Conflict(
+                f"it is {state}{when}, so nothing more is decided", where=row.approval_id, remedy=remedy
+            ),
+        )
 
     async def _verified(self, peer: Peer, row: ApprovalRow, signature: str) -> str:
         try:

@@ -103,6 +103,11 @@ def shown_state(row: ApprovalRow, now: datetime) -> str:
     return "expired" if row.state in OPEN and not row.open_at(now) else row.state
 
 
+def ends_at(row: ApprovalRow) -> datetime | None:
+    """When what is open ends by itself: a request that nobody decides on, an approval that stands."""
+    return row.expires_at if row.state == "pending" else row.stands_until
+
+
 def asked_under(policies: str) -> str:
     """The line of an approval's document that says which policy set, by its digest, was in force."""
     return f"policies: sha256 {policies}"
