@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from tests.conftest import PASSPHRASE, Appliance, import_rows
 
 from cloister.cli.main import main
 from cloister.client import Client
+from cloister.policy.cedar import default_policies
 
 pytestmark = needs_root
 
@@ -134,6 +136,25 @@ def test_signed_through_the_agent(
     assert not [
         path for path in Path(tempfile.gettempdir()).iterdir() if path.name.startswith("cloister-sign-")
     ]
+
+
+def test_a_policy_change_is_signed_with_its_diff_shown(shell: Shell, agent: Path) -> None:
+    folder = agent / "policies"
+    shutil.copytree(default_policies(), folder)
+    (folder / "more.cedar").write_text(
+        '@id("more")\npermit (principal in Role::"admin", action == Action::"run.list", resource);\n'
+    )
+    code, _, wrong = shell("admin", "policy", "propose", str(folder))
+    assert code == 13, wrong
+    approval = wrong.split("error: ")[1].split(":")[0]
+    words = ["approval", "give", approval, "--sign"]
+    _, said, wrong = shell("approver", *words, typed="something else\n")
+    assert "asked by: " in said and '+@id("more")' in said
+    assert "Type policies to approve" in wrong and "Type" not in said
+    for more in ([], ["--sign"]):  # for a program: what a person sees goes beside it
+        _, said, wrong = shell("approver", *words[:3], "--json", *more, typed="something else\n")
+        assert json.loads(said)["error"]["code"] == "invalid-input"
+        assert '+@id("more")' in wrong and "Type policies to approve" in wrong
 
 
 def test_signed_elsewhere(shell: Shell, shared: Appliance, people: dict[str, str], agent: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -65,7 +65,7 @@ def show(approval_id: Id, json: JsonFlag = False) -> None:
     if json:
         print_json(approval)
         return
-    _show(approval)
+    _show(approval, sys.stdout)
 
 
 @app.command()
@@ -108,8 +108,12 @@ def give(
         if signs:
             _require_own(approval, digest or approval.digest)
         if digest is None:
-            if not json:
-                print(visible(approval.document, lines=True), end="") if signs else _show(approval)
+            out = sys.stderr if json else sys.stdout  # a program reads the other
+            if signs:
+                print(visible(approval.document, lines=True), end="", file=out)
+                _show_diff(approval, out)
+            else:
+                _show(approval, out)
             _confirm(approval)
             digest = approval.digest
         made = None
@@ -171,7 +175,7 @@ def verify(approval_id: Id, json: JsonFlag = False) -> None:
     )
 
 
-def _show(approval: Approval) -> None:
+def _show(approval: Approval, out: TextIO) -> None:
     lines = [
         f"{approval.state.upper()}  {approval.action}: {approval.name} ({approval.classification})",
         f"  asked by   {approval.requested_by}, {moment(approval.requested_at)}",
@@ -192,9 +196,13 @@ def _show(approval: Approval) -> None:
     if approval.signer:
         lines.append(f"  signed     {approval.signer}")
     for line in lines:
-        print(visible(line))
+        print(visible(line), file=out)
+    _show_diff(approval, out)
+
+
+def _show_diff(approval: Approval, out: TextIO) -> None:
     if approval.diff:
-        print(visible(approval.diff, lines=True))
+        print(visible(approval.diff, lines=True), file=out)
 
 
 def _require_own(approval: Approval, digest: str) -> None:
@@ -216,7 +224,8 @@ def _confirm(approval: Approval) -> None:
             "there is no terminal to ask at",
             remedy="Look with `cloister approval show`, then give --digest with what it shows.",
         )
-    typed = input(f"Type {visible(approval.name)} to approve just this: ").strip()
+    print(f"Type {visible(approval.name)} to approve just this: ", end="", file=sys.stderr, flush=True)
+    typed = input().strip()
     if typed != approval.name:
         raise InvalidInput("that is not its name; nothing was approved", where=approval.approval_id)
 
