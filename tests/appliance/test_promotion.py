@@ -52,7 +52,9 @@ from cloister.errors import (
 from cloister.policy.cedar import PolicySet
 from cloister.policy.roles import Standing
 
-OPERATOR, OTHER, APPROVER, SECOND, TRAINER, ADMIN = (Peer(1, 40_000 + n, 40_000 + n) for n in range(6))
+OPERATOR, OTHER, APPROVER, SECOND, TRAINER, ADMIN, STEWARD = (
+    Peer(1, 40_000 + n, 40_000 + n) for n in range(7)
+)
 ROLES = {
     OPERATOR.uid: "operator",
     OTHER.uid: "operator",
@@ -60,6 +62,7 @@ ROLES = {
     SECOND.uid: "approver",
     TRAINER.uid: "trainer",
     ADMIN.uid: "admin",
+    STEWARD.uid: "steward",
 }
 BETTER = {"base": {"loss": 3.0, "exact_match": 0.0}, "tuned": {"loss": 0.5, "exact_match": 0.9}, "rows": 10}
 
@@ -689,3 +692,48 @@ async def test_what_no_longer_stands_ends_with_a_failed_ledger_too(gates: Gates)
     world.authority.ledger.submit = submit  # type: ignore[method-assign]
     await world.authority.recorder.enter_owed()
     assert world.actions().count("approval.void") == 2
+
+
+@gated
+async def test_a_shred_that_the_ledger_refuses_keeps_its_approval(gates: Gates) -> None:
+    world, ledger = gates.world, gates.world.authority.ledger
+    world.stored(ObjectKind.DATASET, "notes")
+    submit, request = ledger.submit, ShredRequest(confirm="notes")
+    asked = await needed(world.authority.shredding.shred(STEWARD, "dataset", "notes", request))
+    await gates.approve(APPROVER, asked)
+
+    def fails(entry: Any, **more: Any) -> Any:
+        if entry.action == "dataset.shred":
+            raise LedgerUnavailable("it refuses")
+        return submit(entry, **more)
+
+    ledger.submit = fails  # type: ignore[method-assign]
+    with pytest.raises(LedgerUnavailable):
+        await world.authority.shredding.shred(STEWARD, "dataset", "notes", request)
+    assert gates.register.one(asked).state == "approved", "nothing was entered, and nothing destroyed"
+    ledger.submit = submit  # type: ignore[method-assign]
+    done = await world.authority.shredding.shred(STEWARD, "dataset", "notes", request)
+    assert done.state == "done" and gates.register.one(asked).state == "used"
+
+
+@gated
+async def test_a_shred_asked_for_ahead_is_decided_on_again_when_it_begins(gates: Gates) -> None:
+    authority = gates.world.authority
+    files = dict(authority.policy_sets.in_force.files)
+    always = 'action == Action::"shred.start", resource)\nwhen { !(principal in Role::"sole") }'
+    assert always in files["approvals.cedar"]
+    milder = always.replace('!(principal in Role::"sole")', 'resource.classification == "restricted"')
+    files["approvals.cedar"] = files["approvals.cedar"].replace(always, milder)
+    authority.guard.policies = PolicySet(files, "")
+    states = []
+    for name, classification in (("mild", "internal"), ("raised", "restricted")):
+        data = gates.world.stored(ObjectKind.DATASET, name)
+        with authority.state.change() as change:  # as forgetting does when its job is done
+            classify(change, data, classification, "x")
+            request = ShredRequest(confirm=name, version=1)
+            row = authority.shredding.ask(change, STEWARD.account, "dataset", data, name, request)
+        authority.shredding.kick()
+        await gates.world.until(lambda row=row: authority.shredding.one(row.shred_id).done_at)
+        states.append(authority.shredding.one(row.shred_id).state)
+    assert states == ["done", "abandoned"]
+    assert authority.overview.object(ObjectKind.DATASET, "raised").name == "raised"

@@ -64,6 +64,14 @@ class Pass:
         return {} if self.approval_id is None else {"approval": self.approval_id}
 
 
+def give_back(change: Change, approval_id: str) -> None:
+    """What was spent on something that then did not come about stands again, for one use."""
+    row = change.session.get_one(ApprovalRow, approval_id)
+    if row.state == "used":
+        row.state, row.used_at = "approved", None
+        announce(change, row)
+
+
 class Approvals:
     """Lets through what needs no approval or has one, and asks for it where not."""
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cloister.errors import NotFound
+
 SCOPE_KEY = "cloister.peer"
 _UCRED = struct.Struct("iII")
 
@@ -29,6 +31,17 @@ class Peer:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
             return f"uid:{self.uid}"
+
+
+def peer_named(account: str) -> Peer:
+    """The account that `Peer.account` gives this name, as if it were connected. Errors: NotFound."""
+    try:
+        if account.startswith("uid:"):
+            return Peer(pid=0, uid=int(account.removeprefix("uid:")), gid=-1)
+        entry = pwd.getpwnam(account)
+    except (KeyError, ValueError):
+        raise NotFound("the system has no such account", where=account[:64]) from None
+    return Peer(pid=0, uid=entry.pw_uid, gid=entry.pw_gid)
 
 
 def peer_of(connection: socket.socket) -> Peer:

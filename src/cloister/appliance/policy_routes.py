@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pwd
 from dataclasses import replace
 
 from fastapi import APIRouter
@@ -20,7 +19,7 @@ from cloister.api import (
 from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
 from cloister.appliance.guard import may
-from cloister.appliance.peer import Peer
+from cloister.appliance.peer import peer_named
 from cloister.errors import InvalidInput, NotFound
 from cloister.policy.actions import ACTIONS, BY_NAME
 from cloister.policy.cedar import ROLES
@@ -68,7 +67,7 @@ def policy_routes(authority: Authority) -> APIRouter:
         form = body.form or (action.forms[-1] if action.forms else None)
         if form is not None and form not in action.forms:
             raise InvalidInput("it has no such forms", where=body.action, remedy="Leave the form out.")
-        asker = peer if body.account is None else await asyncio.to_thread(_named, body.account)
+        asker = peer if body.account is None else await asyncio.to_thread(peer_named, body.account)
         who = await guard.standing(asker)
         question = replace(guard.question(asker, who, action.name, kind, body.thing), form=form)
         demand, decision = guard.policies.demand(question)
@@ -112,11 +111,3 @@ def policy_routes(authority: Authority) -> APIRouter:
         return await authority.policy_sets.propose(peer, body)
 
     return router
-
-
-def _named(account: str) -> Peer:
-    try:
-        entry = pwd.getpwnam(account)
-    except (KeyError, ValueError):
-        raise NotFound("the system has no such account", where=account) from None
-    return Peer(pid=0, uid=entry.pw_uid, gid=entry.pw_gid)

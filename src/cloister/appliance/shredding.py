@@ -24,13 +24,13 @@ from cloister.api import (
     ShredRequest,
 )
 from cloister.appliance import records
-from cloister.appliance.approvals import Approvals
+from cloister.appliance.approvals import Approvals, give_back
 from cloister.appliance.burial import bury
 from cloister.appliance.ids import new_id
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.lineage import Version
 from cloister.appliance.parts import Parts
-from cloister.appliance.peer import Peer
+from cloister.appliance.peer import Peer, peer_named
 from cloister.appliance.queue import Queue
 from cloister.appliance.serving import Serving
 from cloister.appliance.shred_plan import plan_of, refuse_blocked, refuse_other_name, roots_of
@@ -40,7 +40,7 @@ from cloister.appliance.state import (
 )
 from cloister.appliance.store import Change
 from cloister.appliance.tombstones import ending
-from cloister.errors import CloisterError, Conflict, LedgerUnavailable, NotFound, OutOfSpace
+from cloister.errors import CloisterError, Conflict, Denied, LedgerUnavailable, NotFound, OutOfSpace
 from cloister.vault.shredding import Condemned, shred
 
 log = structlog.get_logger()
@@ -198,8 +198,10 @@ class Shredding:
                 row = session.get_one(ShredRow, shred_id)
             if row.state == "asked":
                 try:
+                    if peer is None and row.approval_id is None:
+                        await self._require_still_alone(row)
                     await self._intend(row, peer)
-                except (Conflict, NotFound) as error:
+                except (Conflict, NotFound, Denied) as error:
                     await self._abandon(row, peer, error)
                     raise
                 except LedgerUnavailable as error:
@@ -209,6 +211,19 @@ class Shredding:
             if self.one(shred_id).state == "intended":
                 await self._destroy(shred_id, peer)
         return self.one(shred_id)
+
+    async def _require_still_alone(self, row: ShredRow) -> None:
+        """What was asked for earlier, and needed no approval then: whether it needs one as things are now.
+
+        Errors: Denied, ApprovalNeeded; NotFound where the account that asked is gone.
+        """
+        request = ShredRequest(confirm=row.name, version=row.version, take_down=row.take_down)
+        await self._approvals.refuse_gated(
+            await asyncio.to_thread(peer_named, row.asked_by),
+            "shred.start",
+            {"kind": row.kind, "reference": row.object_id, "request": request.model_dump(mode="json")},
+            remedy="Ask for it: `cloister dataset shred`, with the version that is to go.",
+        )
 
     async def _intend(self, row: ShredRow, peer: Peer | None) -> None:
         """Take down what may be, enter the intent, and turn everything into tombstones in one commit."""
@@ -249,16 +264,13 @@ class Shredding:
             shred=row.shred_id,
         )
         with self._state.change() as change:
-            kept = change.session.get_one(ShredRow, row.shred_id)
-            kept.state, kept.problem, kept.done_at = "abandoned", error.message, change.now
-            change.event("shred.state", kept.shred_id, state=kept.state, name=kept.name)
+            _end_undone(change, row.shred_id, error)
 
     def _refuse_for_good(self, row: ShredRow, error: CloisterError) -> None:
         """Nothing was entered, so there is nothing to finish; what says so in the state may come later."""
         self._refused.add(row.shred_id)
         with contextlib.suppress(OutOfSpace), self._state.change() as change:
-            kept = change.session.get_one(ShredRow, row.shred_id)
-            kept.state, kept.problem, kept.done_at = "abandoned", error.message, change.now
+            _end_undone(change, row.shred_id, error)
 
     async def _destroy(self, shred_id: str, peer: Peer | None) -> None:
         """Destroy, prove, enter. Everything here may be done twice."""
@@ -337,6 +349,15 @@ class Shredding:
             "backups": [backup.backup_id for backup in plan.backups][:100],
             "backups_until": plan.final_after.isoformat() if plan.final_after else None,
         }
+
+
+def _end_undone(change: Change, shred_id: str, error: CloisterError) -> None:
+    """Nothing was destroyed: its row says why, and the approval that it took stands again."""
+    row = change.session.get_one(ShredRow, shred_id)
+    row.state, row.problem, row.done_at = "abandoned", error.message, change.now
+    if row.approval_id is not None:
+        give_back(change, row.approval_id)
+    change.event("shred.state", row.shred_id, state=row.state, name=row.name)
 
 
 def _models(items: Sequence[ShredItem | Condemned]) -> list[str]:
