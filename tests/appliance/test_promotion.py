@@ -268,6 +268,35 @@ async def test_two_at_once_use_an_approval_once(gates: Gates) -> None:
 
 
 @gated
+async def test_asked_twice_at_once_is_one_request(gates: Gates) -> None:
+    model = model_of(gates.world, "some", "internal", BETTER)
+    both = await asyncio.gather(*(needed(gates.serve(OPERATOR, model)) for _ in range(2)))
+    assert both[0] == both[1]
+    entries = [e for e in gates.world.authority.ledger.entries(0, 1000) if e["action"] == "approval.request"]
+    assert [e["objects"][0] for e in entries] == [both[0]], "no entry is of a request that is not there"
+
+
+@gated
+async def test_an_older_request_ends_only_when_the_new_one_is_there(gates: Gates) -> None:
+    model = model_of(gates.world, "some", "internal", BETTER)
+    first = await needed(gates.serve(OPERATOR, model))
+    submit = gates.world.authority.ledger.submit
+
+    def fails(entry: Any, **more: Any) -> Any:
+        if entry.action == "approval.request":
+            raise LedgerUnavailable("it refuses")
+        return submit(entry, **more)
+
+    gates.world.authority.ledger.submit = fails  # type: ignore[method-assign]
+    with pytest.raises(LedgerUnavailable):
+        await gates.serve(OPERATOR, model, max_model_len=64)
+    assert gates.register.one(first).state == "pending"
+    gates.world.authority.ledger.submit = submit  # type: ignore[method-assign]
+    await needed(gates.serve(OPERATOR, model, max_model_len=64))
+    assert gates.register.one(first).state == "void"
+
+
+@gated
 async def test_a_dataset_that_nobody_classified_is_restricted(gates: Gates) -> None:
     world = gates.world
     world.stored(ObjectKind.DATASET, "old")

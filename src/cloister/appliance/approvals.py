@@ -6,6 +6,7 @@ through: the same, because what it is about freezes to the same digest. Who deci
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -93,6 +94,7 @@ class Approvals:
         self._register = register
         self._appliance = appliance
         self._freezers = freezers
+        self._asking = asyncio.Lock()
 
     # --- at the gate -----------------------------------------------------------------------
 
@@ -114,10 +116,13 @@ class Approvals:
             for row in self._usable(session, peer, action, digest, again=again):
                 if self._suffices(row, question):
                     return Pass(None if row.state == "used" else row.approval_id, recheck)
-            waiting = self._waiting(session, peer, digest)
-        if waiting is not None:
-            raise _needed(waiting, "still waits for an approver")
-        row = await self._ask(peer, action, request, frozen, digest, signed=demand is Demand.SIGNATURE)
+        async with self._asking:  # asked twice at once, it is one request
+            with self._state.read() as session:
+                waiting = self._waiting(session, peer, digest)
+            if waiting is not None:
+                raise _needed(waiting, "still waits for an approver")
+            signed = demand is Demand.SIGNATURE
+            row = await self._ask(peer, action, request, frozen, policies.digest, signed=signed)
         raise _needed(row, "takes the approval of somebody else")
 
     async def still(
@@ -250,9 +255,18 @@ class Approvals:
     # --- asking ----------------------------------------------------------------------------
 
     async def _ask(
-        self, peer: Peer, action: str, request: dict[str, Any], frozen: Frozen, digest: str, *, signed: bool
+        self,
+        peer: Peer,
+        action: str,
+        request: dict[str, Any],
+        frozen: Frozen,
+        policies: str,
+        *,
+        signed: bool,
     ) -> ApprovalRow:
-        """A new request; older ones of this account for the same name, now another thing, are void."""
+        """A new request, under the policy set of that digest; then older ones of this account for the same name,
+        now another thing, are void."""
+        digest = frozen.digest(action, policies)
         now = self._state.now()
         with self._state.read() as session:
             stale = self._stale(session, peer, action, frozen.name, digest)
@@ -268,8 +282,6 @@ class Approvals:
                 f"{len(mine)} requests of yours wait already",
                 remedy="Withdraw some: `cloister approval list`, `cloister approval withdraw ID`.",
             )
-        for old in stale:
-            await self._register.void(peer, old, "asked for anew, and something has changed")
         row = ApprovalRow(
             approval_id=new_id("approval"),
             state="pending",
@@ -289,7 +301,7 @@ class Approvals:
             expires_at=now + timedelta(hours=self._settings.wait_h),
             document="",
         )
-        row.document = self._document(row, peer)
+        row.document = self._document(row, peer, policies)
         await self._recorder.record(
             peer,
             "approval.request",
@@ -303,11 +315,10 @@ class Approvals:
             document=row.document,
         )
         with self._state.change() as change:
-            other = self._waiting(change.session, peer, digest)
-            if other is not None:  # asked twice at once, it is one request
-                return other
             change.session.add(row)
             announce(change, row)
+        for old in stale:
+            await self._register.void(peer, old, "asked for anew, and something has changed")
         return row
 
     def _waiting(self, session: Session, peer: Peer, digest: str) -> ApprovalRow | None:
@@ -335,7 +346,7 @@ class Approvals:
             )
         )
 
-    def _document(self, row: ApprovalRow, peer: Peer) -> str:
+    def _document(self, row: ApprovalRow, peer: Peer, policies: str) -> str:
         """What a signature signs: all that an approver has to know, one thing a line."""
         lines = [
             "Cloister approval, version 1",
@@ -347,7 +358,7 @@ class Approvals:
             f"asked by: {row.requested_by} (uid {peer.uid})",
             f"asked at: {row.requested_at:%Y-%m-%dT%H:%M:%SZ}",
             f"expires at: {row.expires_at:%Y-%m-%dT%H:%M:%SZ}",
-            asked_under(self._guard.policies.digest),
+            asked_under(policies),
             f"digest: sha256 {row.digest}",
             *(f"- {line}" for line in row.summary),
             "Signing this with namespace cloister-approval approves it.",
