@@ -213,7 +213,7 @@ class Approvals:
         frozen, question = self._put(peer, who, action, request)
         demand, decision = self._guard.policies.demand(question)
         if demand is Demand.DENIED:
-            await self._guard.deny(peer, who, action, frozen.kind, decision)
+            await self._guard.deny(peer, who, action, frozen.kind, frozen.thing, decision)
         return frozen, question, demand
 
     def changed(self, row: ApprovalRow) -> str | None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import structlog
@@ -31,8 +33,20 @@ from cloister.policy.things import STRICTEST, Facts
 log = structlog.get_logger()
 
 QUIET_S = 60.0
-"""An account that asks for the same again within this time makes no second entry."""
+"""An account that asks for the same of the same thing again within this time makes no second entry."""
+NAMED = 32
+"""So many refusals of one account are entered in that time, each thing once; after that each action once."""
 KNOWN = 4096
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+
+
+@dataclass
+class _Refused:
+    """What was refused to an account since `since`, and entered: action and thing; and that there was `more`."""
+
+    since: float
+    entered: set[tuple[str, str | None]] = field(default_factory=set)
+    more: bool = False
 
 
 class Guard:
@@ -50,7 +64,7 @@ class Guard:
         self._facts = facts
         self._recorder = recorder
         self._own_uid = os.geteuid()
-        self._refused: dict[tuple[int, str], float] = {}
+        self._refused: dict[int, _Refused] = {}
 
     async def standing(self, peer: Peer) -> Standing:
         """The account's roles, by the system's groups at this moment."""
@@ -80,7 +94,7 @@ class Guard:
         gate = BY_NAME[action].gate
         decision = self.policies.ever(question) if gate else self.policies.decide(question)
         if not decision.allowed:
-            await self.deny(peer, who, action, kind, decision)
+            await self.deny(peer, who, action, kind, thing, decision)
 
     async def require_route(self, scope: Scope, peer: Peer) -> None:
         """What the route of this request asks for, where its answer is given in the route's place. Errors: Denied."""
@@ -93,9 +107,11 @@ class Guard:
                 return
         raise NotFound("there is no such route", where=str(scope["path"])[:100])
 
-    async def deny(self, peer: Peer, who: Standing, action: str, kind: str, decision: Decision) -> NoReturn:
+    async def deny(
+        self, peer: Peer, who: Standing, action: str, kind: str, thing: str | None, decision: Decision
+    ) -> NoReturn:
         """Enter a refusal and raise it."""
-        await self._record(peer, who, action, decision)
+        await self._record(peer, who, action, kind, thing, decision)
         roles = who_may(self.policies, action, kind)
         named = ", ".join(sorted(who.roles)) or "no role"
         if not roles:
@@ -108,19 +124,42 @@ class Guard:
             f"{who.account} ({named}) may not {BY_NAME[action].summary}", where=action, remedy=remedy
         )
 
-    async def _record(self, peer: Peer, who: Standing, action: str, decision: Decision) -> None:
+    async def _record(
+        self, peer: Peer, who: Standing, action: str, kind: str, thing: str | None, decision: Decision
+    ) -> None:
+        """Enter a refusal, each thing once a minute, and no more of one account than a ledger bears."""
         now = time.monotonic()
-        if now - self._refused.get((peer.uid, action), -QUIET_S) < QUIET_S:
-            return
-        if len(self._refused) >= KNOWN:
+        if peer.uid not in self._refused and len(self._refused) >= KNOWN:
             self._refused.clear()
-        self._refused[peer.uid, action] = now
+        refused = self._refused.setdefault(peer.uid, _Refused(now))
+        if now - refused.since >= QUIET_S:
+            refused = self._refused[peer.uid] = _Refused(now)
+        # What is not a name here may be anything that somebody has typed.
+        named = thing if thing is not None and _NAME.fullmatch(thing) else None
+        if (action, named) in refused.entered:
+            return
+        details: dict[str, Any] = {"kind": kind, "thing": named}
+        over = len(refused.entered) >= NAMED and any(action == entered for entered, _ in refused.entered)
+        if over and refused.more:
+            return
+        if over:
+            refused.more = True
+            details["more"] = f"what else is refused to it within {QUIET_S:g} s is not named"
+        refused.entered.add((action, named))
         reason = decision.problem or ", ".join(decision.policies) or "no policy permits it"
         try:
             await self._recorder.record(
-                peer, "access.deny", decision="deny", reason=reason, asked=action, roles=sorted(who.roles)
+                peer,
+                "access.deny",
+                decision="deny",
+                reason=reason,
+                asked=action,
+                roles=sorted(who.roles),
+                **details,
             )
         except CloisterError as error:  # it stays refused all the same
+            refused.entered.discard((action, named))
+            refused.more = refused.more and not over
             log.warning("access.deny", action=action, uid=peer.uid, cause=error.message)
 
 
