@@ -108,7 +108,8 @@ class Approvals:
         Errors: Denied where no approval would help, ApprovalNeeded, and what freezing says.
         """
         frozen, question, demand = await self._demanded(peer, action, request)
-        digest = frozen.digest(action, self._guard.policies.digest)
+        policies = self._guard.policies.digest
+        digest = frozen.digest(action, policies)
         recheck = self._recheck(action, request, digest)
         if demand is Demand.NOTHING:
             return Pass(None, recheck)
@@ -122,7 +123,7 @@ class Approvals:
             if waiting is not None:
                 raise _needed(waiting, "still waits for an approver")
             signed = demand is Demand.SIGNATURE
-            row = await self._ask(peer, action, request, frozen, policies.digest, signed=signed)
+            row = await self._ask(peer, action, request, frozen, policies, signed=signed)
         raise _needed(row, "takes the approval of somebody else")
 
     async def still(

@@ -67,7 +67,10 @@ class Devices:
         return tuple(self._waiting)
 
     def holder(self, device: str) -> list[str]:
-        held = [*self._held.items(), *self._shared.items()]  # at once: figures are read in a thread of their own
+        held = [
+            *self._held.items(),
+            *self._shared.items(),
+        ]  # at once: figures are read in a thread of their own
         return [holder for holder, name in held if name == device]
 
     def take(self, holder: str) -> str | None:
