@@ -12,7 +12,7 @@ import pytest
 from cli_shell import CLOISTER, Shell
 from tests.conftest import BASE_FOLDER, PASSPHRASE
 
-from cloister import embedded
+from cloister import __version__, embedded
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,11 @@ def test_help_names_every_command_and_exit_code() -> None:
     for noun in ("dataset", "base", "run", "model", "serve", "client", "audit"):
         done = subprocess.run([CLOISTER, noun, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and "Usage" in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    shown = subprocess.run([CLOISTER, "--version"], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == __version__
 
 
 def test_completion_is_offered() -> None:
