@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,7 @@ $install --uninstall
     assert "Unknown" not in done.stderr and "give --yes" in done.stderr
 
 
-def check(done: subprocess.CompletedProcess[str]) -> None:
+def check(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """What six people with a role each have seen."""
     assert done.returncode == 0, done.stderr[-8000:]
     seen = json.loads(done.stdout.splitlines()[-1])
@@ -157,7 +158,10 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
     }
     assert seen["sandbox"] == "bubblewrap"
     assert len(seen["approvals"]) == 2
+    base, tuned = seen["exact_match"]
+    assert base < 0.3 and tuned > 0.8
     assert seen["verified"] == {"control": True, "gateway": True}
+    return seen
 
 
 @needs_root
@@ -166,3 +170,25 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
 def test_six_people_with_a_role_each_walk_the_whole_path() -> None:
     script = str(HERE / "six_users.py")
     check(in_fresh_root(sys.executable, script, str(CHECKOUT), "--environment", sys.prefix))
+
+
+@needs_root
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_six_people_walk_the_demos_path_on_a_bare_debian(tmp_path: Path) -> None:
+    """On a root that debootstrap made, or the one that CLOISTER_TEST_ROOT names; with the demo's data and recipe."""
+    named = os.environ.get("CLOISTER_TEST_ROOT")
+    lower = Path(named) if named else tmp_path / "debian"
+    if named is None:
+        if shutil.which("debootstrap") is None:
+            pytest.skip("debootstrap is not installed here, and CLOISTER_TEST_ROOT names no root")
+        packages = "python3,python3-venv,bubblewrap,systemd,openssh-client,passwd"
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(lower)]
+        subprocess.run(command, check=True, capture_output=True)
+    script = str(HERE / "six_users.py")
+    options = ("--environment", sys.prefix, "--rows", "1500")
+    seen = check(
+        in_fresh_root(sys.executable, script, str(CHECKOUT), *options, lower=str(lower), timeout=3000)
+    )
+    base, tuned = seen["exact_match"]
+    print(f"soak: exact_match={base}/{tuned} seconds={sum(seen['seconds'].values()):.0f}")
