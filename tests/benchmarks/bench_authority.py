@@ -1,7 +1,8 @@
 """How the authority answers while a run logs: `status` idle, at 100 and at 400 worker events a second.
 
 Authority and launcher run as in the appliance; a small program stands in for the worker. Sides take
-turns. Also: `status` while another client reads a thousand entries of the ledger, and while it flushes.
+turns. Also: `status` while ten consoles follow a run, while another client reads a thousand entries of the
+ledger, and while it flushes.
 Times are of whole requests on one kept-open connection, in milliseconds.
 """
 
@@ -80,6 +81,39 @@ def start_worker(home: Home, client: Client) -> str:
     return job.job_id
 
 
+FOLLOW = """
+import sys, threading
+from pathlib import Path
+from cloister.client import Client
+
+def follow():
+    with Client(Path(sys.argv[1])) as client:
+        print("follows", flush=True)
+        for event in client.events():
+            pass
+
+for _ in range(int(sys.argv[2])):
+    threading.Thread(target=follow, daemon=True).start()
+threading.Event().wait()
+"""
+
+
+@contextlib.contextmanager
+def followed(home: Home, consoles: int) -> Iterator[None]:
+    """So many consoles follow the stream of events, in a process of their own."""
+    command = [sys.executable, "-c", FOLLOW, str(home.authority_socket), str(consoles)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        for _ in range(consoles):
+            process.stdout.readline()
+        time.sleep(2)  # until they have read what there is
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def latencies(client: Client, requests: int) -> list[float]:
     found = []
     for _ in range(requests):
@@ -123,6 +157,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=150)
     options = parser.parse_args()
     sides: dict[str, list[float]] = {"idle": [], "100/s": [], "400/s": [], "entries": [], "flush": []}
+    sides["ten consoles"] = []
     with appliance() as home, Client(home.authority_socket) as client:
         client.initialise(PASSPHRASE)
         for number in range(1000):  # a ledger to read
@@ -136,6 +171,9 @@ def main() -> None:
                 before = client.status().last_seq
                 sides[f"{rate}/s" if rate else "idle"] += latencies(client, options.requests)
                 taken += client.status().last_seq - before
+            (home.root / "rate").write_text("10")
+            with followed(home, 10):
+                sides["ten consoles"] += latencies(client, options.requests)
             (home.root / "rate").write_text("0")
             time.sleep(0.5)
             with beside(home, lambda other: other.entries(0, 1000)):
@@ -145,7 +183,7 @@ def main() -> None:
         client.cancel_job(job_id)
     result = {name: figures(times) for name, times in sides.items()}
     for name, values in result.items():
-        print(f"{name:>8}: median {values['median_ms']:6.2f} ms, 99th percentile {values['p99_ms']:6.2f} ms")
+        print(f"{name:>12}: median {values['median_ms']:6.2f} ms, 99th percentile {values['p99_ms']:6.2f} ms")
     ratio = result["100/s"]["median_ms"] / result["idle"]["median_ms"]
     print(f"{taken} events; at 100 events a second a status takes {ratio:.2f} times as long as idle")
     print(
