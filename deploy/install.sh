@@ -46,6 +46,25 @@ if [ -n "$purge" ] && [ "$action" != uninstall ]; then die '--purge goes with --
 
 systemd_runs() { [ -d /run/systemd/system ]; }
 
+# What root changes in folders that the service's accounts own, it changes only while none of their programs runs: nobody
+# can then put a link where a folder was a moment ago.
+require_stopped() {
+  local account
+  for account in cloister cloister-launcher cloister-gateway; do
+    if getent passwd "$account" >/dev/null && [ -n "$(pids_of "$account")" ]; then
+      die "$1: stop the service first (systemctl stop cloister.target); programs of the account $account run"
+    fi
+  done
+}
+
+pids_of() {
+  local uid status
+  uid=$(id -u "$1")
+  for status in /proc/[0-9]*/status; do
+    if [ "$(sed -n 's/^Uid:[[:space:]]*\([0-9]*\).*/\1/p' "$status" 2>/dev/null)" = "$uid" ]; then echo "$status"; return; fi
+  done
+}
+
 # --- packages of the system -----------------------------------------------------------------------------
 
 require_programs() {
@@ -81,6 +100,12 @@ fingerprint() {
 install_program() {
   install -d -m 755 "$prefix"
   if [ -n "$environment" ]; then
+    local above=$environment
+    while [ "$above" != / ]; do
+      [ "$(stat -c %u "$above")" = 0 ] && [ $((0$(stat -c %a "$above") & 022)) = 0 ] ||
+        die "$above can be written to by others than root: programs that run as root and as the service must not lie there"
+      above=$(dirname "$above")
+    done
     [ -x "$environment/bin/cloisterd" ] || die "there is no Cloister in $environment (bin/cloisterd)"
     if [ "$(readlink "$prefix/venv" 2>/dev/null)" != "$environment" ]; then
       rm -rf "$prefix/venv"
@@ -92,10 +117,15 @@ install_program() {
   local backend=cpu made index=()
   if [ -e /proc/driver/nvidia/version ]; then backend=cuda; fi
   made="$backend $(fingerprint "$backend")"
-  if [ "$(cat "$prefix/.installed" 2>/dev/null)" = "$made" ]; then return; fi
+  if [ "$(cat "$prefix/.installed" 2>/dev/null)" = "$made" ] && "$prefix/venv/bin/cloister" --version >/dev/null 2>&1
+  then return; fi
   rm -f "$prefix/.installed"
   if [ -L "$prefix/venv" ]; then rm "$prefix/venv"; fi
-  if [ ! -x "$prefix/venv/bin/python" ]; then "$(find_python)" -m venv "$prefix/venv"; fi
+  if ! "$prefix/venv/bin/python" -m pip --version >/dev/null 2>&1; then  # none yet, or one that was cut off
+    local python
+    python=$(find_python)
+    "$python" -m venv --clear "$prefix/venv"
+  fi
   if [ -n "$wheelhouse" ]; then index=(--no-index --find-links "$wheelhouse"); fi
   say "packages of deploy/locks/$backend.txt (a few minutes)"
   "$prefix/venv/bin/pip" install -qq --no-input --no-deps --require-hashes "${index[@]}" -r "$here/deploy/locks/$backend.txt" ||
@@ -113,11 +143,12 @@ install_program() {
 
 # The units see no home folder (ProtectHome=): an interpreter that lies in one does not start there.
 check_interpreter() {
-  local python
-  python=$(readlink -f "$prefix/venv/bin/python")
-  case "$python" in
-    /root/*|/home/*|/run/user/*) say "WARNING: $python lies in a home folder, which the units cannot see: the service will not start" ;;
-  esac
+  local place
+  for place in "$(readlink -f "$prefix/venv")" "$(readlink -f "$prefix/venv/bin/python")"; do
+    case "$place" in
+      /root/*|/home/*|/run/user/*) say "WARNING: $place lies in a home folder, which the units cannot see: the service will not start" ;;
+    esac
+  done
 }
 
 # --- accounts and groups -----------------------------------------------------------------------------------
@@ -134,6 +165,10 @@ account() {
     useradd --system --gid "$1" --home-dir "$home" --no-create-home --shell /usr/sbin/nologin --comment "$2" "$1"
     did "account $1"
   fi
+  case "$(getent passwd "$1" | cut -d: -f7)" in
+    */nologin|*/false) ;;
+    *) die "there is an account $1 that people can log in with: it cannot be the service's" ;;
+  esac
 }
 
 member() {
@@ -179,10 +214,12 @@ make_folders() {
   local mode owner group path
   while read -r mode owner group path; do
     path="$home/$path"; path=${path%/.}
+    if [ "$(stat -c '%F %a %U %G' "$path" 2>/dev/null)" = "directory $mode $owner $group" ]; then continue; fi
+    require_stopped "$path is not as it should be"
     if [ -L "$path" ]; then die "$path is a symbolic link; a folder belongs there"; fi
-    if [ "$(stat -c '%a %U %G' "$path" 2>/dev/null)" = "$mode $owner $group" ]; then continue; fi
-    install -d -o "$owner" -g "$group" "$path"
-    chmod "$mode" "$path"
+    if [ ! -d "$path" ]; then mkdir -p "$(dirname "$path")"; mkdir -m 700 "$path"; fi
+    chown -h "$owner:$group" "$path"
+    chmod "$(printf %05d "$mode")" "$path"  # with five digits chmod also takes a setgid bit away
     did "folder $path: $mode $owner:$group"
   done < <(folders)
 }
@@ -190,7 +227,7 @@ make_folders() {
 # As after a restore, whose files belong to whoever restored. Parents come first in the table, so children have the last word.
 repair_folders() {
   local mode owner group path
-  if systemd_runs && systemctl is-active -q cloisterd.service; then die 'stop the service first: systemctl stop cloister.target'; fi
+  touch "$prefix/.repairing"  # one that is cut off is taken up by the next run
   while read -r mode owner group path; do
     path="$home/$path"; path=${path%/.}
     chown -hR "$owner:$group" "$path"
@@ -198,12 +235,13 @@ repair_folders() {
       2*) find "$path" -mindepth 1 -type d -exec chmod 2770 {} +
           if [ "$path" = "$home/bodies" ]; then find "$path" -type f -exec chmod 660 {} +
           else find "$path" -type f -exec chmod 640 {} +; fi ;;
-      *)  find "$path" -mindepth 1 -type d -exec chmod 700 {} +
+      *)  find "$path" -mindepth 1 -type d -exec chmod 00700 {} +
           find "$path" -type f -exec chmod 600 {} + ;;
     esac
   done < <(folders)
-  if [ -f "$home/appliance.json" ]; then chmod 644 "$home/appliance.json"; fi
-  while read -r mode owner group path; do chmod "$mode" "$home/$path"; done < <(folders)
+  if [ -f "$home/appliance.json" ] && [ ! -L "$home/appliance.json" ]; then chmod 644 "$home/appliance.json"; fi
+  while read -r mode owner group path; do chmod "$(printf %05d "$mode")" "$home/$path"; done < <(folders)
+  rm -f "$prefix/.repairing"
   did 'owners and modes of the home'
 }
 
@@ -223,8 +261,8 @@ offer_policies() {
 }
 
 set_digest() {
-  (cd "$1" && find . -type f \( -name '*.cedar' -o -name '*.cedarschema' -o -path './tests/*' \) -print0 | LC_ALL=C sort -z |
-    xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+  (cd "$1" && find . ! -type d ! -name .shipped ! -path ./TABLE.md ! -path ./appliance.yaml -print0 | LC_ALL=C sort -z |
+    xargs -0 sha256sum 2>&1 | sha256sum | cut -d' ' -f1)
 }
 
 copy_set() {
@@ -232,6 +270,7 @@ copy_set() {
   install -d -m 755 "$1.part"
   (cd "$here/policies" && cp -R ./*.cedar ./*.cedarschema tests "$1.part")
   set_digest "$1.part" > "$1.part/.shipped"
+  chmod -R u=rwX,go=rX "$1.part"
   rm -rf "$1"
   mv "$1.part" "$1"
   did "policies: $1"
@@ -239,7 +278,12 @@ copy_set() {
 
 make_settings() {
   install -d -m 755 "$settings"
-  if [ ! -e "$settings/appliance.yaml" ]; then
+  local own="$home/appliance.yaml" aside
+  if [ ! -e "$settings/appliance.yaml" ] && [ -f "$own" ] && [ ! -L "$own" ]; then
+    require_stopped 'the home has settings of its own'
+    install -m 644 "$own" "$settings/appliance.yaml"
+    did "settings: $settings/appliance.yaml, as the home had them"
+  elif [ ! -e "$settings/appliance.yaml" ]; then
     local named='' role
     for role in "${roles[@]}"; do named="$named${named:+, }$role: cloister-$role"; done
     sed -e "s|^  roles: {}\$|  roles: {$named}|" \
@@ -256,12 +300,14 @@ make_settings() {
     install -m 644 /dev/null "$settings/allowed_signers"
     did "signers of approvals: $settings/allowed_signers"
   fi
-  if [ "$(readlink "$home/appliance.yaml" 2>/dev/null)" != "$settings/appliance.yaml" ]; then
-    if [ -e "$home/appliance.yaml" ]; then
-      mv "$home/appliance.yaml" "$home/appliance.yaml.before-service"
-      say "the home had settings of its own: now appliance.yaml.before-service, in force is $settings/appliance.yaml"
+  if [ "$(readlink "$own" 2>/dev/null)" != "$settings/appliance.yaml" ]; then
+    require_stopped 'the home has settings of its own'
+    if [ -e "$own" ] || [ -L "$own" ]; then
+      aside="$own.before-$(date +%Y%m%dT%H%M%S)"
+      mv -Tn "$own" "$aside"
+      say "the home had settings of its own: now $aside, in force is $settings/appliance.yaml"
     fi
-    ln -sfn "$settings/appliance.yaml" "$home/appliance.yaml"
+    ln -sT "$settings/appliance.yaml" "$own"
     did "the home's settings are those of $settings"
   fi
 }
@@ -275,12 +321,12 @@ copy() {
 }
 
 install_units() {
-  local unit before=$changes
+  local unit
   for unit in "${units[@]}"; do copy "$here/deploy/systemd/$unit" "/etc/systemd/system/$unit"; done
   copy "$here/deploy/handbook.md" "$prefix/handbook.md"
   if [ -e /etc/apparmor.d/abi/4.0 ]; then
     copy "$here/deploy/apparmor/cloister-launcher" /etc/apparmor.d/cloister-launcher
-    if [ -d /sys/kernel/security/apparmor ] && command -v apparmor_parser >/dev/null && [ "$changes" != "$before" ]; then
+    if [ -d /sys/kernel/security/apparmor ] && command -v apparmor_parser >/dev/null; then
       apparmor_parser --replace /etc/apparmor.d/cloister-launcher
     fi
   fi
@@ -289,7 +335,7 @@ install_units() {
     ln -sfn "$prefix/venv/bin/cloister" /usr/local/bin/cloister
     did '/usr/local/bin/cloister'
   fi
-  if systemd_runs && [ "$changes" != "$before" ]; then systemctl daemon-reload; fi
+  if systemd_runs; then systemctl daemon-reload; fi
   for unit in "${units[@]}"; do
     if [ "$(systemctl is-enabled "$unit" 2>/dev/null)" = enabled ]; then continue; fi
     systemctl -q enable "$unit"
@@ -327,7 +373,12 @@ uninstall() {
     if [ -e "$home" ]; then say "kept: $home, $settings and the accounts (--purge destroys them)"; fi
     return
   fi
-  for one in "$home" "$settings"; do if [ -e "$one" ]; then rm -rf "$one"; did "$one removed"; fi; done
+  for one in "$home" "$settings"; do
+    if [ ! -e "$one" ]; then continue; fi
+    find "$one" -mindepth 1 -delete
+    rmdir "$one" 2>/dev/null || say "$one stays: a disk is mounted there"
+    did "$one removed"
+  done
   for one in cloister cloister-launcher cloister-gateway; do
     if getent passwd "$one" >/dev/null; then userdel "$one"; did "account $one removed"; fi
   done
@@ -344,12 +395,13 @@ if [ "$action" = uninstall ]; then
   exit 0
 fi
 require_programs
+if [ -n "$repair" ]; then require_stopped 'a repair'; fi
 install_program
 check_interpreter
 make_accounts
 make_folders
 make_settings
-if [ -n "$repair" ]; then repair_folders; fi
+if [ -n "$repair" ] || [ -e "$prefix/.repairing" ]; then repair_folders; fi
 install_units
 if [ "$changes" = 0 ]; then say 'nothing to do: everything is as it should be'; exit 0; fi
 say "done, $changes changes"

@@ -7,6 +7,7 @@ It knows nothing of what lies there.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -64,12 +65,33 @@ def create(path: Path, flags: int, *, writable: bool = False) -> int:
 def close_to_others(path: Path) -> None:
     """Take from a file or folder of ours every right that its surroundings do not share. Raises OSError.
 
-    What is another account's lies in a folder that is shared with it and closed to all others.
+    What is another account's lies in a folder that is shared with it and closed to all others. No link is followed.
     """
-    if stat.S_ISDIR(path.lstat().st_mode):
-        _set(path, SHARED_FOLDER | stat.S_ISGID if is_shared(path) else PRIVATE_FOLDER)
-    else:
-        _set(path, SHARED_FILE if is_shared(path.parent) else PRIVATE_FILE)
+    if path.lstat().st_uid != os.geteuid():
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            _set(descriptor, SHARED_FOLDER | stat.S_ISGID if is_shared(path) else PRIVATE_FOLDER)
+        else:
+            _set(descriptor, SHARED_FILE if is_shared(path.parent) else PRIVATE_FILE)
+    finally:
+        os.close(descriptor)
+
+
+def read_foreign(path: Path, limit: int) -> bytes:
+    """A whole file that another account may have put there: no link is followed, nothing is waited for.
+
+    Raises OSError; also where it is no regular file, or longer than `limit` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, "longer than it can be", str(path))
+    return data
 
 
 def _set(what: Path | int, mode: int) -> None:

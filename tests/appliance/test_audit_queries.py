@@ -61,7 +61,7 @@ def test_a_search_says_who_did_what_to_what(appliance: Appliance) -> None:
 def test_the_ledger_is_served_as_tiles_and_copied_from_them(appliance: Appliance, tmp_path: Path) -> None:
     client = appliance.client
     for number in range(300):  # more than a tile
-        client.issue_client(ClientRequest(name=f"desk-{number}"))
+        client.issue_client(ClientRequest(name=f"tile-{number}"))
     client.flush_ledger()
     size = client.ledger().signed
     assert size > 256

@@ -93,8 +93,9 @@ class ApprovalRegister:
         """Nothing that was asked for or approved under another policy set than that of this digest stands any more."""
         with self._state.read() as session:
             rows = session.scalars(select(ApprovalRow).where(ApprovalRow.state.in_(OPEN))).all()
+        now = self._state.now()
         for row in rows:
-            if asked_under(policies) not in row.document.splitlines():
+            if row.open_at(now) and asked_under(policies) not in row.document.splitlines():
                 await self.void(None, row, "the policy set has changed")
 
 

@@ -88,7 +88,7 @@ class Auditing:
     def tile(self, name: str, path: str) -> bytes:
         """A tile or bundle of the signed tree, by its path in tlog-tiles. Errors: NotFound, Tampered."""
         parsed = parse_tile_path(path)
-        size = self.snapshot(name).size
+        size = self.snapshot(name).tree.size
         if parsed is not None:
             level, index, width = parsed
             if index * WIDTH + width <= size >> (8 * (level or 0)):

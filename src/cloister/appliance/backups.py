@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import stat
 import threading
@@ -195,13 +196,19 @@ class Backups:
                     del self._asked[job_id]
 
     def _check_folder(self, descriptor: int, peer: Peer) -> None:
-        """A folder of the caller's own, outside this home: the authority writes there with its own rights."""
+        """A folder of the caller's own, or of the service's, outside this home: the authority writes there itself."""
         status = os.fstat(descriptor)
         if not stat.S_ISDIR(status.st_mode):
             raise InvalidInput("the target of a backup is a folder")
-        if peer.uid not in (0, status.st_uid):
+        if peer.uid not in (0, status.st_uid) and status.st_uid != os.geteuid():
             raise Denied(
-                "the target of a backup belongs to whoever asks for it", remedy="Name a folder of yours."
+                "the target of a backup belongs to whoever asks for it, or to the service",
+                remedy="Name a folder of yours.",
+            )
+        if status.st_uid != os.geteuid() and os.geteuid() != 0:
+            raise Denied(
+                "the service writes a backup itself, and this folder is not its own",
+                remedy=f"Have one made for it: install -d -o {_own_account()} -g GROUP -m 750 FOLDER.",
             )
         real = Path(f"/proc/self/fd/{descriptor}").readlink()
         if real == self._home.root or self._home.root.resolve() in (real, *real.parents):
@@ -331,3 +338,11 @@ def _shown(error: CloisterError, delivery: Delivery, where: str) -> CloisterErro
                 f"{where if role == 'objects' else 'the folder of the keys'}{error.where[len(folder) :]}"
             )
     return error
+
+
+def _own_account() -> str:
+    """The account that the service runs under, as `install -o` takes it."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

@@ -41,6 +41,7 @@ from cloister.appliance.serving import Serving
 from cloister.appliance.state import JobRow, RunRow
 from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, NotFound
+from cloister.modes import read_foreign
 
 NOTED_S = 5.0
 
@@ -161,7 +162,7 @@ class Overview:
 
     def _gateway(self) -> tuple[ProcessStatus, str | None]:
         try:
-            known = json.loads(self._home.gateway_file.read_text())
+            known = json.loads(read_foreign(self._home.gateway_file, 4096))
             alive = _is_gateway(int(known["pid"]))
         except (OSError, ValueError, KeyError, TypeError):
             alive, known = False, {}

@@ -63,7 +63,7 @@ def verify(
     from cloister.home import Home
     from cloister.verifier import VerificationError, parse_witness_vkey, read_keys, verify_folder
 
-    if path is None and not os.access(Home.default().control_ledger, os.R_OK | os.X_OK):
+    if path is None and _is_closed(Home.default()):
         with tempfile.TemporaryDirectory(prefix="cloister-verify-") as copy:
             _carry_out(Path(copy), None)
             verify(Path(copy), key, since, witness, json)
@@ -172,6 +172,11 @@ def _keys_beside(folder: Path) -> list[VerifierKey]:
     return keys
 
 
+def _is_closed(home: Home) -> bool:
+    """Whether there is a ledger whose files this account may not read: the authority serves it."""
+    return home.control_ledger.exists() and not os.access(home.control_ledger, os.R_OK | os.X_OK)
+
+
 def _stored_keys(home: Home, proof: Path) -> list[VerifierKey]:
     """The keys of this home's ledgers, for a proof that was made here."""
     from cloister.copies import served_keys
@@ -180,7 +185,7 @@ def _stored_keys(home: Home, proof: Path) -> list[VerifierKey]:
     say(
         f"{visible(str(proof))} is checked with this home's keys: an auditor gives one kept elsewhere (--key)."
     )
-    if not os.access(home.control_ledger, os.R_OK | os.X_OK):
+    if _is_closed(home):
         with connect() as client:
             return read_keys(served_keys(client))
     files = [folder / "vkey" for folder in (home.control_ledger, home.gateway_ledger)]

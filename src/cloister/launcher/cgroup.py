@@ -44,22 +44,25 @@ class CgroupTree:
 
     @classmethod
     def open(cls, *, proc: Path = Path("/proc")) -> CgroupTree | None:
-        """The subtree of the group that this process is alone in, made ready for sandboxes."""
+        """The subtree of the group that this process and its keeper are alone in, made ready for sandboxes."""
         root = _own_group(proc)
         if root is None:
             return None
         try:
             if "memory" not in (root / "cgroup.controllers").read_text().split():
                 return None
-            if (root / "cgroup.procs").read_text().split() != [str(os.getpid())]:
+            ours = (root / "cgroup.procs").read_text().split()
+            if str(os.getpid()) not in ours or not {str(os.getpid()), str(os.getppid())}.issuperset(ours):
                 return None
             own = root / "launcher"
             own.mkdir(exist_ok=True)
-            (own / "cgroup.procs").write_text("0")
+            for pid in ours:  # the launcher and the keeper that started it
+                (own / "cgroup.procs").write_text(pid)
             try:
                 (root / "cgroup.subtree_control").write_text("+memory +pids")
             except OSError:
-                (root / "cgroup.procs").write_text("0")
+                for pid in ours:
+                    (root / "cgroup.procs").write_text(pid)
                 own.rmdir()
                 return None
         except OSError:

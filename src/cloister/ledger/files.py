@@ -41,7 +41,8 @@ def write_file(path: Path, data: bytes, touched: set[Path]) -> None:
     """Write and sync a whole file, atomically; `touched` gains its folder, which the caller has to sync."""
     make_folder(path.parent, touched)
     temporary = path.with_name(path.name + ".tmp")
-    descriptor = modes.create(temporary, os.O_WRONLY | os.O_TRUNC)
+    temporary.unlink(missing_ok=True)  # another account may have put a link there
+    descriptor = modes.create(temporary, os.O_WRONLY | os.O_EXCL | os.O_NOFOLLOW)
     try:
         write_all(descriptor, data, 0)
         os.fsync(descriptor)

@@ -16,8 +16,13 @@ from pathlib import Path
 from cloister.errors import Tampered
 from cloister.ledger import files
 from cloister.ledger.frames import OVERHEAD, frame, read_frames, seed
+from cloister.modes import read_foreign
 
 _RESTORE = "Restore the ledger from a copy that verifies."
+
+
+MAX_FILE = 1 << 30
+"""More than any file of a journal holds."""
 
 
 class JournalFile:
@@ -89,7 +94,7 @@ class Journal:
         end = -1
         for path in self._numbered():
             self._number = max(self._number, int(path.name))
-            for number, found in enumerate(read_frames(path, path.read_bytes(), self.origin)):
+            for number, found in enumerate(read_frames(path, read_foreign(path, MAX_FILE), self.origin)):
                 if number == 0:
                     self.starts[path] = found.first
                 if not number and found.first > max(end, signed_size):

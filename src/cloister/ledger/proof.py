@@ -12,6 +12,7 @@ from cloister.errors import InvalidInput, NotFound, Tampered
 from cloister.ledger.merkle import inclusion_proof, leaf_hash, perfect_root, range_hash
 from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_signature, parse_head
 from cloister.ledger.tiles import WIDTH, TileStore, Tree
+from cloister.modes import read_foreign
 
 HEADER = "c2sp.org/tlog-proof@v1"
 MAX_NOTE = 1 << 20
@@ -46,13 +47,14 @@ class CachedTree(Tree):
 def read_note(path: Path) -> str | None:
     """A signed tree head, or None where there is none. Raises Tampered where it cannot be one."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_NOTE + 1)
-        if len(data) > MAX_NOTE:
-            raise Tampered("The signed tree head is too long.", where=str(path), remedy=_RESTORE)
-        return data.decode()
+        return read_foreign(path, MAX_NOTE).decode()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        why = error.strerror
+        raise Tampered(
+            f"The signed tree head cannot be read: {why}.", where=str(path), remedy=_RESTORE
+        ) from None
     except UnicodeDecodeError:
         raise Tampered("The signed tree head is not text.", where=str(path), remedy=_RESTORE) from None
 
@@ -61,10 +63,10 @@ def read_vkey(root: Path) -> VerifierKey:
     """The verifier key that lies with a log. Raises NotFound, Tampered."""
     path = root / "vkey"
     try:
-        return VerifierKey.parse(path.read_text())
+        return VerifierKey.parse(read_foreign(path, MAX_NOTE).decode())
     except FileNotFoundError:
         raise NotFound("The ledger has no signing key yet.", where=str(root)) from None
-    except (NoteError, UnicodeDecodeError):
+    except (OSError, NoteError, UnicodeDecodeError):
         raise Tampered("The verifier key is damaged.", where=str(path), remedy=_RESTORE) from None
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 from cloister.errors import NotFound, Tampered
 from cloister.ledger.merkle import leaf_hash, perfect_root
 from cloister.ledger.note import NoteError, TreeHead, VerifierKey, check_signature, parse_head
+from cloister.ledger.proof import MAX_NOTE
 from cloister.ledger.tiles import WIDTH, TileStore, Tree
+from cloister.modes import read_foreign
 
 _RESTORE = "Restore the ledger from a copy that verifies."
 _TRIES = 10
@@ -116,10 +118,12 @@ class LogFiles:
         failure: Exception = NotFound("There is no signed ledger here.", where=str(self.root))
         for _ in range(_TRIES):  # its writer may replace a file between two reads
             try:
-                note = (self.root / "checkpoint").read_bytes().decode()
-                vkey = (self.root / "vkey").read_text()
+                note = read_foreign(self.root / "checkpoint", MAX_NOTE).decode()
+                vkey = read_foreign(self.root / "vkey", MAX_NOTE).decode()
             except FileNotFoundError:
                 raise NotFound("There is no signed ledger here.", where=str(self.root)) from None
+            except OSError as error:
+                raise self._damaged(f"cannot be read: {error.strerror}") from None
             except UnicodeDecodeError:
                 raise self._damaged("is not text") from None
             if self._last is not None and self._last[0] == note:

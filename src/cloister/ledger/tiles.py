@@ -14,8 +14,10 @@ from pathlib import Path
 from cloister.errors import Tampered
 from cloister.ledger import files
 from cloister.ledger.merkle import Peaks, leaf_hash, perfect_root
+from cloister.modes import read_foreign
 
 WIDTH = 256
+MAX_BUNDLE = WIDTH * (2 + 0xFFFF)
 _RESTORE = "Restore the ledger from a copy that verifies."
 
 
@@ -95,9 +97,15 @@ class TileStore:
         for wide in (width, WIDTH, *range(width + 1, WIDTH)):
             path = self.path(level, index, wide)
             try:
-                return path, path.read_bytes()
+                return path, read_foreign(path, MAX_BUNDLE if level is None else 32 * WIDTH)
             except (FileNotFoundError, NotADirectoryError):
                 continue
+            except OSError as error:
+                raise Tampered(
+                    f"A file of the ledger cannot be read: {error.strerror}.",
+                    where=str(path),
+                    remedy=_RESTORE,
+                ) from None
         raise Tampered("A file of the ledger is missing.", where=str(exact), remedy=_RESTORE)
 
     def hashes(self, level: int, index: int, width: int = WIDTH) -> list[bytes]:

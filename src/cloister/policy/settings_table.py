@@ -15,13 +15,13 @@ from pydantic import BaseModel
 from cloister.policy.settings import Settings
 
 
-def keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def rows(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Key, default (as YAML would have it; empty where it has to be given) and meaning, in their order."""
     for name, field in model.model_fields.items():
         section = _section(field.annotation)
         if section is not None:
             several = "[]" if "tuple" in str(field.annotation) else ""
-            yield from keys(section, f"{prefix}{name}{several}.")
+            yield from rows(section, f"{prefix}{name}{several}.")
         else:
             default = "" if field.is_required() else json.dumps(_plain(field.default))
             yield prefix + name, default.strip('"'), field.description or ""
@@ -29,11 +29,11 @@ def keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[
 
 def markdown() -> str:
     """The table as the handbook has it."""
-    rows = [
+    lines = [
         f"| `{key}` | {f'`{default}`' if default else 'none: it is needed'} | {meaning} |"
-        for key, default, meaning in keys()
+        for key, default, meaning in rows()
     ]
-    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows]) + "\n"
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *lines]) + "\n"
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -215,9 +216,14 @@ class BodyStore:
         """Overwrite the old pages in the journal, while no other connection can write one."""
         journal = self.folder / f"{name}-journal"
         with self._change(database, name):
-            if not journal.exists():
+            try:
+                descriptor = os.open(journal, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
                 return
-            with journal.open("r+b") as file:
+            with os.fdopen(descriptor, "r+b") as file:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                    raise Tampered("something else lies where a file belongs", where=str(journal))
                 size = file.seek(0, os.SEEK_END)
                 file.seek(0)
                 file.write(bytes(size))
