@@ -146,6 +146,67 @@ $install --uninstall
     assert "Unknown" not in done.stderr and "give --yes" in done.stderr
 
 
+def test_the_handbooks_table_of_folders_is_the_installers() -> None:
+    handbook = (DEPLOY / "handbook.md").read_text().split("What lies where.")[1].split("Unlocking at boot")[0]
+    script = (DEPLOY / "install.sh").read_text()
+    listed = script.split("<<'END'\n")[1].split("END\n")[0]
+    for line in listed.splitlines():
+        mode, owner, group, path = line.split()
+        if path in (".", "run", "ledger", "ledger/gateway/cosigned"):
+            continue
+        row = next(
+            row for row in handbook.splitlines() if row.startswith("| `") and f"`{path}`" in row.split("|")[1]
+        )
+        assert row.split("|")[2].strip() == mode, path
+        owners = row.split("|")[3].strip()
+        assert (
+            owners == (owner if owner == group else f"{owner}, {group}") or owners == f"{owner}, {group}"
+        ), path
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed here")
+def test_root_follows_no_link_that_a_broken_in_account_planted() -> None:
+    script = f"""
+set -e
+install={DEPLOY}/install.sh
+$install --environment {sys.prefix} > first
+echo secret > /root/precious
+chmod 600 /root/precious
+mkdir -m 700 /root/folder
+home=/var/lib/cloister
+ln -sf /root/precious $home/appliance.json
+ln -s /root/folder $home/state/link
+ln -s /root/precious $home/keys/link
+$install --environment {sys.prefix} --repair > repaired
+stat -c '%a %U' /root/precious /root/folder
+rm $home/appliance.yaml
+echo 'sandbox: none' > $home/appliance.yaml
+ln -s /etc/cloister $home/appliance.yaml.before-service
+$install --environment {sys.prefix} | grep -c 'settings of its own'
+grep -c '^sandbox: required' /etc/cloister/appliance.yaml
+rm -r $home/run/engines
+ln -s /root/folder $home/run/engines
+$install --environment {sys.prefix} 2>&1 | tail -n 1
+stat -c '%a %U' /root/folder
+rm $home/run/engines
+setpriv --reuid cloister --regid cloister --clear-groups sleep 100 &
+sleep 0.2
+$install --environment {sys.prefix} 2>&1 | tail -n 1 | cut -c 1-60
+"""
+    done = in_fresh_root("bash", "-c", f"cd /tmp\n{script}".replace("\\n", "\n"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == [
+        "600 root",
+        "700 root",
+        "1",
+        "1",
+        "install: /var/lib/cloister/run/engines is a symbolic link; a folder belongs there",
+        "700 root",
+        "install: /var/lib/cloister/run/engines is not as it should b",
+    ]
+
+
 def check(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """What six people with a role each have seen."""
     assert done.returncode == 0, done.stderr[-8000:]
@@ -160,6 +221,7 @@ def check(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert len(seen["approvals"]) == 2
     base, tuned = seen["exact_match"]
     assert base < 0.3 and tuned > 0.8
+    assert set(seen["ended"].values()) == {0}
     assert seen["verified"] == {"control": True, "gateway": True}
     return seen
 
