@@ -271,7 +271,7 @@ def test_the_whole_path_through_the_launcher(tmp_path: Path) -> None:
         pytest.skip("bubblewrap is not installed")
     out = tmp_path / "work" / "jb-000000000001" / "out"
     out.mkdir(parents=True)
-    socket_path = tmp_path / "run" / "launcher.sock"
+    socket_path = tmp_path / "run" / "launcher" / "launcher.sock"
     job = JobDocument(
         job_id="jb-000000000001", verb="self-check", config={"host_sockets": [str(socket_path)]}, threads=1
     )

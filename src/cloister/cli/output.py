@@ -71,8 +71,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
 
 def say(text: str) -> None:
-    """A line for a person, on standard error, so that standard output stays for results."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for a person, on standard error, so that standard output stays for results.
+
+    In one piece: ctrl-c finds it written or not, and never without its end.
+    """
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def size(count: int) -> str:
