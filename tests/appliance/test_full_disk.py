@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import stat
 import subprocess
 import tempfile
 import time
@@ -10,17 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from authority_world import World, world
 from tests.conftest import PASSPHRASE, Appliance, start_appliance
 
 from cloister import embedded
 from cloister.api import ClientRequest, LockRequest
+from cloister.appliance.alerts import Alerts
+from cloister.appliance.finding import Finding
 from cloister.errors import CloisterError, LedgerUnavailable, OutOfSpace
 from cloister.home import Home
 from cloister.verifier import verify_log
 
 
 @pytest.fixture
-def on_a_small_disk() -> Iterator[Appliance]:
+def small_disk() -> Iterator[Path]:
     disk = Path(tempfile.mkdtemp(prefix="disk"))  # short: sockets lie below it
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=320m", "tmpfs", str(disk)], capture_output=True, text=True
@@ -29,13 +35,20 @@ def on_a_small_disk() -> Iterator[Appliance]:
         disk.rmdir()
         pytest.skip(f"a file system of its own cannot be mounted here: {mounted.stderr.strip()}")
     try:
-        appliance = start_appliance(disk / "home", gateway=False)
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+        disk.rmdir()
+
+
+@pytest.fixture
+def on_a_small_disk(small_disk: Path) -> Iterator[Appliance]:
+    try:
+        appliance = start_appliance(small_disk / "home", gateway=False)
         yield appliance
         appliance.client.close()
     finally:
-        embedded.stop(Home(disk / "home"))
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-        disk.rmdir()
+        embedded.stop(Home(small_disk / "home"))
 
 
 def fill(folder: Path) -> Path:
@@ -88,3 +101,66 @@ def test_a_full_disk_still_locks(on_a_small_disk: Appliance) -> None:
     assert on_a_small_disk.client.status().locked
     os.unlink(on_a_small_disk.home.root / "filler")
     on_a_small_disk.client.unlock(PASSPHRASE)
+
+
+def test_an_alert_that_cannot_be_kept_is_told_once(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised and cleared, each twice, while the state takes nothing; kept once it does."""
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    out, hook = tmp_path / "hooked", tmp_path / "hook.sh"
+    hook.write_text(f"#!/bin/sh\ncat >> {out}\n")
+    hook.chmod(hook.stat().st_mode | stat.S_IXUSR)
+    finding = Finding("swap", "critical", "swap is on", "all", "swapoff -a")
+    found: list[Finding] = []
+
+    async def look() -> list[Finding]:
+        return found
+
+    async def inside(here: World) -> None:
+        alerts = Alerts(here.authority.state, here.authority.recorder, look, str(hook))
+
+        async def looks(findings: list[Finding], *told: str) -> None:
+            found[:] = findings
+            for _ in range(3):
+                await alerts.refresh()
+            while alerts._telling:
+                await asyncio.sleep(0.01)
+            said = out.read_text().splitlines() if out.exists() else []
+            assert [json.loads(line)["alert"] for line in said] == list(told)
+
+        filler = exhaust(here)
+        await looks([finding], "raised")
+        assert alerts.listed() == []
+        await looks([], "raised", "cleared")
+        await looks([finding], "raised", "cleared", "raised")
+        assert alerts.listed() == []
+        filler.unlink()
+        await looks([finding], "raised", "cleared", "raised")
+        assert [alert.key for alert in alerts.listed()] == ["swap"]
+        filler = exhaust(here)
+        await looks([], "raised", "cleared", "raised", "cleared")
+        assert [alert.key for alert in alerts.listed()] == ["swap"]  # nobody could take it away
+        await looks([finding], "raised", "cleared", "raised", "cleared", "raised")
+        await looks([], *("raised", "cleared") * 3)
+        filler.unlink()
+        await looks([], *("raised", "cleared") * 3)
+        assert alerts.listed() == []
+        entered = [action for action in here.actions() if action.startswith("alert.")]
+        assert entered.count("alert.raised") <= 3 and entered.count("alert.cleared") <= 3
+
+    async def outside() -> None:
+        async with world() as here:
+            await inside(here)
+
+    asyncio.run(outside())
+
+
+def exhaust(here: World) -> Path:
+    """Fill the disk, and what room the database still has in its own files."""
+    filler = fill(here.home.root)
+    with pytest.raises(OutOfSpace):
+        for _ in range(10_000):
+            with here.authority.state.change() as change:
+                change.event("test.filler", None, text="x" * 2000)
+    return filler

@@ -11,7 +11,8 @@ import json
 import smtplib
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import structlog
 from sqlalchemy import select
@@ -22,7 +23,7 @@ from cloister.appliance.finding import Finding
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import AlertRow
-from cloister.appliance.store import StateStore
+from cloister.appliance.store import Change, StateStore
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace
 from cloister.logs import place
 from cloister.policy.settings import MailSettings
@@ -31,6 +32,15 @@ log = structlog.get_logger()
 
 EVERY_S = 10.0
 HOOK_S = 30.0
+
+
+@dataclass(frozen=True)
+class _Unkept:
+    """What was told of an alert and could not be kept, because the state cannot be written just now."""
+
+    what: Literal["raised", "cleared"]
+    alert: Alert
+    entered: bool
 
 
 class Alerts:
@@ -50,6 +60,7 @@ class Alerts:
         self._look = look
         self._hook = hook
         self._telling: set[asyncio.Task[None]] = set()
+        self._unkept: dict[str, _Unkept] = {}
 
     async def run(self) -> None:
         """For ever. The first look comes once the other processes have had time to start."""
@@ -66,15 +77,21 @@ class Alerts:
         with self._state.read() as session:
             known = {row.key: row for row in session.scalars(select(AlertRow))}
         for key, finding in found.items():
-            if key not in known:
+            unkept = self._unkept.get(key)
+            if key not in known or (unkept is not None and unkept.what == "cleared"):
                 await self._raise(key, finding)
             elif known[key].cause != finding.cause or known[key].severity != finding.severity:
                 with contextlib.suppress(OutOfSpace), self._state.change() as change:
                     row = change.session.get_one(AlertRow, key)
                     row.cause, row.severity = finding.cause, finding.severity
                     row.affects, row.command = finding.affects, finding.command
-        for key in known.keys() - found.keys():
-            await self._clear(known[key])
+        for key in (known.keys() | self._unkept.keys()) - found.keys():
+            if key in known:
+                await self._clear(_alert(known[key]))
+            elif self._unkept[key].what == "raised":
+                await self._clear(self._unkept[key].alert)
+            else:  # told as raised and as cleared, and never kept
+                del self._unkept[key]
 
     def listed(self) -> list[Alert]:
         """Those that last, critical ones first, then the oldest."""
@@ -107,35 +124,62 @@ class Alerts:
         await asyncio.gather(*self._telling, return_exceptions=True)
 
     async def _raise(self, key: str, finding: Finding) -> None:
-        log.warning("alert.raised", key=key, severity=finding.severity)
-        await self._enter("alert.raised", key, finding.severity, finding.cause)
-        with contextlib.suppress(OutOfSpace), self._state.change() as change:
-            row = AlertRow(
-                key=key,
-                severity=finding.severity,
-                cause=finding.cause,
-                affects=finding.affects,
-                command=finding.command,
-                raised_at=change.now,
-            )
-            change.session.add(row)
-            change.event("alert.raised", None, key=key, severity=finding.severity, cause=finding.cause)
-            self._tell("raised", _alert(row))
+        before = self._unkept.get(key)
+        alert = Alert(
+            key=key,
+            severity=finding.severity,
+            cause=finding.cause,
+            affects=finding.affects,
+            command=finding.command,
+            raised_at=(before.alert.raised_at if before and before.what == "raised" else self._state.now()),
+            acknowledged_at=None,
+            acknowledged_by=None,
+        )
 
-    async def _clear(self, row: AlertRow) -> None:
-        log.info("alert.cleared", key=row.key)
-        await self._enter("alert.cleared", row.key, row.severity, row.cause)
-        with contextlib.suppress(OutOfSpace), self._state.change() as change:
-            kept = change.session.get(AlertRow, row.key)
+        def keep(change: Change) -> None:
+            change.session.merge(AlertRow(**alert.model_dump()))
+            change.event("alert.raised", None, key=key, severity=finding.severity, cause=finding.cause)
+
+        await self._pass_on("raised", alert, keep)
+
+    async def _clear(self, alert: Alert) -> None:
+        def keep(change: Change) -> None:
+            kept = change.session.get(AlertRow, alert.key)
             if kept is not None:
                 change.session.delete(kept)
-            change.event("alert.cleared", None, key=row.key)
-        self._tell("cleared", _alert(row))
+            change.event("alert.cleared", None, key=alert.key)
 
-    async def _enter(self, action: str, key: str, severity: str, cause: str) -> None:
+        await self._pass_on("cleared", alert, keep)
+
+    async def _pass_on(
+        self, what: Literal["raised", "cleared"], alert: Alert, keep: Callable[[Change], None]
+    ) -> None:
+        """Enter it, keep it, tell it. What cannot be kept is tried again at every look, but told only at the first."""
+        before = self._unkept.get(alert.key)
+        first = before is None or before.what != what
+        if first:
+            say = log.warning if what == "raised" else log.info
+            say(f"alert.{what}", key=alert.key, severity=alert.severity)
+        entered = (before is not None and not first and before.entered) or await self._enter(what, alert)
+        try:
+            with self._state.change() as change:
+                keep(change)
+        except OutOfSpace:
+            self._unkept[alert.key] = _Unkept(what, alert, entered)
+        else:
+            self._unkept.pop(alert.key, None)
+        if first:
+            self._tell(what, alert)
+
+    async def _enter(self, what: str, alert: Alert) -> bool:
         """In the ledger, and from there to its sinks; an alert about the ledger itself cannot be."""
-        with contextlib.suppress(CloisterError):
-            await self._recorder.record(None, action, key, reason=cause[:500], severity=severity)
+        try:
+            await self._recorder.record(
+                None, f"alert.{what}", alert.key, reason=alert.cause[:500], severity=alert.severity
+            )
+        except CloisterError:
+            return False
+        return True
 
     def _tell(self, what: str, alert: Alert) -> None:
         ways: list[Coroutine[Any, Any, None]] = []
