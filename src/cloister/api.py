@@ -1138,8 +1138,17 @@ class PolicyQuestion(Document):
     account: str | None = Field(default=None, max_length=64)
 
 
+class PolicyRule(BaseModel):
+    """One policy of the set in force: its id, its file, and its Cedar text as it stands there."""
+
+    policy_id: str
+    file: str
+    source: str
+
+
 class PolicyAnswer(BaseModel):
-    """What the policies say. `policies` decided; `roles_that_may` are those of which one is enough.
+    """What the policies say. `policies` decided; `roles_that_may` are those of which one is enough. `forbids` are
+    those of the deciding ones that forbid it.
 
     `demand` is what it takes besides the role: `yes` (nothing), `approval`, `signed approval`, or `no`.
     """
@@ -1156,6 +1165,7 @@ class PolicyAnswer(BaseModel):
     thing: str | None = None
     classification: str | None = None
     form: str | None = None
+    forbids: list[PolicyRule] = []
 
 
 class PolicyCell(BaseModel):

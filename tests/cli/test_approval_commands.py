@@ -21,7 +21,7 @@ from tests.conftest import PASSPHRASE, Appliance, import_rows
 
 from cloister.cli.main import main
 from cloister.client import Client
-from cloister.policy.cedar import default_policies
+from cloister.policy.cedar import PolicySet, default_policies
 
 pytestmark = needs_root
 
@@ -208,3 +208,35 @@ def test_explain_names_the_demand(shell: Shell, shared: Appliance, people: dict[
     assert code == 0 and said.startswith("ALLOW with a signed approval  shred.start on the Dataset why")
     code, said, _ = shell("trainer", "policy", "explain", "dataset.import")
     assert said.startswith("DENY") and "steward" in said
+
+
+def test_explain_of_another_account(shell: Shell, shared: Appliance, people: dict[str, str]) -> None:
+    """What somebody else gets, and which policy, in its own words, stands in the way."""
+    asked_for(shell, shared, people, "whose")
+    asked = ("policy", "explain", "shred.start", "whose", "--on", "Dataset", "--as")
+    code, said, _ = shell("auditor", *asked, people["steward"])
+    assert code == 0 and said.startswith("ALLOW with a signed approval  shred.start on the Dataset whose")
+    assert f"account   {people['steward']}: steward" in said and "forbids" not in said
+    code, said, _ = shell("steward", *asked, people["trainer"])
+    assert said.startswith("DENY") and f"account   {people['trainer']}: trainer" in said
+    assert "may       steward" in said and "forbids   auditor-changes-nothing" not in said
+    code, said, _ = shell("steward", "policy", "explain", "dataset.import", "--as", people["operator"])
+    assert said.startswith("DENY") and "decided   no policy permits it" in said and "forbids" not in said
+    code, said, _ = shell("steward", *asked, people["auditor"])
+    source = PolicySet.load(default_policies()).source("auditor-changes-nothing")
+    assert code == 0 and said.startswith("DENY") and source is not None and 'Action::"ledger.sign"' in source
+    told = said.split("  forbids   auditor-changes-nothing, in separation.cedar:\n")[1].split("  forbids  ")[
+        0
+    ]
+    assert told.splitlines() == [f"    {line}".rstrip() for line in source.splitlines()]
+    export = ("policy", "explain", "model.export", "--form", "plain", "--as", people["operator"])
+    said = shell("steward", *export)[1]
+    assert (
+        said.startswith("DENY") and 'when { resource.classification == "restricted" && context.form' in said
+    )
+    code, said, _ = shell("steward", *asked, people["auditor"], "--json")
+    rule, approval = json.loads(said)["forbids"]
+    assert approval["policy_id"] == "shredding-is-approved" and "forbid (" in approval["source"]
+    assert rule == {"policy_id": "auditor-changes-nothing", "file": "separation.cedar", "source": source}
+    code, _, wrong = shell("steward", *asked, "nobody-of-that-name")
+    assert code == 3 and "nobody-of-that-name" in wrong

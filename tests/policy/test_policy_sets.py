@@ -134,6 +134,31 @@ def test_a_folder_in_a_files_place_is_named(folder: Path) -> None:
         PolicySet.load(folder)
 
 
+def test_every_policy_is_found_as_its_file_has_it(shipped: PolicySet) -> None:
+    for policy in shipped.policies:
+        source = shipped.source(policy.id)
+        assert source is not None and source in shipped.files[policy.file]
+        assert source.count("@id(") == 1 and f'@id("{policy.id}")' in source and source.endswith(";")
+    assert shipped.source("none-such") is None
+
+
+def test_a_policy_is_told_with_its_own_comment_and_no_other(folder: Path) -> None:
+    first = (
+        '// Why; not "what".\n@id("odd-one")\n@note("a; b \\" // c")\nforbid (principal, action, resource)\n'
+        "when { principal.uid == 7 // seven; or so\n};"
+    )
+    second = '@id("odd-two") forbid (principal, action, resource) when { principal.uid == 4 };'
+    (folder / "odd.cedar").write_text(
+        f'// About the file.\n\n{first} // about the first\n{second}\n// The end; "odd"\n'
+    )
+    policies = PolicySet.load(folder)
+    assert policies.source("odd-one") == first
+    assert policies.source("odd-two") == second
+    with (folder / "odd.cedar").open("a") as file:
+        file.write("//; " * 50_000)
+    assert PolicySet.load(folder).source("odd-two") == second
+
+
 def test_the_digest_is_of_names_and_contents(folder: Path, shipped: PolicySet) -> None:
     assert PolicySet.load(folder).digest == shipped.digest
     (folder / "roles.cedar").rename(folder / "people.cedar")

@@ -12,6 +12,7 @@ from cloister.api import (
     PolicyCell,
     PolicyProposal,
     PolicyQuestion,
+    PolicyRule,
     PolicySetInfo,
     PolicyTable,
     WhoAmI,
@@ -22,7 +23,7 @@ from cloister.appliance.guard import may
 from cloister.appliance.peer import peer_named
 from cloister.errors import InvalidInput, NotFound
 from cloister.policy.actions import ACTIONS, BY_NAME
-from cloister.policy.cedar import ROLES
+from cloister.policy.cedar import ROLES, Decision, PolicySet
 from cloister.policy.table import table, who_may
 from cloister.policy.things import CLASSIFIED
 
@@ -84,6 +85,7 @@ def policy_routes(authority: Authority) -> APIRouter:
             thing=body.thing,
             classification=question.facts.classification if kind in CLASSIFIED else None,
             form=form,
+            forbids=_forbids(guard.policies, decision),
         )
 
     @router.get("/policy/table", dependencies=[may("policy.read")])
@@ -111,3 +113,13 @@ def policy_routes(authority: Authority) -> APIRouter:
         return await authority.policy_sets.propose(peer, body)
 
     return router
+
+
+def _forbids(policies: PolicySet, decision: Decision) -> list[PolicyRule]:
+    """Of the policies that decided, those that forbid: what they say has to come out otherwise for an Allow."""
+    deciding = [policies.by_id(policy_id) for policy_id in decision.policies]
+    return [
+        PolicyRule(policy_id=policy.id, file=policy.file, source=policies.source(policy.id) or "")
+        for policy in deciding
+        if policy is not None and policy.effect == "forbid"
+    ]

@@ -68,6 +68,7 @@ def explain(
 ) -> None:
     """Say whether an account may do something, which policies decided, and what would have to be true.
 
+    Of a denial the policies that forbid it are printed, as the set in force has them.
     Without an object it is about the strictest of its kind.
     """
     from cloister.api import PolicyQuestion
@@ -87,6 +88,10 @@ def explain(
     print(visible(f"  account   {answer.account}: {', '.join(answer.roles) or 'no role'}"))
     print(f"  decided   {answer.problem or ', '.join(answer.policies) or NOTHING}")
     print(f"  may       {', '.join(answer.roles_that_may) or 'no role'}")
+    for rule in answer.forbids if answer.demand == "no" else ():
+        print(visible(f"  forbids   {rule.policy_id}, in {rule.file}:"))
+        for line in rule.source.splitlines():
+            print(f"    {visible(line)}".rstrip())
     if answer.demand not in ("yes", "no"):
         print("  then      give the command: it asks for the approval, and goes through once that is given")
 

@@ -29,6 +29,9 @@ SERVICE_ROLES = ("gateway", "sole")
 """`gateway` is the gateway's own account; `sole` the one account of an appliance without roles."""
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 256
+_TO_THE_END = re.compile(r'(?>"(?:\\.|[^"\\])*+"|//[^\n]*+|[^;"])*+;', re.DOTALL)
+"""One policy up to its semicolon, which is none in a string or a comment."""
+_BEFORE = re.compile(r"(?:\s|//[^\n]*)*")
 _ID = re.compile("[a-z][a-z0-9-]{2,79}", re.ASCII)
 
 
@@ -199,6 +202,23 @@ class PolicySet:
     def by_id(self, policy_id: str) -> PolicyText | None:
         """The policy of that id."""
         return next((policy for policy in self.policies if policy.id == policy_id), None)
+
+    def source(self, policy_id: str) -> str | None:
+        """That policy as its file has it, with the comment right above it."""
+        policy = self.by_id(policy_id)
+        if policy is None:
+            return None
+        text, at = self.files[policy.file], 0
+        while found := _TO_THE_END.match(text, at):
+            at = found.end()
+            before = _BEFORE.match(found[0])
+            start = before.end() if before else 0
+            stated = json.loads(cedarpy.policies_to_json_str(found[0][start:]))["staticPolicies"]
+            if [one["annotations"]["id"] for one in stated.values()] == [policy_id]:
+                # What stands on the line of the semicolon before, or above an empty line, is about something else.
+                above = found[0][:start] if found.start() == 0 else found[0][:start].partition("\n")[2]
+                return re.split(r"\n[ \t]*\n", above)[-1].lstrip() + found[0][start:]
+        return None
 
 
 def default_policies() -> Path:
