@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
+from cloister.api import ClientRequest
 from cloister.appliance.alarming import Finding
 from cloister.appliance.alerts import Alerts
 from cloister.appliance.state import JobRow
@@ -175,9 +176,78 @@ def test_a_certificate_near_its_end(tmp_path: Path, days: int, severity: str | N
     inside()
 
 
-def certificate(days: int) -> bytes:
+@pytest.mark.parametrize(
+    ("days", "severity"), [(400, None), (10, "warning"), (1, "critical"), (-3, "critical")]
+)
+def test_whatever_else_is_near_its_end(tmp_path: Path, days: int, severity: str | None) -> None:
+    path = tmp_path / "cert.pem"
+    path.write_bytes(certificate(days))
+    ends = datetime.now(UTC) + timedelta(days=days)
+
+    @moment
+    async def inside(here: World) -> None:
+        desk = await here.authority.clients.issue(
+            PEER, ClientRequest(name="desk", deployments=("helper",), expires_at=ends)
+        )
+        await here.authority.clients.issue(PEER, ClientRequest(name="for-ever"))
+        await here.authority.clients.issue(PEER, ClientRequest(name="gone", expires_at=ends))
+        await here.authority.clients.revoke(PEER, "gone")
+        here.home.allowed_signers.write_text(
+            f'abe valid-before="{ends:%Y%m%d%H%M%S}Z" ssh-ed25519 AAAA\n'
+            f'bea valid-before="{ends:%Y%m%d%H%M%S}Z" ssh-ed25519 AAAA\nbea ssh-ed25519 AAAB\n'
+        )
+        tls = {"to": "tls://127.0.0.1:9", "required": False}
+        sinks = [
+            {**tls, "name": "siem", "ca": str(path), "cert": str(path), "key": str(path)},
+            {**tls, "name": "other"},
+        ]
+        await here.restart(gateway={"client_ca": str(path)}, ledger={"sinks": sinks})
+        await here.authority.alerts.refresh()
+        client = f"client-key:{desk.client.client_id}"
+        own = ("certificate:client-ca", "certificate:sink:siem:cert", "certificate:sink:siem:ca")
+        listed = {one.key: one for one in here.authority.alerts.listed()}
+        found = {
+            key: one.severity for key, one in listed.items() if key.startswith(("cert", "client", "sig"))
+        }
+        assert found == (dict.fromkeys((*own, client, "signer:abe"), severity) if severity else {})
+        for alert in (listed[key] for key in found):
+            assert f"{'ended' if days < 0 else 'ends'} on {ends:%Y-%m-%d}" in alert.cause
+        if severity:
+            assert "desk" in listed[client].cause and listed[client].affects == "the client desk"
+            assert listed[client].command == (
+                "cloister client issue NEW-NAME -d helper, then `cloister client revoke desk`"
+            )
+            assert "abe" in listed["signer:abe"].cause and "gateway.client_ca" in listed[own[0]].command
+
+    inside()
+
+
+@moment
+async def test_what_ended_is_told_for_as_long_as_it_matters(here: World) -> None:
+    """Old lines stay in the file of signers for what they signed; in a bundle a successor stands beside the old CA."""
+    ended = datetime.now(UTC) - timedelta(days=31)
+    here.home.allowed_signers.write_text(f'abe valid-before="{ended:%Y%m%d}" ssh-ed25519 AAAA\n')
+    bundle = here.home.root / "ca.pem"
+    bundle.write_bytes(certificate(-3) + certificate(400))
+    await here.restart(gateway={"client_ca": str(bundle)})
+    await here.authority.alerts.refresh()
+    assert not {"signer:abe", "certificate:client-ca"} & {*keys(here)}
+    bundle.write_bytes(certificate(400) + certificate(-3))
+    await here.authority.alerts.refresh()
+    assert "certificate:client-ca" not in keys(here)
+    bundle.write_bytes(certificate(400) + certificate(-3, "another"))
+    await here.authority.alerts.refresh()
+    assert "certificate:client-ca" in keys(here)
+    bundle.write_bytes(b"none")
+    await here.authority.alerts.refresh()
+    (alert,) = [one for one in here.authority.alerts.listed() if one.key == "certificate:client-ca"]
+    assert "cannot be read" in alert.cause and alert.severity == "critical"
+
+
+def certificate(days: int, called: str = "localhost") -> bytes:
+    """A certificate that ends so many days from now, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, called)])
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder()
@@ -189,7 +259,9 @@ def certificate(days: int) -> bytes:
         .not_valid_after(now + timedelta(days=days))
         .sign(key, hashes.SHA256())
     )
-    return made.public_bytes(serialization.Encoding.PEM)
+    return made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 @moment

@@ -6,21 +6,19 @@ It finds and tells nothing; `alerts` keeps what is found.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from pathlib import Path
 
-from cryptography import x509
 from sqlalchemy import func, select
 
 from cloister.api import DeploymentState, JobState
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.auditing import Auditing
+from cloister.appliance.expiring import Expiring
 from cloister.appliance.exporting import Exporting
-from cloister.appliance.finding import Finding
+from cloister.appliance.finding import NEW_WORK, Finding
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.gpu_alarms import GpuAlarms
@@ -31,7 +29,6 @@ from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError
 from cloister.ledger.query import Query
 
-NEW_WORK = "whatever is new: jobs, deployments, requests to models"
 DIVERGES = 2.0
 """A training loss above this many times the lowest so far, and one nat more, goes the wrong way."""
 
@@ -54,6 +51,7 @@ class Alarming:
         self._gpus = gpus
         self._parts = parts
         self._limits = parts.settings.alerts
+        self._expiring = Expiring(parts)
         self._fitness = fitness
         self._serving = serving
         self._exporting = exporting
@@ -68,7 +66,7 @@ class Alarming:
         """Everything that is wrong at this moment."""
         found = [*self._machine(), *self._ledger(), *self._work(), *self._gpus.look()]
         found += [finding async for finding in self._processes()]
-        found += await asyncio.to_thread(lambda: [*self._disk(), *self._certificate(), *self._attempts()])
+        found += await asyncio.to_thread(lambda: [*self._disk(), *self._expiring.look(), *self._attempts()])
         return found
 
     def _machine(self) -> Iterator[Finding]:
@@ -204,32 +202,6 @@ class Alarming:
                 f"{free:.1f} GiB are free on the disk of the home",
                 NEW_WORK,
                 "cloister dataset list, and shred what nobody needs",
-            )
-
-    def _certificate(self) -> Iterator[Finding]:
-        path = self._parts.settings.gateway.tls_cert
-        if path is None:
-            return
-        try:
-            certificate = x509.load_pem_x509_certificate(Path(os.fspath(path)).read_bytes())
-        except (OSError, ValueError):
-            yield Finding(
-                "certificate",
-                "critical",
-                "the gateway's certificate cannot be read",
-                "all clients",
-                "cloister doctor",
-            )
-            return
-        left = certificate.not_valid_after_utc - self._parts.state.now()
-        if left < timedelta(days=self._limits.certificate_days):
-            ends = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
-            yield Finding(
-                "certificate",
-                "critical" if left < timedelta(days=2) else "warning",
-                f"the gateway's certificate {'ended' if left < timedelta(0) else 'ends'} on {ends}",
-                "all clients",
-                "replace the file that `gateway.tls_cert` names, then `cloister down` and `cloister up`",
             )
 
     def _attempts(self) -> Iterator[Finding]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+NEW_WORK = "whatever is new: jobs, deployments, requests to models"
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cloister.api import APPROVAL_NAMESPACE
@@ -17,6 +18,11 @@ from cloister.errors import Unauthenticated, Unavailable
 from cloister.sandbox import memory_file
 
 LIMIT_S = 10.0
+_FIELD = r'(?:[^\s"]|"(?:\\.|[^"\\])*+")++'
+_LINE = re.compile(rf"[ \t]*(?P<principals>(?!#){_FIELD})[ \t]+(?P<options>{_FIELD})")
+_OPTION = re.compile(r'([a-z-]+)(?:="((?:\\.|[^"\\])*+)")?(?:,|$)', re.IGNORECASE)
+_TIME = re.compile(r"(\d{8})(\d{4})?(?:(?<=\d{12})(\d{2}))?(Z|UTC)?", re.ASCII | re.IGNORECASE)
+_NEVER = datetime.max.replace(tzinfo=UTC)
 _GOOD = re.compile(r'Good "[^"]*" signature for .* with (\S+) key (SHA256:\S+)')
 
 
@@ -65,6 +71,49 @@ def verify(
             f"of `cloister approval export`, with namespace {APPROVAL_NAMESPACE}.",
         )
     return f"{good[1]} {good[2]}"
+
+
+def signers_ends(text: str) -> dict[str, datetime | None]:
+    """When each principal of an allowed-signers file can last sign an approval; None where there is no end.
+
+    Of several lines for a principal the last end counts. Lines for other namespaces, and what is no line of that
+    format (ssh-keygen(1), ALLOWED SIGNERS), count for nobody.
+    """
+    ends: dict[str, datetime] = {}
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if found is None:
+            continue
+        # Where a line has no options, this is the type of its key, and says nothing.
+        options = {name.lower(): value for name, value in _OPTION.findall(found["options"])}
+        spaces = options.get("namespaces", "")
+        if spaces and not any(fnmatchcase(APPROVAL_NAMESPACE, one) for one in spaces.split(",")):
+            continue
+        try:
+            end = _moment(options["valid-before"]) if "valid-before" in options else _NEVER
+        except (ValueError, OverflowError):
+            continue
+        for principal in found["principals"].strip('"').split(","):
+            ends[principal] = max(end, ends.get(principal, end))
+    wide = [(pattern, end) for pattern, end in ends.items() if {"*", "?"} & set(pattern)]
+    last = {
+        principal: max([end, *(other for pattern, other in wide if fnmatchcase(principal, pattern))])
+        for principal, end in ends.items()
+        if not principal.startswith("!")
+    }
+    return {principal: None if end == _NEVER else end for principal, end in last.items()}
+
+
+def _moment(text: str) -> datetime:
+    """A time as ssh-keygen takes it: YYYYMMDD[HHMM[SS]], of this machine's zone unless it ends in Z.
+
+    Errors: ValueError.
+    """
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise ValueError("not a time of ssh-keygen's")
+    moment = datetime.strptime(f"{found[1]}{found[2] or '0000'}{found[3] or '00'}", "%Y%m%d%H%M%S")
+    return moment.replace(tzinfo=UTC) if found[4] else moment.astimezone(UTC)
 
 
 def _require_own(path: Path) -> None:

@@ -261,7 +261,10 @@ class AlertSettings(_Section):
         default=1800.0, ge=1, le=1e7, description="a running job that says nothing for so long"
     )
     certificate_days: int = Field(
-        default=30, ge=0, le=3650, description="the gateway's certificate ends this soon"
+        default=30,
+        ge=0,
+        le=3650,
+        description="a certificate, a CA, an API key or a signer's key ends this soon",
     )
     unlock_attempts: int = Field(
         default=3, ge=1, le=1000, description="refused attempts to unlock within an hour"
