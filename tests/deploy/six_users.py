@@ -301,7 +301,9 @@ def walk(story: Story, checkout: Path, chosen: argparse.Namespace) -> None:
             cloister("olga", "serve", "stop", "claims")
         with story.step("backup"):
             root("install", "-d", "-o", "cloister", "-g", "cloister-admin", "-m", "750", "/srv/backup")
-            cloister("alice", "backup", "/srv/backup", "--passphrase-fd", "0", given="a passphrase of its own")
+            cloister(
+                "alice", "backup", "/srv/backup", "--passphrase-fd", "0", given="a passphrase of its own"
+            )
             assert list(Path("/srv/backup").rglob("*.age"))
             cloister("steve", "backup", "/srv", "--passphrase-fd", "0", given="another passphrase", status=6)
         with story.step("shred"):
