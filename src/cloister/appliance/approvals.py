@@ -127,11 +127,20 @@ class Approvals:
         raise _needed(row, "takes the approval of somebody else")
 
     async def still(
-        self, peer: Peer, action: str, request: dict[str, Any], *, remedy: str, moved: bool = False
+        self,
+        peer: Peer,
+        action: str,
+        request: dict[str, Any],
+        *,
+        remedy: str,
+        moved: bool = False,
+        under: str | None = None,
     ) -> Pass:
         """Whether what was let through, and has waited since, would be let through now; asks for no approval.
 
         An approval counts that was used for just this, unless it has `moved` on: it is not about the newest versions.
+        For what may be done again one counts that stands, and that of the id `under`, under which it was let
+        through, also once its time is over: not one that was refused since, or is void.
         Errors: Denied, ApprovalNeeded, and what freezing says.
         """
         who = await self._guard.standing(peer)
@@ -148,8 +157,9 @@ class Approvals:
                 remedy=remedy,
             )
         with self._state.read() as session:
-            used = self._usable(session, peer, action, digest, again=True) if not moved else []
-            if any(row.state == "used" and self._suffices(row, question) for row in used):
+            rows = self._usable(session, peer, action, digest, again=True, under=under) if not moved else []
+            counting = [row for row in rows if row.state == "used" or action in AGAIN]
+            if any(self._suffices(row, question) for row in counting):
                 return Pass(None, recheck)
         signed = ", signed with their SSH key" if demand is Demand.SIGNATURE else ""
         raise ApprovalNeeded(
@@ -229,7 +239,14 @@ class Approvals:
         return "what it is about, or the policy set, has changed since it was asked for"
 
     def _usable(
-        self, session: Session, peer: Peer, action: str, digest: str, *, again: bool
+        self,
+        session: Session,
+        peer: Peer,
+        action: str,
+        digest: str,
+        *,
+        again: bool,
+        under: str | None = None,
     ) -> list[ApprovalRow]:
         """Approvals of just this that stand, and that this account may use: never one that it gave itself."""
         rows = session.scalars(
@@ -244,6 +261,7 @@ class Approvals:
             if row.decider != peer.uid
             and (
                 (again and row.state == "used")
+                or row.approval_id == under
                 or (
                     row.state == "approved"
                     and row.stands_until is not None

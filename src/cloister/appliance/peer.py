@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from cloister.errors import NotFound
 
 SCOPE_KEY = "cloister.peer"
+NOBODY = 65_534
 _UCRED = struct.Struct("iII")
 
 
@@ -42,6 +43,19 @@ def peer_named(account: str) -> Peer:
     except (KeyError, ValueError):
         raise NotFound("the system has no such account", where=account[:64]) from None
     return Peer(pid=0, uid=entry.pw_uid, gid=entry.pw_gid)
+
+
+def asker(uid: int | None, account: str) -> Peer:
+    """Whoever asked for something, as if they did now, by the number, or by the name where no number was kept.
+
+    An account that the system has no more has no role.
+    """
+    if uid is not None:
+        return Peer(0, uid, 0)
+    try:
+        return peer_named(account)
+    except NotFound:
+        return Peer(0, NOBODY, 0)
 
 
 def peer_of(connection: socket.socket) -> Peer:

@@ -5,7 +5,6 @@ It freezes what was asked for; how a job runs is the queue's.
 
 from __future__ import annotations
 
-import pwd
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -29,7 +28,7 @@ from cloister.appliance.catalogue import find, refuse_taken_name
 from cloister.appliance.classifying import classify
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
-from cloister.appliance.peer import Peer
+from cloister.appliance.peer import Peer, asker
 from cloister.appliance.queue import Queue
 from cloister.appliance.runs import find_run, refuse_taken_run
 from cloister.appliance.side import SideSocket
@@ -37,7 +36,6 @@ from cloister.appliance.state import JobRow, RunRow
 from cloister.errors import Conflict
 
 MOVED = "There is a newer version of what it was made of: start a new run."
-NOBODY = 65_534
 
 
 class Requests:
@@ -195,7 +193,8 @@ class Requests:
         remedy = (
             MOVED if moved else f"`cloister run resume {job.name}`, by whoever may, asks for what it takes."
         )
-        return await self._approvals.still(_asker(job), "run.start", request, remedy=remedy, moved=moved)
+        who = asker(job.asked_by, job.requested_by)
+        return await self._approvals.still(who, "run.start", request, remedy=remedy, moved=moved)
 
     def _asked(self, job: JobRow) -> tuple[dict[str, Any], bool] | None:
         """The run that a training is of, as it would be asked for; whether there are newer versions of its inputs."""
@@ -278,13 +277,3 @@ class Requests:
     def _shown(self, reference: str) -> Run:
         with self._state.read() as session:
             return records.run(session, find_run(session, reference))
-
-
-def _asker(job: JobRow) -> Peer:
-    """Whoever asked for it last, as if they did now; an account that the system has no more has no role."""
-    if job.asked_by is not None:
-        return Peer(0, job.asked_by, 0)
-    try:
-        return Peer(0, pwd.getpwnam(job.requested_by).pw_uid, 0)
-    except KeyError:
-        return Peer(0, NOBODY, 0)

@@ -1,7 +1,7 @@
 """Deployments: each an engine in a sandbox, probed, restarted with back-off, stopped at any time.
 
-An engine outlives the authority; the next one adopts it. It never sees a prompt: the gateway talks to
-the engine's socket itself.
+An engine outlives the authority; the next one adopts it. Before one is started it is asked whether the deployment
+would still be let through. It never sees a prompt: the gateway talks to the engine's socket itself.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from cloister.api import (
     Problem,
     Progress,
     SandboxState,
+    ServeConfig,
     ServeRequest,
 )
 from cloister.appliance import records
-from cloister.appliance.approvals import Approvals
+from cloister.appliance.approvals import Approvals, Pass
 from cloister.appliance.catalogue import find
 from cloister.appliance.documents import engine_documents, in_memory
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
-from cloister.appliance.peer import Peer
+from cloister.appliance.peer import Peer, asker
 from cloister.appliance.state import DeploymentRow, ObjectRow
 from cloister.appliance.store import Change
 from cloister.appliance.worker_events import parse_event, problem_of
@@ -53,6 +54,14 @@ GRACE_S = 10.0
 
 class NeverReady(Unavailable):
     """An engine that has not answered in the time that it has for its start."""
+
+
+class NoLonger(Exception):
+    """A deployment that would not be let through as things are now; `error` says why."""
+
+    def __init__(self, error: CloisterError) -> None:
+        super().__init__(error.code)
+        self.error = error
 
 
 class Serving:
@@ -96,6 +105,8 @@ class Serving:
                 config=request.config.model_dump(),
                 created_at=change.now,
                 created_by=peer.account,
+                asked_by=peer.uid,
+                approval=passed.approval_id,
                 restarts=0,
                 last_event=0,
             )
@@ -149,7 +160,7 @@ class Serving:
         return records.deployment(row, str(socket) if socket else None)
 
     async def recover(self, sandboxes: dict[str, SandboxState]) -> None:
-        """After a start: adopt engines that still run, bring back those that do not."""
+        """After a start: adopt engines that still run, bring back those that do not and still may."""
         with self._state.read() as session:
             rows = session.scalars(select(DeploymentRow)).all()
         for row in rows:
@@ -193,11 +204,15 @@ class Serving:
             try:
                 if not adopted:
                     await self._parts.seal.opened.wait()
+                    await self._still(deployment_id)  # before a run makes way for it
                     await self._launch(deployment_id, await self._claim(deployment_id))
                 adopted = False
                 problem = await self._watch(deployment_id)
             except NeverReady as error:
-                await self._give_up(deployment_id, error)
+                await self._give_up(deployment_id, error, "deployment.failed", reason=error.code)
+                return
+            except NoLonger as refused:
+                await self._refuse(deployment_id, refused.error)
                 return
             except CloisterError as error:
                 problem = records.problem(error)
@@ -220,8 +235,46 @@ class Serving:
                 self._set(deployment_id, DeploymentState.RESTARTING, problem)
             await asyncio.sleep(pause)
 
-    async def _give_up(self, deployment_id: str, error: NeverReady) -> None:
-        log.warning("deployment.failed", deployment=deployment_id, code=error.code)
+    async def _still(self, deployment_id: str) -> Pass:
+        """Whether whoever asked for it might start it now, under the approval that it was started under.
+
+        Errors: NoLonger.
+        """
+        with self._state.read() as session:
+            row = session.get_one(DeploymentRow, deployment_id)
+        config = ServeConfig.model_validate(row.config)
+        command = f"cloister serve start {row.model} --name {row.name} --max-model-len {config.max_model_len}"
+        try:
+            return await self._approvals.still(
+                asker(row.asked_by, row.created_by),
+                "deployment.start",
+                ServeRequest(name=row.name, model=row.model, config=config).model_dump(mode="json"),
+                remedy=f"`{command}`, by whoever may, asks for what it takes.",
+                under=row.approval,
+            )
+        except CloisterError as error:
+            raise NoLonger(error) from None
+
+    async def _refuse(self, deployment_id: str, error: CloisterError) -> None:
+        """A deployment that may not be started any more ends, and who may can serve it again."""
+        with self._state.read() as session:
+            row = session.get_one(DeploymentRow, deployment_id)
+        await self._give_up(
+            deployment_id,
+            error,
+            "deployment.refused",
+            row.model,
+            decision="deny",
+            reason=error.message,
+            code=error.code,
+            name=row.name,
+        )
+
+    async def _give_up(
+        self, deployment_id: str, error: CloisterError, action: str, *objects: str, **told: str
+    ) -> None:
+        """Leave no engine, and say why: entered as `action`, and kept."""
+        log.warning(action, deployment=deployment_id, code=error.code)
         with contextlib.suppress(CloisterError):
             await self._launcher.stop(deployment_id, GRACE_S)
             await self._launcher.forget(deployment_id)
@@ -229,10 +282,11 @@ class Serving:
         problem = records.problem(error)
         done = await self._recorder.record_taking_away(
             None,
-            "deployment.failed",
+            action,
             deployment_id,
-            reason=error.code,
+            *objects,
             alongside=lambda change: _mark(change, deployment_id, DeploymentState.FAILED, problem),
+            **told,
         )
         if not done:
             self._set(deployment_id, DeploymentState.FAILED, problem)
@@ -251,6 +305,7 @@ class Serving:
         return device
 
     async def _launch(self, deployment_id: str, device: str) -> None:
+        passed = await self._still(deployment_id)  # it may have waited for its device
         with self._state.read() as session:
             row = session.get_one(DeploymentRow, deployment_id)
             row.device = device
@@ -258,6 +313,7 @@ class Serving:
         document, spec = engine_documents(self._parts, row, model)
         await self._recorder.record(None, "engine.start", deployment_id, model.object_id)
         with self._state.change() as change:
+            passed.recheck(change)
             live = change.session.get_one(DeploymentRow, deployment_id)
             live.last_event, live.device = 0, device
             live.restarts += live.state == DeploymentState.RESTARTING

@@ -109,6 +109,9 @@ class RunRow(Base):
 
 
 class DeploymentRow(Base):
+    """`asked_by` is the uid of whoever started it, null in rows from before that was kept; `approval` is the id of
+    the approval that it was started under, null where it took none."""
+
     __tablename__ = "deployments"
 
     deployment_id: Mapped[str] = mapped_column(String(15), primary_key=True)
@@ -122,6 +125,8 @@ class DeploymentRow(Base):
     last_event: Mapped[int] = mapped_column(default=0)
     error: Mapped[dict[str, Any] | None]
     device: Mapped[str | None] = mapped_column(String(16))
+    asked_by: Mapped[int | None]
+    approval: Mapped[str | None] = mapped_column(String(15))
 
 
 class ClientRow(Base):
