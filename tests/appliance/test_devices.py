@@ -10,10 +10,10 @@ from authority_world import PEER, World, moment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.api import DeploymentState, JobState, ObjectKind, ServeRequest
+from cloister.api import DeploymentState, JobState, ObjectKind, ServeConfig, ServeRequest
 from cloister.appliance.devices import Devices, gpu_of, gpus_present
 from cloister.appliance.forecast import starts, typical
-from cloister.appliance.room import GIB, Need, Room, memory_of, need_of, written_in
+from cloister.appliance.room import GIB, Need, Room, memory_of, need_of, need_of_engine, written_in
 from cloister.appliance.state import JobRow
 from cloister.errors import Conflict, InvalidInput
 from cloister.policy.settings import QueueSettings
@@ -265,6 +265,39 @@ async def test_two_starts_do_not_count_on_the_same_memory(here: World) -> None:
         row = change.session.get_one(JobRow, first)
         row.last_event, row.progress = 1, {"stage": "load", "done": 1, "total": 1}
     await here.runs(second)
+
+
+def test_an_engine_on_a_gpu_keeps_no_weights_in_the_hosts_memory() -> None:
+    config = ServeConfig(kv_cache_gib=0.5)
+    assert need_of_engine(config, 4 * GIB, "cpu") == Need(6 * GIB)
+    assert need_of_engine(config.model_copy(update={"dtype": "float32"}), 4 * GIB, "cpu") == Need(10 * GIB)
+    assert need_of_engine(config, 4 * GIB, "cuda:0") == Need(int(1.5 * GIB))
+    full = Room(QueueSettings(), Path("/"), memory=lambda _: 8 * GIB, disk=lambda _: (0, 8 * GIB))
+    assert full.lacks(Need(6 * GIB)) is None, "it takes no disk"
+
+
+@moment
+async def test_an_engine_that_does_not_fit_now_waits_and_one_that_never_fits_fails(here: World) -> None:
+    serving = here.authority.serving
+    memory = {"MemAvailable": int(4.4 * GIB), "MemTotal": 64 * GIB}  # each needs 1.75, beside 1.0 in reserve
+    serving._starts._room = Room(QueueSettings(), here.home.root, memory=lambda field: memory[field])
+    here.stored(ObjectKind.MODEL, "merged")
+    first = await here.authority.serve(PEER, ServeRequest(name="first", model="merged"))
+    await here.runs(first.deployment_id)
+    second = await here.authority.serve(PEER, ServeRequest(name="second", model="merged"))
+    await here.until(lambda: serving.listed()[1].error is not None)
+    waiting = serving.listed()[1]
+    assert waiting.state == "restarting" and waiting.error is not None
+    assert waiting.error.detail.startswith("the engine waits for memory: needs about 1.8 GiB")
+    assert "what runs will still take 1.8" in waiting.error.detail, "the first has not answered yet"
+    await serving.stop(PEER, "first")
+    await here.runs(second.deployment_id)
+    memory["MemTotal"] = 2 * GIB
+    third = await here.authority.serve(PEER, ServeRequest(name="third", model="merged"))
+    await here.until(lambda: serving.listed()[2].state == "failed")
+    ended = serving.listed()[2]
+    assert ended.error is not None and "this machine has 2.0" in ended.error.detail
+    assert third.deployment_id not in await here.running()
 
 
 def serve(here: World) -> ServeRequest:

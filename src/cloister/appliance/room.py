@@ -1,4 +1,4 @@
-"""Whether a job would fit into this machine's memory and onto its disk now, with something kept in reserve.
+"""Whether a job or an engine would fit into this machine's memory and onto its disk now, with some kept in reserve.
 
 Rough on purpose: from the base model's size, never from data. It measures and estimates, and starts nothing.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloister.api import ServeConfig
 from cloister.appliance.devices import gpu_of
 from cloister.policy.settings import QueueSettings
 
@@ -47,6 +48,14 @@ def need_of(verb: str, base_bytes: int, device: str) -> Need:
         memory=_PROCESS + int(factor * base_bytes),
         disk=_LIGHT // 4 + int(_DISK.get(verb, 0.0) * base_bytes),
     )
+
+
+def need_of_engine(config: ServeConfig, model_bytes: int, device: str) -> Need:
+    """What an engine takes at least. On the way to a GPU the weights pass through host memory tensor by tensor."""
+    if gpu_of(device) is not None:
+        return Need(memory=_PROCESS)
+    weights = model_bytes * (2 if config.dtype == "float32" else 1)
+    return Need(memory=_PROCESS + weights + int(config.kv_cache_gib * GIB))
 
 
 def written_in(folder: Path) -> int:
@@ -99,7 +108,7 @@ class Room:
         if available < need.memory + promised.memory + memory:
             return _told("memory", need.memory, memory, available, promised.memory)
         free, _ = self._disk(self._folder)
-        if free < need.disk + promised.disk + disk:
+        if need.disk and free < need.disk + promised.disk + disk:
             return _told("disk", need.disk, disk, free, promised.disk)
         return None
 
@@ -110,7 +119,7 @@ class Room:
         if total < need.memory + memory:
             return _too_large("memory", need.memory, memory, total)
         _, size = self._disk(self._folder)
-        if size < need.disk + disk:
+        if need.disk and size < need.disk + disk:
             return _too_large("disk", need.disk, disk, size)
         return None
 
@@ -120,7 +129,7 @@ class Room:
 
 
 def _told(what: str, need: int, reserve: int, free: int, promised: int) -> str:
-    taken = f", and jobs that run will still take {promised / GIB:.1f} of them" if promised else ""
+    taken = f", and what runs will still take {promised / GIB:.1f} of them" if promised else ""
     return (
         f"{what}: needs about {need / GIB:.1f} GiB beside the {reserve / GIB:.1f} kept in reserve, "
         f"{free / GIB:.1f} are free{taken}"

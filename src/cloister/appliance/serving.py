@@ -25,16 +25,17 @@ from cloister.api import (
     Problem,
     Progress,
     SandboxState,
-    ServeConfig,
     ServeRequest,
 )
 from cloister.appliance import records
-from cloister.appliance.approvals import Approvals, Pass
+from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find
 from cloister.appliance.documents import engine_documents, in_memory
+from cloister.appliance.engine_starts import EngineStarts, NoLonger, TooLarge
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
-from cloister.appliance.peer import Peer, asker
+from cloister.appliance.peer import Peer
+from cloister.appliance.room import Room
 from cloister.appliance.state import DeploymentRow, ObjectRow
 from cloister.appliance.store import Change
 from cloister.appliance.worker_events import parse_event, problem_of
@@ -56,20 +57,18 @@ class NeverReady(Unavailable):
     """An engine that has not answered in the time that it has for its start."""
 
 
-class NoLonger(Exception):
-    """A deployment that would not be let through as things are now; `error` says why."""
-
-    def __init__(self, error: CloisterError) -> None:
-        super().__init__(error.code)
-        self.error = error
-
-
 class Serving:
     """Every deployment of this appliance, each with one task that keeps it as it should be."""
 
     def __init__(
-        self, parts: Parts, approvals: Approvals, *, make_way: Callable[[], Awaitable[None]]
+        self,
+        parts: Parts,
+        approvals: Approvals,
+        *,
+        make_way: Callable[[], Awaitable[None]],
+        room: Room | None = None,
     ) -> None:
+        self._starts = EngineStarts(parts, approvals, room or Room(parts.settings.queue, parts.home.root))
         self._make_way = make_way
         self._parts = parts
         self._approvals = approvals
@@ -195,7 +194,11 @@ class Serving:
     def _keep(self, deployment_id: str, *, adopted: bool) -> None:
         task = asyncio.create_task(self._keep_running(deployment_id, adopted=adopted))
         self._tasks[deployment_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(deployment_id, None))
+        task.add_done_callback(lambda _: self._ended(deployment_id))
+
+    def _ended(self, deployment_id: str) -> None:
+        self._tasks.pop(deployment_id, None)
+        self._starts.settled(deployment_id)
 
     async def _keep_running(self, deployment_id: str, *, adopted: bool) -> None:
         attempt = 0
@@ -204,11 +207,12 @@ class Serving:
             try:
                 if not adopted:
                     await self._parts.seal.opened.wait()
-                    await self._still(deployment_id)  # before a run makes way for it
+                    await self._starts.still(deployment_id)  # before a run makes way for it
+                    self._starts.require_possible(deployment_id)
                     await self._launch(deployment_id, await self._claim(deployment_id))
                 adopted = False
                 problem = await self._watch(deployment_id)
-            except NeverReady as error:
+            except (NeverReady, TooLarge) as error:
                 await self._give_up(deployment_id, error, "deployment.failed", reason=error.code)
                 return
             except NoLonger as refused:
@@ -224,6 +228,7 @@ class Serving:
                     code="error",
                     detail=f"the authority failed: {type(error).__name__}",
                 )
+            self._starts.settled(deployment_id)
             if asyncio.get_running_loop().time() - started > 300:
                 attempt = 0
             pause = BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
@@ -234,26 +239,6 @@ class Serving:
             with contextlib.suppress(OutOfSpace):
                 self._set(deployment_id, DeploymentState.RESTARTING, problem)
             await asyncio.sleep(pause)
-
-    async def _still(self, deployment_id: str) -> Pass:
-        """Whether whoever asked for it might start it now, under the approval that it was started under.
-
-        Errors: NoLonger.
-        """
-        with self._state.read() as session:
-            row = session.get_one(DeploymentRow, deployment_id)
-        config = ServeConfig.model_validate(row.config)
-        command = f"cloister serve start {row.model} --name {row.name} --max-model-len {config.max_model_len}"
-        try:
-            return await self._approvals.still(
-                asker(row.asked_by, row.created_by),
-                "deployment.start",
-                ServeRequest(name=row.name, model=row.model, config=config).model_dump(mode="json"),
-                remedy=f"`{command}`, by whoever may, asks for what it takes.",
-                under=row.approval,
-            )
-        except CloisterError as error:
-            raise NoLonger(error) from None
 
     async def _refuse(self, deployment_id: str, error: CloisterError) -> None:
         """A deployment that may not be started any more ends, and who may can serve it again."""
@@ -305,7 +290,8 @@ class Serving:
         return device
 
     async def _launch(self, deployment_id: str, device: str) -> None:
-        passed = await self._still(deployment_id)  # it may have waited for its device
+        passed = await self._starts.still(deployment_id)  # it may have waited for its device
+        self._starts.require_room(deployment_id, device)
         with self._state.read() as session:
             row = session.get_one(DeploymentRow, deployment_id)
             row.device = device
@@ -378,6 +364,7 @@ class Serving:
                     with contextlib.suppress(OutOfSpace):  # asked again: a full disk is no reason to end it
                         self._set(deployment_id, DeploymentState.READY)
                         was_ready = True
+                        self._starts.settled(deployment_id)
             elif was_ready:
                 failed += 1
             elif asyncio.get_running_loop().time() > end:
