@@ -85,7 +85,7 @@ def run_kills(appliance: Appliance, count: int, seed: int) -> int:
 
 @pytest.mark.slow
 def test_killed_rotations_leave_one_whole_version(appliance: Appliance) -> None:
-    run_kills(appliance, 6, seed=2)
+    run_kills(appliance, 4, seed=2)
 
 
 @pytest.mark.soak

@@ -74,7 +74,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
         wanted = process.communicate()[0].splitlines()[1]
     draw = random.Random(11)
     killed = 0
-    for _ in range(6):
+    for _ in range(3):
         with start(tmp_path / "cut") as process:
             assert process.stdout is not None
             process.stdout.readline()
