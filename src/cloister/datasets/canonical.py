@@ -24,7 +24,7 @@ from cloister.vault import ObjectWriter
 ROWS, INDEX, SPLIT, META = "rows.bin", "index.bin", "split.bin", "meta.json"
 MAX_LABELS = 10_000
 
-Task = Literal["chat", "classification"]
+Task = Literal["chat", "classification", "text"]
 
 
 class DatasetMeta(msgspec.Struct, frozen=True):

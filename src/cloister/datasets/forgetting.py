@@ -52,10 +52,8 @@ class Mentions:
         """Rows that mention each, in the order of the identifiers."""
 
     def __call__(self, row: Row) -> bool:
-        """Whether it is mentioned in any turn, or in the label. Counts."""
-        texts = [normalised(message.content) for message in row.messages]
-        if row.label is not None:
-            texts.append(normalised(row.label))
+        """Whether it is mentioned in any text of the row. Counts."""
+        texts = list(map(normalised, row.texts()))
         close = [text.replace(" ", "") for text in texts]
         hit = False
         for number, wanted in enumerate(self._spaced):

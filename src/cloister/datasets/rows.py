@@ -5,38 +5,68 @@ Knows how a row is encoded (MessagePack, one map a row) and nothing of files, se
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """One turn of a conversation."""
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A function that the assistant calls. `arguments` is the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One turn of a conversation. `content` may be empty only beside `tool_calls`, which are the assistant's.
+
+    A `tool` turn answers the calls of the assistant's turn before it, in their order.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """One training example: turns, the last of them the assistant's.
+    """One training example: turns, the last of them the assistant's; or a plain `text` and no turn.
 
-    `label` is set for a classification task and equals the assistant's answer.
+    `label` is set for a classification task and equals the assistant's answer. `tools` is the text of a JSON
+    array of the functions that the assistant may call. `groups` holds the columns by which results are told
+    apart (site, product), name to value.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     label: str | None = None
+    text: str | None = None
+    tools: str | None = None
+    groups: dict[str, str] = {}
 
     @property
     def answer(self) -> str:
-        """The last turn's content: what a model is trained and measured on."""
-        return self.messages[-1].content
+        """The last turn's content: what a model is trained and measured on. The text of a row without turns."""
+        return self.messages[-1].content if self.messages else self.text or ""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
         """Every turn but the last."""
         return self.messages[:-1]
+
+    def texts(self) -> Iterator[str]:
+        """Everything in it that somebody wrote, piece by piece; names of groups are the steward's and left out."""
+        for message in self.messages:
+            if message.content:
+                yield message.content
+            for call in message.tool_calls:
+                yield call.name
+                yield call.arguments
+        for piece in (self.label, self.text, self.tools):
+            if piece is not None:
+                yield piece
+        yield from self.groups.values()
 
 
 _ENCODER = msgspec.msgpack.Encoder()

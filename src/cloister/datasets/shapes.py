@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -59,6 +59,16 @@ def build_row(system: str | None, user: str, answer: str, label: str | None) -> 
     return Row((Message("system", system), *turns) if system else turns, label)
 
 
+class _ChatTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _ChatLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    messages: tuple[_ChatTurn, ...]
+    label: str | None = None
+
+
 class ChatShape:
     """`{"messages": [{"role": …, "content": …}, …]}`, and `label` where the first row has one."""
 
@@ -67,15 +77,19 @@ class ChatShape:
     def __init__(self, *, labelled: bool, system: str | None) -> None:
         self._labelled = labelled
         self._system = Message("system", system) if system else None
-        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(Row).decode
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(_ChatLine).decode
         self.keys = _pattern(["messages", "role", "content", "label"])
 
-    def build(self, item: Row) -> Row:
-        if self._system and item.messages and item.messages[0].role != "system":
-            item = Row((self._system, *item.messages), item.label)
-        return item
+    def build(self, item: _ChatLine) -> Row:
+        return self._led(Row(tuple([Message(turn.role, turn.content) for turn in item.messages]), item.label))
 
-    def occurrences(self, items: Sequence[Row]) -> int:
+    def _led(self, row: Row) -> Row:
+        """With the system turn that every row without one gets."""
+        if self._system and row.messages and row.messages[0].role != "system":
+            return Row((self._system, *row.messages), row.label)
+        return row
+
+    def occurrences(self, items: Sequence[_ChatLine]) -> int:
         turns = sum([len(item.messages) for item in items])
         labels = sum([item.label is not None for item in items])
         return len(items) + 2 * turns + labels if labels == self._labelled * len(items) else -1
@@ -107,7 +121,7 @@ class ChatShape:
         row = Row(tuple(messages), label)
         if faults := row_faults(row):
             return None, faults
-        return self.build(row), []
+        return self._led(row), []
 
 
 class FieldsShape:

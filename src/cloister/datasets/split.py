@@ -1,6 +1,6 @@
 """The hold-out split: which side a row falls on, decided by its input alone.
 
-A seeded hash of the normalised input (everything that the assistant did not write) picks the side, so
+A seeded hash of the normalised input (everything that the assistant did not write, or a plain text) picks the side, so
 rows with the same input always share one, whatever their order, and each *distinct* input is held out
 with probability `share`. The share of rows therefore comes out near `share`, not exactly at it. Knows
 rows one at a time; it does not know where they are kept.
@@ -22,6 +22,8 @@ _WHITE = bytes(code for code in range(128) if chr(code).isspace())
 
 def normalised_input(row: Row) -> bytes:
     """The text that decides about sameness: case, white space and Unicode form make no difference."""
+    if row.text is not None:
+        return _normalised(row.text)
     return b"\0".join([_normalised(m.content) for m in row.messages if m.role != "assistant"])
 
 
