@@ -1085,11 +1085,12 @@ class Approval(BaseModel):
 
     `summary` says what it is, for a person; `document` is what a signature signs, to the byte. `diff` is how
     proposed policies differ from those in force, where one approval is asked for. `thing` is what it is done
-    to. An approval of a deployment may be used again while it stands, every other once.
+    to. An approval of a deployment may be used again while it stands, every other once; `kept` stands, after the
+    policy set has changed, for the deployments that are served under it and for nothing else.
     """
 
     approval_id: str
-    state: Literal["pending", "approved", "refused", "withdrawn", "void", "expired", "used"]
+    state: Literal["pending", "approved", "refused", "withdrawn", "void", "expired", "used", "kept"]
     action: str
     kind: str
     thing: str

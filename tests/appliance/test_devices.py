@@ -280,7 +280,7 @@ def test_an_engine_on_a_gpu_keeps_no_weights_in_the_hosts_memory() -> None:
 async def test_an_engine_that_does_not_fit_now_waits_and_one_that_never_fits_fails(here: World) -> None:
     serving = here.authority.serving
     memory = {"MemAvailable": int(4.4 * GIB), "MemTotal": 64 * GIB}  # each needs 1.75, beside 1.0 in reserve
-    serving._starts._room = Room(QueueSettings(), here.home.root, memory=lambda field: memory[field])
+    serving.starts._room = Room(QueueSettings(), here.home.root, memory=lambda field: memory[field])
     here.stored(ObjectKind.MODEL, "merged")
     first = await here.authority.serve(PEER, ServeRequest(name="first", model="merged"))
     await here.runs(first.deployment_id)

@@ -14,8 +14,10 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from cloister.api import DeploymentState, JobState
+from cloister.appliance import returning
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.auditing import Auditing
+from cloister.appliance.engine_starts import serve_again
 from cloister.appliance.expiring import Expiring
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.finding import NEW_WORK, Finding
@@ -137,15 +139,26 @@ class Alarming:
                     f"clients of {name}",
                     f"cloister serve stop {name}",
                 )
-            elif deployment.state == DeploymentState.FAILED:
-                why = deployment.error.detail if deployment.error else "it did not start"
-                yield Finding(
-                    f"engine:{deployment.deployment_id}",
-                    "critical",
-                    f"the deployment {name} failed: {why}",
-                    f"clients of {name}",
-                    "cloister serve list",
-                )
+        for failed in returning.failed(self._serving.listed()):
+            why, code = (failed.error.detail, failed.error.code) if failed.error else ("it did not start", "")
+            again = serve_again(failed.model, failed.name, failed.config)
+            yield Finding(
+                f"engine:{failed.deployment_id}",
+                "critical",
+                f"the deployment {failed.name} failed: {why}",
+                f"clients of {failed.name}",
+                again if code in returning.REFUSED else "cloister serve list",
+            )
+        for served, error in await returning.doubtful(
+            self._serving.listed(only_live=True), self._serving.starts
+        ):
+            yield Finding(
+                f"return:{served.deployment_id}",
+                "warning",
+                f"{served.name} is served, and would not come back after a restart: {error.message}",
+                f"clients of {served.name}",
+                serve_again(served.model, served.name, served.config),
+            )
 
     def _work(self) -> Iterator[Finding]:
         """Running jobs that say nothing, or whose loss goes the wrong way; and no backup of what there is."""

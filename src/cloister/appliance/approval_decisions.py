@@ -15,11 +15,17 @@ import structlog
 
 from cloister.api import Approval, ApprovalDecision
 from cloister.appliance import ssh_signatures
-from cloister.appliance.approval_register import ApprovalRegister, announce, ends_at, shown_state
+from cloister.appliance.approval_register import (
+    ApprovalRegister,
+    announce,
+    ends_at,
+    served_under,
+    shown_state,
+)
 from cloister.appliance.guard import Guard
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
-from cloister.appliance.state import ApprovalRow
+from cloister.appliance.state import KEPT, ApprovalRow
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import (
     CloisterError,
@@ -32,6 +38,8 @@ from cloister.errors import (
 from cloister.policy.settings import ApprovalSettings
 
 log = structlog.get_logger()
+GIVEN = ("approved", KEPT)
+"""States of an approval that was given, and that an approver may take back."""
 
 
 class ApprovalDecisions:
@@ -130,12 +138,15 @@ class ApprovalDecisions:
             await self._reject(peer, row, error)
 
     async def refuse(self, peer: Peer, approval_id: str, decision: ApprovalDecision) -> Approval:
-        """Refuse, with a reason; also what was approved, and then it no longer stands.
+        """Refuse, with a reason; also what was approved, and then it no longer stands: not for what is served under
+        it either, whether or not its time is over.
 
         Errors: NotFound, Conflict, InvalidInput.
         """
         row = self._register.row(approval_id)
-        if shown_state(row, self._state.now()) != "approved":
+        with self._state.read() as session:
+            serves = row.state in GIVEN and served_under(session, approval_id)
+        if shown_state(row, self._state.now()) not in GIVEN and not serves:
             await self._require_open(peer, row)
         if decision.reason is None:
             problem = InvalidInput("a refusal has a reason", where=approval_id, remedy="Give --reason.")
@@ -185,7 +196,8 @@ class ApprovalDecisions:
         """The row, for the change. Errors: Conflict where its state has come to be another than it was `before`."""
         row = change.session.get_one(ApprovalRow, before.approval_id)
         state = shown_state(row, change.now)
-        if state != before.state:
+        serves = row.state in GIVEN and served_under(change.session, row.approval_id)
+        if state != before.state and not (serves and row.state == before.state):
             raise Conflict(f"it is {state} meanwhile", where=row.approval_id)
         return row
 
@@ -195,7 +207,7 @@ class ApprovalDecisions:
             return
         when = f" since {end:%Y-%m-%d %H:%M} UTC" if state == "expired" and end is not None else ""
         remedy = "Ask again."
-        if state == "approved":
+        if state in GIVEN:
             remedy = (
                 f"An approver may take it back: `cloister approval refuse {row.approval_id} --reason WHY`."
             )

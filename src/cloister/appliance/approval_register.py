@@ -5,18 +5,20 @@ It asks for none and decides on none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from cloister.api import Approval
 from cloister.appliance import records
+from cloister.appliance.approval_document import set_of
 from cloister.appliance.leftovers import let_go
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
-from cloister.appliance.state import OPEN, ApprovalRow
+from cloister.appliance.state import KEPT, LIVE, OPEN, ApprovalRow, DeploymentRow
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import NotFound
 
@@ -76,7 +78,7 @@ class ApprovalRegister:
 
         def end(change: Change) -> None:
             found = change.session.get_one(ApprovalRow, row.approval_id)
-            if found.state in OPEN:
+            if found.state in (*OPEN, KEPT):
                 found.state, found.reason = "void", reason
                 announce(change, found)
 
@@ -90,13 +92,40 @@ class ApprovalRegister:
         )
 
     async def void_others(self, policies: str) -> None:
-        """Nothing that was asked for or approved under another policy set than that of this digest stands any more."""
+        """Nothing that was asked for or approved under another policy set than that of this digest stands any more,
+        but for the deployments that are served under it: for those it is kept, and for nothing else."""
         with self._state.read() as session:
-            rows = session.scalars(select(ApprovalRow).where(ApprovalRow.state.in_(OPEN))).all()
+            rows = session.scalars(select(ApprovalRow).where(ApprovalRow.state.in_((*OPEN, KEPT)))).all()
+            served = {row.approval_id: served_under(session, row.approval_id) for row in rows}
         now = self._state.now()
         for row in rows:
-            if row.open_at(now) and asked_under(policies) not in row.document.splitlines():
+            if set_of(row) == policies:
+                continue
+            if row.state != "pending" and served[row.approval_id]:
+                if row.state != KEPT:
+                    await self._keep(row, served[row.approval_id], policies)
+            elif row.open_at(now) or row.state == KEPT:
                 await self.void(None, row, "the policy set has changed")
+
+    async def _keep(self, row: ApprovalRow, deployments: Sequence[str], policies: str) -> None:
+        """It stands for what was started under it alone, also where the ledger cannot be written."""
+        reason = "the policy set has changed: it stands for what is served under it, and for nothing else"
+
+        def end(change: Change) -> None:
+            found = change.session.get_one(ApprovalRow, row.approval_id)
+            if found.state == "approved":
+                found.state = KEPT
+                announce(change, found)
+
+        await self._recorder.record_taking_away(
+            None,
+            "approval.keep",
+            row.approval_id,
+            *deployments,
+            digests={"approval": row.digest, "approved_under": set_of(row), "in_force": policies},
+            reason=reason,
+            alongside=end,
+        )
 
 
 def shown_state(row: ApprovalRow, now: datetime) -> str:
@@ -109,9 +138,12 @@ def ends_at(row: ApprovalRow) -> datetime | None:
     return row.expires_at if row.state == "pending" else row.stands_until
 
 
-def asked_under(policies: str) -> str:
-    """The line of an approval's document that says which policy set, by its digest, was in force."""
-    return f"policies: sha256 {policies}"
+def served_under(session: Session, approval_id: str) -> list[str]:
+    """The deployments that have, or are to have, an engine under that approval."""
+    live = select(DeploymentRow.deployment_id).where(
+        DeploymentRow.approval == approval_id, DeploymentRow.state.in_(LIVE)
+    )
+    return list(session.scalars(live))
 
 
 def announce(change: Change, row: ApprovalRow) -> None:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloister.appliance.approval_register import ApprovalRegister, announce, asked_under
+from cloister.appliance.approval_document import document_of, set_of
+from cloister.appliance.approval_register import ApprovalRegister, announce
+from cloister.appliance.approval_worth import ApprovalWorth
 from cloister.appliance.freezing import Freezer, Frozen
 from cloister.appliance.guard import Guard
 from cloister.appliance.ids import new_id
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
-from cloister.appliance.state import ApprovalRow
+from cloister.appliance.state import KEPT, ApprovalRow
 from cloister.appliance.store import Change, StateStore
 from cloister.errors import ApprovalNeeded, CloisterError, Conflict, Denied
 from cloister.policy.actions import BY_NAME
@@ -38,10 +40,17 @@ MAX_PENDING = 200
 
 @dataclass(frozen=True)
 class Pass:
-    """The way is free: by the policies alone, or by an approval, which `spend` uses up with what it is for."""
+    """The way is free: by the policies alone, or by an approval, which `spend` uses up with what it is for.
+
+    `by` is the approval that let it through. `returned` is what the entry of something that goes on says where that is
+    under an approval from before the policy set changed: the digests of the set that it was asked for under and of
+    the set in force, and its id.
+    """
 
     approval_id: str | None = None
     recheck: Callable[[Change], None] = lambda change: None
+    by: str | None = None
+    returned: Mapping[str, Any] = field(default_factory=dict)
 
     def spend(self, change: Change) -> None:
         """To be called in the transaction of the act, before it changes anything.
@@ -83,6 +92,7 @@ class Approvals:
         guard: Guard,
         settings: ApprovalSettings,
         register: ApprovalRegister,
+        worth: ApprovalWorth,
         *,
         appliance: str,
         freezers: Mapping[str, Freezer],
@@ -92,6 +102,7 @@ class Approvals:
         self._guard = guard
         self._settings = settings
         self._register = register
+        self._worth = worth
         self._appliance = appliance
         self._freezers = freezers
         self._asking = asyncio.Lock()
@@ -107,16 +118,19 @@ class Approvals:
 
         Errors: Denied where no approval would help, ApprovalNeeded, and what freezing says.
         """
-        frozen, question, demand = await self._demanded(peer, action, request)
         policies = self._guard.policies.digest
+        worthless = await self._worthless(action, request)
+        frozen, question, demand = await self._demanded(peer, action, request)
+        if self._guard.policies.digest != policies:
+            return await self.gate(peer, action, request, again=again)
         digest = frozen.digest(action, policies)
         recheck = self._recheck(action, request, digest)
         if demand is Demand.NOTHING:
             return Pass(None, recheck)
         with self._state.read() as session:
-            for row in self._usable(session, peer, action, digest, again=again):
-                if self._suffices(row, question):
-                    return Pass(None if row.state == "used" else row.approval_id, recheck)
+            for row in self._usable(session, peer, action, frozen, again=again):
+                if row.approval_id not in worthless and self._suffices(row, question):
+                    return self._pass(row, recheck)
         async with self._asking:  # asked twice at once, it is one request
             with self._state.read() as session:
                 waiting = self._waiting(session, peer, digest)
@@ -140,12 +154,17 @@ class Approvals:
 
         An approval counts that was used for just this, unless it has `moved` on: it is not about the newest versions.
         For what may be done again one counts that stands, and that of the id `under`, under which it was let
-        through, also once its time is over: not one that was refused since, or is void.
-        Errors: Denied, ApprovalNeeded, and what freezing says.
+        through, also once its time is over: not one that was refused since, or is void. Those that were used for just
+        this count also once the policy set has changed, where the set in force is content with what they hold.
+        Errors: Denied, ApprovalNeeded, Unavailable, and what freezing says.
         """
+        policies = self._guard.policies.digest
+        worthless = await self._worthless(action, request)
         who = await self._guard.standing(peer)
+        if self._guard.policies.digest != policies:
+            return await self.still(peer, action, request, remedy=remedy, moved=moved, under=under)
         frozen, question = self._put(peer, who, action, request)
-        digest = frozen.digest(action, self._guard.policies.digest)
+        digest = frozen.digest(action, policies)
         recheck = self._recheck(action, request, digest)
         demand, _ = self._guard.policies.demand(question)
         if demand is Demand.NOTHING:
@@ -157,14 +176,20 @@ class Approvals:
                 remedy=remedy,
             )
         with self._state.read() as session:
-            rows = self._usable(session, peer, action, digest, again=True, under=under) if not moved else []
-            counting = [row for row in rows if row.state == "used" or action in AGAIN]
-            if any(self._suffices(row, question) for row in counting):
-                return Pass(None, recheck)
+            rows = self._usable(session, peer, action, frozen, again=True, under=under) if not moved else []
+        counting = [row for row in rows if row.state == "used" or action in AGAIN]
+        why = "none stands for this as it is now"
+        for row in counting:
+            if row.approval_id in worthless:
+                why = f"{row.approval_id} does not count: {worthless[row.approval_id]}"
+            elif self._suffices(row, question):
+                return replace(self._pass(row, recheck), approval_id=None)
+            else:
+                why = f"{row.approval_id}, under which it was begun, is not signed"
         signed = ", signed with their SSH key" if demand is Demand.SIGNATURE else ""
         raise ApprovalNeeded(
             f"to {BY_NAME[action].summary} on {frozen.facts.classification} data takes the approval of somebody else"
-            f"{signed}, and none stands for this as it is now",
+            f"{signed}, and {why}",
             where=frozen.name,
             remedy=remedy,
         )
@@ -200,6 +225,19 @@ class Approvals:
                 )
 
         return recheck
+
+    def _pass(self, row: ApprovalRow, recheck: Callable[[Change], None]) -> Pass:
+        before, in_force = set_of(row), self._guard.policies.digest
+        digests = {"approved_under": before, "in_force": in_force}
+        returned = {} if before == in_force else {"digests": digests, "approval": row.approval_id}
+        return Pass(row.approval_id if row.state == "approved" else None, recheck, row.approval_id, returned)
+
+    async def _worthless(self, action: str, request: dict[str, Any]) -> dict[str, str]:
+        """Approvals of just this that do not count any more, by id, and why. Errors: Unavailable; of freezing."""
+        with self._state.read() as session:
+            frozen = self._freezers[action](session, request, self._state.now())
+            rows = self._given(session, action, frozen)
+        return await self._worth.lacking(rows)
 
     def _suffices(self, row: ApprovalRow, question: Question) -> bool:
         consent = SIGNED if row.signature is not None else APPROVED
@@ -238,32 +276,40 @@ class Approvals:
             return None
         return "what it is about, or the policy set, has changed since it was asked for"
 
+    @staticmethod
+    def _given(session: Session, action: str, frozen: Frozen) -> list[ApprovalRow]:
+        """Approvals of just this, whichever policy set they were asked for under, the newest first."""
+        rows = session.scalars(
+            select(ApprovalRow)
+            .where(ApprovalRow.state.in_(("approved", "used", KEPT)))
+            .where(ApprovalRow.action == action, ApprovalRow.name == frozen.name)
+            .order_by(ApprovalRow.decided_at.desc())
+        )
+        return [row for row in rows if row.digest == frozen.digest(action, set_of(row))]
+
     def _usable(
         self,
         session: Session,
         peer: Peer,
         action: str,
-        digest: str,
+        frozen: Frozen,
         *,
         again: bool,
         under: str | None = None,
     ) -> list[ApprovalRow]:
-        """Approvals of just this that stand, and that this account may use: never one that it gave itself."""
-        rows = session.scalars(
-            select(ApprovalRow)
-            .where(ApprovalRow.state.in_(("approved", "used")), ApprovalRow.digest == digest)
-            .order_by(ApprovalRow.decided_at.desc())
-        )
-        now = self._state.now()
+        """Approvals of just this that stand, and that this account may use: never one that it gave itself. Under
+        another policy set only what was used for this, or is that of the id `under`."""
+        now, in_force = self._state.now(), self._guard.policies.digest
         return [
             row
-            for row in rows
+            for row in self._given(session, action, frozen)
             if row.decider != peer.uid
             and (
                 (again and row.state == "used")
                 or row.approval_id == under
                 or (
                     row.state == "approved"
+                    and set_of(row) == in_force
                     and row.stands_until is not None
                     and row.stands_until > now
                     and (row.requester == peer.uid or action in AGAIN)
@@ -320,7 +366,7 @@ class Approvals:
             expires_at=now + timedelta(hours=self._settings.wait_h),
             document="",
         )
-        row.document = self._document(row, peer, policies)
+        row.document = document_of(row, appliance=self._appliance, policies=policies)
         await self._recorder.record(
             peer,
             "approval.request",
@@ -364,25 +410,6 @@ class Approvals:
                 )
             )
         )
-
-    def _document(self, row: ApprovalRow, peer: Peer, policies: str) -> str:
-        """What a signature signs: all that an approver has to know, one thing a line."""
-        lines = [
-            "Cloister approval, version 1",
-            f"appliance: {self._appliance}",
-            f"approval: {row.approval_id}",
-            f"action: {row.action}",
-            f"name: {row.name}",
-            f"classification: {row.classification}",
-            f"asked by: {row.requested_by} (uid {peer.uid})",
-            f"asked at: {row.requested_at:%Y-%m-%dT%H:%M:%SZ}",
-            f"expires at: {row.expires_at:%Y-%m-%dT%H:%M:%SZ}",
-            asked_under(policies),
-            f"digest: sha256 {row.digest}",
-            *(f"- {line}" for line in row.summary),
-            "Signing this with namespace cloister-approval approves it.",
-        ]
-        return "".join(line + "\n" for line in lines)
 
 
 def _needed(row: ApprovalRow, why: str) -> ApprovalNeeded:

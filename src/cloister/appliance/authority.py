@@ -18,6 +18,7 @@ from cloister.appliance.alerts import Alerts
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.approval_decisions import ApprovalDecisions
 from cloister.appliance.approval_register import ApprovalRegister
+from cloister.appliance.approval_worth import ApprovalWorth
 from cloister.appliance.approvals import Approvals
 from cloister.appliance.auditing import Auditing
 from cloister.appliance.backups import Backups
@@ -107,12 +108,15 @@ class Authority:
         )
         self.guard = Guard(policies, access, self.recorder, self._facts)
         self.approval_register = ApprovalRegister(self.state, self.recorder)
+        allowed = settings.approvals.allowed_signers
+        signers = Path(allowed) if allowed else home.allowed_signers
         self.approvals = Approvals(
             self.state,
             self.recorder,
             self.guard,
             settings.approvals,
             self.approval_register,
+            ApprovalWorth(self.state, self.guard, signers),
             appliance=identity,
             freezers={
                 "run.start": freeze_run,
@@ -123,7 +127,6 @@ class Authority:
                 "policy.change": self.policy_sets.freeze,
             },
         )
-        signers = settings.approvals.allowed_signers
         self.approval_decisions = ApprovalDecisions(
             self.state,
             self.recorder,
@@ -131,7 +134,7 @@ class Authority:
             settings.approvals,
             self.approval_register,
             changed=self.approvals.changed,
-            allowed_signers=Path(signers) if signers else home.allowed_signers,
+            allowed_signers=signers,
         )
         self.policy_sets.attach(self.guard, self.recorder, self.approvals, self.approval_register)
         self.classifying = Classifying(self.state, self.recorder, self.approvals)

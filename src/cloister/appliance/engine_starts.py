@@ -28,6 +28,11 @@ class TooLarge(Unavailable):
     """An engine that this machine's memory could not hold if it did nothing else."""
 
 
+def serve_again(model: str, name: str, config: ServeConfig) -> str:
+    """The command that asks for the same once more."""
+    return f"cloister serve start {model} --name {name} --max-model-len {config.max_model_len}"
+
+
 class EngineStarts:
     """Asked before each start of an engine. Knows what those that have not answered yet will still take."""
 
@@ -41,12 +46,12 @@ class EngineStarts:
     async def still(self, deployment_id: str) -> Pass:
         """Whether whoever asked for it might start it now, under the approval that it was started under.
 
-        Errors: NoLonger.
+        Errors: NoLonger; Unavailable where that cannot be found out now.
         """
         with self._state.read() as session:
             row = session.get_one(DeploymentRow, deployment_id)
         config = ServeConfig.model_validate(row.config)
-        command = f"cloister serve start {row.model} --name {row.name} --max-model-len {config.max_model_len}"
+        command = serve_again(row.model, row.name, config)
         try:
             return await self._approvals.still(
                 asker(row.asked_by, row.created_by),
@@ -55,6 +60,8 @@ class EngineStarts:
                 remedy=f"`{command}`, by whoever may, asks for what it takes.",
                 under=row.approval,
             )
+        except Unavailable:
+            raise
         except CloisterError as error:
             raise NoLonger(error) from None
 

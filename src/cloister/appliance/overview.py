@@ -22,7 +22,7 @@ from cloister.api import (
     Status,
     StoredObject,
 )
-from cloister.appliance import records
+from cloister.appliance import records, returning
 from cloister.appliance.anchors import Anchors
 from cloister.appliance.approval_register import ApprovalRegister
 from cloister.appliance.catalogue import find, listed
@@ -103,7 +103,11 @@ class Overview:
         """Warnings about what the state holds, looked for anew when it changed, or after some seconds."""
         mark, at = self._state.changes, time.monotonic()
         if mark != self._noted[0] or at - self._noted[1] > NOTED_S:
-            warnings = [*self._forgetting.warnings(), *self._policy_sets.warnings()]
+            warnings = [
+                *self._forgetting.warnings(),
+                *self._policy_sets.warnings(),
+                *returning.warnings(self._serving.listed()),
+            ]
             waiting = self._approvals.waiting()
             if waiting:
                 warnings.append(f"{waiting} requests wait for an approver: `cloister approval list`")

@@ -477,6 +477,7 @@ class Queue:
                     job_id,
                     *([row.subject] if row.subject else []),
                     *sorted(ref["object_id"] for ref in row.inputs.values()),
+                    **passed.returned,
                 )
             except HELD_UP:
                 if delivery is not None or self._endings.is_stopping(job_id):

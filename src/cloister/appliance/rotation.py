@@ -22,8 +22,7 @@ from cloister.appliance.lineage import next_version
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.queue import Queue
-from cloister.appliance.serving import LIVE
-from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
+from cloister.appliance.state import LIVE, DeploymentRow, JobRow, ObjectRow
 from cloister.errors import Conflict, InvalidInput, NotFound, Tampered
 from cloister.vault import InputRef, Manifest, read_manifest, sign_manifest
 

@@ -25,6 +25,7 @@ from cloister.api import (
     Problem,
     Progress,
     SandboxState,
+    ServeConfig,
     ServeRequest,
 )
 from cloister.appliance import records
@@ -36,7 +37,7 @@ from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.room import Room
-from cloister.appliance.state import DeploymentRow, ObjectRow
+from cloister.appliance.state import LIVE, DeploymentRow, ObjectRow
 from cloister.appliance.store import Change
 from cloister.appliance.worker_events import parse_event, problem_of
 from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, Unavailable
@@ -45,7 +46,6 @@ from cloister.logs import place
 
 log = structlog.get_logger()
 
-LIVE = (DeploymentState.STARTING, DeploymentState.READY, DeploymentState.RESTARTING)
 PROBE_EVERY_S = 5.0
 PROBE_TIMEOUT_S = 5.0
 PROBES_FAILED = 3
@@ -68,7 +68,7 @@ class Serving:
         make_way: Callable[[], Awaitable[None]],
         room: Room | None = None,
     ) -> None:
-        self._starts = EngineStarts(parts, approvals, room or Room(parts.settings.queue, parts.home.root))
+        self.starts = EngineStarts(parts, approvals, room or Room(parts.settings.queue, parts.home.root))
         self._make_way = make_way
         self._parts = parts
         self._approvals = approvals
@@ -80,12 +80,21 @@ class Serving:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, peer: Peer, request: ServeRequest) -> Deployment:
-        """Serve a merged model under a name.
+        """Serve a merged model under a name. One that is served so already, and would not come back, has its
+        approval renewed.
 
         Errors: NotFound, Conflict, Denied, ApprovalNeeded, LedgerUnavailable.
         """
         with self._state.read() as session:
-            self._refuse_taken(session, request.name)
+            live = _live(session, request.name)
+            model = find(session, ObjectKind.MODEL, request.model)
+            if live is not None and (live.model, ServeConfig.model_validate(live.config)) != (
+                model.object_id,
+                request.config,
+            ):
+                raise _taken(request.name)
+        if live is not None:
+            return await self._renew(peer, live, request)
         passed = await self._approvals.gate(peer, "deployment.start", request.model_dump(mode="json"))
         with self._state.read() as session:  # nothing came between: this is what the gate froze
             model = find(session, ObjectKind.MODEL, request.model)
@@ -95,7 +104,8 @@ class Serving:
         )
         with self._state.change() as change:
             passed.spend(change)
-            self._refuse_taken(change.session, request.name)
+            if _live(change.session, request.name) is not None:
+                raise _taken(request.name)
             row = DeploymentRow(
                 deployment_id=deployment_id,
                 name=request.name,
@@ -114,6 +124,25 @@ class Serving:
             shown = self.document(row)
         self._keep(deployment_id, adopted=False)
         return shown
+
+    async def _renew(self, peer: Peer, live: DeploymentRow, request: ServeRequest) -> Deployment:
+        """Let what runs come back under another approval, and as of whoever asks. Errors: those of `start`."""
+        with contextlib.suppress(NoLonger):
+            passed = await self.starts.still(live.deployment_id)
+            if passed.by in (None, live.approval):
+                raise _taken(request.name)
+        passed = await self._approvals.gate(peer, "deployment.start", request.model_dump(mode="json"))
+        await self._recorder.record(
+            peer, "deployment.renew", live.deployment_id, live.model, name=live.name, **passed.told
+        )
+        with self._state.change() as change:
+            passed.spend(change)
+            row = change.session.get_one(DeploymentRow, live.deployment_id)
+            if row.state not in LIVE:
+                raise Conflict("it has ended meanwhile", where=row.name, remedy="Give the command again.")
+            row.approval, row.asked_by = passed.approval_id, peer.uid
+            change.event("deployment.state", row.deployment_id, state=row.state, name=row.name)
+            return self.document(row)
 
     async def stop(self, peer: Peer | None, reference: str) -> Deployment:
         """Stop serving. Succeeds with a failed ledger. Errors: NotFound."""
@@ -198,7 +227,7 @@ class Serving:
 
     def _ended(self, deployment_id: str) -> None:
         self._tasks.pop(deployment_id, None)
-        self._starts.settled(deployment_id)
+        self.starts.settled(deployment_id)
 
     async def _keep_running(self, deployment_id: str, *, adopted: bool) -> None:
         attempt = 0
@@ -207,8 +236,8 @@ class Serving:
             try:
                 if not adopted:
                     await self._parts.seal.opened.wait()
-                    await self._starts.still(deployment_id)  # before a run makes way for it
-                    self._starts.require_possible(deployment_id)
+                    await self.starts.still(deployment_id)  # before a run makes way for it
+                    self.starts.require_possible(deployment_id)
                     await self._launch(deployment_id, await self._claim(deployment_id))
                 adopted = False
                 problem = await self._watch(deployment_id)
@@ -228,7 +257,7 @@ class Serving:
                     code="error",
                     detail=f"the authority failed: {type(error).__name__}",
                 )
-            self._starts.settled(deployment_id)
+            self.starts.settled(deployment_id)
             if asyncio.get_running_loop().time() - started > 300:
                 attempt = 0
             pause = BACK_OFF_S[min(attempt, len(BACK_OFF_S) - 1)]
@@ -290,14 +319,14 @@ class Serving:
         return device
 
     async def _launch(self, deployment_id: str, device: str) -> None:
-        passed = await self._starts.still(deployment_id)  # it may have waited for its device
-        self._starts.require_room(deployment_id, device)
+        passed = await self.starts.still(deployment_id)  # it may have waited for its device
+        self.starts.require_room(deployment_id, device)
         with self._state.read() as session:
             row = session.get_one(DeploymentRow, deployment_id)
             row.device = device
             model = session.scalars(select(ObjectRow).where(ObjectRow.object_id == row.model)).one()
         document, spec = engine_documents(self._parts, row, model)
-        await self._recorder.record(None, "engine.start", deployment_id, model.object_id)
+        await self._recorder.record(None, "engine.start", deployment_id, model.object_id, **passed.returned)
         with self._state.change() as change:
             passed.recheck(change)
             live = change.session.get_one(DeploymentRow, deployment_id)
@@ -364,7 +393,7 @@ class Serving:
                     with contextlib.suppress(OutOfSpace):  # asked again: a full disk is no reason to end it
                         self._set(deployment_id, DeploymentState.READY)
                         was_ready = True
-                        self._starts.settled(deployment_id)
+                        self.starts.settled(deployment_id)
             elif was_ready:
                 failed += 1
             elif asyncio.get_running_loop().time() > end:
@@ -388,13 +417,6 @@ class Serving:
         with self._state.change() as change:
             _mark(change, deployment_id, state, problem)
 
-    def _refuse_taken(self, session: Session, name: str) -> None:
-        taken = select(DeploymentRow).where(DeploymentRow.name == name, DeploymentRow.state.in_(LIVE))
-        if session.scalars(taken).first():
-            raise Conflict(
-                "a deployment of that name is served", where=name, remedy="Stop it, or choose another name."
-            )
-
     @staticmethod
     def _find(session: Session, reference: str) -> DeploymentRow:
         rows = session.scalars(
@@ -411,6 +433,18 @@ class Serving:
         if rows[0].deployment_id == reference:
             return rows[0]
         return next((row for row in rows if row.state in LIVE), rows[0])
+
+
+def _live(session: Session, name: str) -> DeploymentRow | None:
+    return session.scalars(
+        select(DeploymentRow).where(DeploymentRow.name == name, DeploymentRow.state.in_(LIVE))
+    ).first()
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(
+        "a deployment of that name is served", where=name, remedy="Stop it, or choose another name."
+    )
 
 
 def _mark(change: Change, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:

@@ -15,6 +15,8 @@ from sqlalchemy import JSON, DateTime, Engine, Integer, String, TypeDecorator, c
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
+from cloister.api import DeploymentState
+
 Sessions = sessionmaker[Session]
 
 
@@ -106,6 +108,10 @@ class RunRow(Base):
     evaluate_job: Mapped[str | None] = mapped_column(String(15))
     adapter: Mapped[str | None] = mapped_column(String(15))
     evaluation: Mapped[dict[str, Any] | None]
+
+
+LIVE = (DeploymentState.STARTING, DeploymentState.READY, DeploymentState.RESTARTING)
+"""States of a deployment that has an engine, or is to have one."""
 
 
 class DeploymentRow(Base):
@@ -247,13 +253,15 @@ class ClassificationRow(Base):
 
 OPEN = ("pending", "approved")
 """States of an approval in which it can be decided on or used, unless it has expired."""
+KEPT = "kept"
+"""That of one that stands for the deployments that were started under it, after the policy set changed."""
 
 
 class ApprovalRow(Base):
     """Something that was asked for, frozen. `request` is as it was asked, `digest` of what it is about. Of a policy
     set that was proposed, `request` holds the files while it is open, and their digest afterwards.
 
-    `state` is pending, approved, refused, withdrawn, void or used; that it expired is seen from the times.
+    `state` is pending, approved, refused, withdrawn, void, used or kept; that it expired is seen from the times.
     """
 
     __tablename__ = "approvals"

@@ -29,11 +29,11 @@ def list_(
     every: Annotated[bool, typer.Option("--all", help="Those that are decided, too.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """List what waits for an approval, and what is approved and not yet used."""
+    """List what waits for an approval, what is approved and not yet used, and what is kept for what is served."""
     with connect() as client:
         found = client.approvals()
     if not every:
-        found = [one for one in found if one.state in ("pending", "approved")]
+        found = [one for one in found if one.state in ("pending", "approved", "kept")]
     if json:
         print_json(found)
         return

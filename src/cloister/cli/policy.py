@@ -108,7 +108,8 @@ def propose(
     """Put another set of policies in force. It must be valid and pass its tests, and takes an approval.
 
     Asked for, the change waits with a list of the cells that it changes; approved, give the command again.
-    Whatever else waits or was approved before is void then.
+    Whatever else waits or was approved before is void then, but for what is served under an approval: that comes
+    back where the new set is content with it. `cloister alerts` names what would not.
     """
     from cloister.api import PolicyProposal
     from cloister.policy.cedar import PolicySet
