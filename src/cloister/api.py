@@ -1170,7 +1170,8 @@ class PolicyAnswer(BaseModel):
 
 
 class PolicyCell(BaseModel):
-    """One cell of the table: what one role alone gets. `demand` and `form` are as in `PolicyAnswer`."""
+    """One cell of the table: what one role alone gets. `demand` and `form` are as in `PolicyAnswer`; `situation` is
+    what else the policies may look at: whose request an approval is of, what a model's evaluation showed."""
 
     action: str
     kind: str
@@ -1179,6 +1180,7 @@ class PolicyCell(BaseModel):
     demand: str
     policies: list[str]
     form: str | None = None
+    situation: str | None = None
 
 
 class PolicyTable(BaseModel):

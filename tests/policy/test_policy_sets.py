@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from cloister.errors import InvalidInput
-from cloister.policy.actions import ACTIONS
+from cloister.policy import actions, cedar
+from cloister.policy import table as table_module
+from cloister.policy.actions import ACTIONS, Action
 from cloister.policy.cases import run_cases
 from cloister.policy.cedar import PolicySet, Question, default_policies
-from cloister.policy.table import as_markdown, changed, table, who_may
+from cloister.policy.table import as_markdown, changed, table, unpermitted, who_may
 from cloister.policy.things import MILDEST
 
 FOLDER = default_policies()
@@ -44,6 +46,44 @@ def test_its_own_tests_pass(shipped: PolicySet) -> None:
 
 def test_the_checked_in_table_is_the_one_it_gives(shipped: PolicySet) -> None:
     assert as_markdown(table(shipped)) == (FOLDER / "TABLE.md").read_text()
+
+
+def test_no_action_is_without_a_policy(shipped: PolicySet) -> None:
+    assert unpermitted(shipped) == ()
+
+
+def test_a_new_action_is_denied_and_fails_the_build(
+    folder: Path, shipped: PolicySet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = Action("run.brag", ("Run",), "tell of a run")
+    for module in (actions, cedar, table_module):
+        monkeypatch.setattr(module, "ACTIONS", (*ACTIONS, new))
+    monkeypatch.setitem(actions.BY_NAME, new.name, new)
+    with pytest.raises(InvalidInput, match=r"run\.brag"):  # not in the schema: the authority does not start
+        PolicySet.load(folder)
+    with (folder / "cloister.cedarschema").open("a") as file:
+        file.write('action "run.brag" appliesTo { principal: [Account], resource: [Run] };\n')
+    policies = PolicySet.load(folder)
+    assert {cell.demand for cell in table(policies) if cell.action == new.name} == {cedar.Demand.DENIED}
+    assert unpermitted(policies) == ("run.brag",)
+    assert as_markdown(table(policies)) != (FOLDER / "TABLE.md").read_text()
+
+
+def test_the_table_tells_situations_apart_and_a_change_of_one_is_a_changed_cell(
+    folder: Path, shipped: PolicySet
+) -> None:
+    told = {cell.place: str(cell.demand) for cell in table(shipped)}
+    assert told["approval.withdraw (one's own)", "Approval", "internal", "none"] == "yes"
+    assert told["approval.give (second gate)", "Approval", "restricted", "approver"] == "no"
+    assert told["deployment.start (measured no better)", "Deployment", "restricted", "operator"] == "no"
+    path = folder / "approvals.cedar"
+    path.write_text(path.read_text().split("// What an evaluation must have shown.")[0])
+    cells = changed(shipped, PolicySet.load(folder))
+    assert {(cell.situation, cell.classification, str(cell.demand), str(was)) for cell, was in cells} == {
+        (how, strict, "signed approval", "no")
+        for how in ("measured no better", "not measured")
+        for strict in ("confidential", "restricted")
+    }
 
 
 def test_an_auditor_changes_nothing_whatever_else_they_are(shipped: PolicySet) -> None:
@@ -208,7 +248,11 @@ def test_the_limits_on_exports_are_the_administrators_to_change(folder: Path) ->
     path.write_text(
         f'{kept}@id("confidential-models-leave-encrypted"){limit.rstrip()[:-1]}\nunless {{ {bound} }};\n'
     )
-    assert {cell.place for cell, _ in changed(before, PolicySet.load(folder))} == let
+    measured = {cell.place for cell, _ in changed(before, PolicySet.load(folder))}
+    assert measured == {
+        (f"model.export (plain, {how})", "Model", "confidential", "operator")
+        for how in ("measured better", "measured no better")
+    }
     path.write_text(
         f'{path.read_text()}@id("none")\nforbid (principal, action == Action::"model.export", resource);\n'
     )

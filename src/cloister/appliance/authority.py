@@ -170,7 +170,7 @@ class Authority:
         self.backups = Backups(parts, self.shredding, self.side)
         self.revealing = Revealing(parts, self.auditing, bodies, self.side)
         self.requests = Requests(
-            parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
+            parts, self.queue, self.side, self.approvals, self.guard, refuse_start=self._refuse_start
         )
         self.queue.gate_resume = self.requests.gate_resume
         self.queue.gate_start = self.requests.gate_start

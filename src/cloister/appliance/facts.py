@@ -5,8 +5,9 @@ It reads, and decides nothing. What it does not find is left to count as the str
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -71,6 +72,19 @@ def data_class(session: Session, datasets: Iterable[str]) -> Classification:
     return strictest({dataset_class(session, object_id) for object_id in datasets})
 
 
+def run_facts(session: Session, run: RunRow) -> Facts:
+    """Of a run, and of the model that is merged of it."""
+    return replace(
+        _measured(run.evaluation or {}),
+        classification=run_class(session, run),
+        evaluated=bool(run.evaluation),
+    )
+
+
+def _measured(report: Mapping[str, Any]) -> Facts:
+    return Facts(tuned=Scores.of(report.get("tuned", {})), base=Scores.of(report.get("base", {})))
+
+
 def run_class(session: Session, run: RunRow) -> Classification:
     return data_class(session, run_data(run))
 
@@ -111,11 +125,10 @@ def run_of_model(session: Session, model: ObjectRow) -> RunRow | None:
 def model_facts(session: Session, model: ObjectRow) -> Facts:
     run = run_of_model(session, model)
     measured = run.evaluation if run is not None else None
-    return Facts(
+    return replace(
+        _measured(measured or {}),
         classification=data_class(session, object_data(session, model)),
         evaluated=bool(measured),
-        tuned=Scores.of((measured or {}).get("tuned", {})),
-        base=Scores.of((measured or {}).get("base", {})),
     )
 
 

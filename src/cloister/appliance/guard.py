@@ -87,12 +87,21 @@ class Guard:
     async def require(self, peer: Peer, action: str, kind: str, thing: str | None = None) -> None:
         """Errors: Denied, which says who may. The refusal is entered into the ledger.
 
-        Of a gate it asks only whether the account could ever pass it; `Approvals` decides on the thing.
+        Of a gate, and of what its request tells of, it asks only whether the account could ever do it: `Approvals`,
+        or the part that looks it up with `require_of`, decides on the thing.
         """
         who = await self.standing(peer)
         question = self.question(peer, who, action, kind, thing)
-        gate = BY_NAME[action].gate
-        decision = self.policies.ever(question) if gate else self.policies.decide(question)
+        later = BY_NAME[action].gate or BY_NAME[action].told
+        decision = self.policies.ever(question) if later else self.policies.decide(question)
+        if not decision.allowed:
+            await self.deny(peer, who, action, kind, thing, decision)
+
+    async def require_of(self, peer: Peer, action: str, kind: str, thing: str, facts: Facts) -> None:
+        """About a thing that is yet to be, of which these facts are known. Errors: Denied, as of `require`."""
+        who = await self.standing(peer)
+        question = Question(who.account, who.roles, action, kind, thing, uid=peer.uid, facts=facts)
+        decision = self.policies.decide(question)
         if not decision.allowed:
             await self.deny(peer, who, action, kind, thing, decision)
 

@@ -99,6 +99,7 @@ def policy_routes(authority: Authority) -> APIRouter:
                 demand=cell.demand,
                 policies=list(cell.policies),
                 form=cell.form,
+                situation=cell.situation,
             )
             for cell in await asyncio.to_thread(table, guard.policies)
         ]

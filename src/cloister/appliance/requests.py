@@ -26,6 +26,8 @@ from cloister.appliance import records
 from cloister.appliance.approvals import Approvals, Pass
 from cloister.appliance.catalogue import find, refuse_taken_name
 from cloister.appliance.classifying import classify
+from cloister.appliance.facts import run_facts
+from cloister.appliance.guard import Guard
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer, asker
@@ -34,6 +36,7 @@ from cloister.appliance.runs import find_run, refuse_taken_run
 from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, RunRow
 from cloister.errors import Conflict
+from cloister.policy.things import Facts
 
 MOVED = "There is a newer version of what it was made of: start a new run."
 
@@ -47,10 +50,12 @@ class Requests:
         queue: Queue,
         side: SideSocket,
         approvals: Approvals,
+        guard: Guard,
         *,
         refuse_start: Callable[[], Awaitable[None]],
     ) -> None:
         self._approvals = approvals
+        self._guard = guard
         self._default_class = parts.settings.data.classification
         self._home = parts.home
         self._state = parts.state
@@ -61,6 +66,10 @@ class Requests:
         self._refuse_start = refuse_start
 
     async def import_dataset(self, peer: Peer, request: DatasetImport) -> JobTicket:
+        classification = request.classification or self._default_class
+        await self._guard.require_of(
+            peer, "dataset.import", "Dataset", request.name, Facts(classification=classification)
+        )
         config = request.config.model_dump()
         unwritten: dict[str, Any] = {}
         if request.config.system_prompt is not None:  # content: the state holds a keyed digest of it
@@ -73,7 +82,7 @@ class Requests:
             request.name,
             config,
             unwritten,
-            classification=request.classification or self._default_class,
+            classification=classification,
         )
 
     async def import_base(self, peer: Peer, request: BaseImport) -> JobTicket:
@@ -243,7 +252,10 @@ class Requests:
         return self._shown(run.run_id)
 
     async def merge(self, peer: Peer, request: MergeRequest) -> Job:
-        """Queue the merge of a run's adapter. Errors: NotFound, Conflict, Locked, LedgerUnavailable."""
+        """Queue the merge of a run's adapter. Errors: NotFound, Conflict, Denied, Locked, LedgerUnavailable."""
+        with self._state.read() as session:
+            facts = run_facts(session, find_run(session, request.run))
+        await self._guard.require_of(peer, "model.merge", "Model", request.name, facts)
         await self._refuse_start()
         config = request.config.model_dump()
         digests = {"config": self._seal.config_digest(config)}

@@ -184,7 +184,16 @@ def _cells(folder: Path | None) -> tuple[list[Any], str]:
     with connect() as client:
         answer = client.policy_table()
     cells = [
-        Cell(c.action, c.kind, c.classification, c.role, Demand(c.demand), tuple(c.policies), c.form)
+        Cell(
+            c.action,
+            c.kind,
+            c.classification,
+            c.role,
+            Demand(c.demand),
+            tuple(c.policies),
+            c.form,
+            c.situation,
+        )
         for c in answer.cells
     ]
     return cells, answer.digest

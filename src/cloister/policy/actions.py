@@ -13,7 +13,8 @@ class Action:
     """`kinds` are the schema's entity types that it may be done to.
 
     A `gate` may take somebody else's approval: its route asks only whether the role could ever do it, and the
-    approvals decide on the thing itself. `forms` are the ways in which it may be done, the mildest first; the
+    approvals decide on the thing itself. So does a route whose action is `told` what it is done to in the request's
+    body: the part that looks it up decides. `forms` are the ways in which it may be done, the mildest first; the
     policies see the one that was asked for in their context.
     """
 
@@ -22,6 +23,7 @@ class Action:
     summary: str
     gate: bool = False
     forms: tuple[str, ...] = ()
+    told: bool = False
 
 
 ACTIONS = (
@@ -47,7 +49,7 @@ ACTIONS = (
     Action("slot.add", ("Appliance",), "add an unlock slot"),
     Action("slot.remove", ("Appliance",), "remove an unlock slot"),
     Action("dataset.list", ("Dataset",), "list datasets, without rows"),
-    Action("dataset.import", ("Dataset",), "bring rows in"),
+    Action("dataset.import", ("Dataset",), "bring rows in", told=True),
     Action("dataset.classify", ("Dataset",), "classify a dataset more strictly"),
     Action("dataset.declassify", ("Dataset",), "classify a dataset less strictly", gate=True),
     Action("dataset.forget", ("Dataset",), "forget a person's rows"),
@@ -68,7 +70,7 @@ ACTIONS = (
     Action("job.pause", ("Job",), "pause a job"),
     Action("job.cancel", ("Job",), "cancel a job"),
     Action("model.list", ("Model",), "list merged models"),
-    Action("model.merge", ("Model",), "merge an adapter"),
+    Action("model.merge", ("Model",), "merge an adapter", told=True),
     Action("model.export", ("Model",), "export a model", gate=True, forms=("encrypted", "plain")),
     Action("deployment.list", ("Deployment",), "list deployments"),
     Action("deployment.start", ("Deployment",), "serve a model", gate=True),

@@ -14,8 +14,8 @@ from cloister.api import Classification
 CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
 """From the mildest to the strictest."""
 
-CLASSIFIED = frozenset({"Dataset", "Run", "Model", "Deployment"})
-"""The kinds of things that have a classification: datasets, and what was made of them."""
+CLASSIFIED = frozenset({"Dataset", "Run", "Model", "Deployment", "Approval"})
+"""The kinds of things that have a classification: datasets, what was made of them, and what was asked for on them."""
 SCORES = ("loss", "exact_match", "accuracy", "macro_f1")
 
 
