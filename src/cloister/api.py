@@ -912,8 +912,19 @@ class GatewayView(BaseModel):
     dead_sinks: list[str] = []
 
 
+STREAM_GAP = "stream.gap"
+STREAM_RESET = "stream.reset"
+EVENTS_LOST = frozenset({STREAM_GAP, STREAM_RESET})
+"""Kinds of events after which whoever follows reads the state anew, and follows on."""
+
+
 class Event(BaseModel):
-    """One element of the ordered stream. Numbers grow by one and are never used twice."""
+    """One element of the ordered stream. Numbers grow by one and are never used twice.
+
+    Two kinds are told to one follower alone, and carry `from` and `to`: `stream.gap`, in place of the events with those
+    numbers, which are not kept any more (its own `seq` is `to`); `stream.reset`, where the follower has heard up to
+    `from` of a stream that has come to `to` only, as after a backup was brought back.
+    """
 
     seq: int
     time: datetime

@@ -22,6 +22,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from cloister.api import (
+    EVENTS_LOST,
     FINAL_STATES,
     ONCE_PATHS,
     AddedSlot,
@@ -394,7 +395,9 @@ class Client:
                         return
                 for event in self.events(after):
                     after = event.seq
-                    if event.subject == job_id and event.kind.startswith("job."):
+                    if event.kind in EVENTS_LOST or (
+                        event.subject == job_id and event.kind.startswith("job.")
+                    ):
                         job = self.job(job_id)
                         yield job
                         if job.state in FINAL_STATES:
@@ -454,7 +457,10 @@ class Client:
     # --- events and audit ----------------------------------------------------------------------
 
     def events(self, after: int = 0) -> Iterator[Event]:
-        """The ordered stream from after that number on. Errors: Unavailable when it breaks off."""
+        """The ordered stream from after that number on. Errors: Unavailable when it breaks off.
+
+        An event of a kind in `EVENTS_LOST` says that some before it are lost: read anew what you show, and go on.
+        """
         for data in self._stream("/v1/events", after=after):
             yield Event.model_validate_json(data)
 

@@ -14,7 +14,10 @@ from typing import Any
 
 from cloister.api import JobState, ObjectKind, RunRequest
 from cloister.appliance.authority import Authority
+from cloister.appliance.connections import bounded_protocol
+from cloister.appliance.http import create_app
 from cloister.appliance.ids import new_id
+from cloister.appliance.main import _server, listen
 from cloister.appliance.peer import Peer
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.home import Home
@@ -173,6 +176,20 @@ async def world() -> AsyncIterator[World]:
         finally:
             await here.authority.stop()
             await here.end_launcher()
+
+
+@asynccontextmanager
+async def at_socket(here: World) -> AsyncIterator[None]:
+    """The authority of the moment behind its socket, as `cloisterd` serves it."""
+    api = here.authority.settings.api
+    server = _server(create_app(here.authority), bounded_protocol(api.connections))
+    listener = listen(here.home.authority_socket, 0o600)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def moment(test: Callable[[World], Awaitable[None]]) -> Callable[[], None]:

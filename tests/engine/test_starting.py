@@ -8,14 +8,26 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cloister.api import Grant, JobDocument
 from cloister.engine.__main__ import environment
-from cloister.engine.reports import Fault, FaultHandler, Loaded, ReportReader, Started, fault_of, send_report
+from cloister.engine.reports import (
+    Fault,
+    Loaded,
+    LogHandler,
+    ReportReader,
+    Said,
+    Started,
+    fault_of,
+    send_report,
+)
 from cloister.engine.server import ServerOptions, arguments
+from cloister.engine.vetting import vetted
 from cloister.engine.weights import SealedWeights
 from cloister.vault import ObjectWriter
 
@@ -146,16 +158,59 @@ def test_reports_arrive_in_order_and_garbage_is_passed_over(tmp_path: Path) -> N
 
 def test_a_fault_names_kind_and_place_and_never_the_text(tmp_path: Path) -> None:
     path = tmp_path / "r.sock"
-    log = logging.getLogger("cloister-test-faults")
-    log.propagate = False
-    log.addHandler(FaultHandler(path))
-    with ReportReader(path) as reader:
-        log.error("a prompt in a log line: 7f3a9c")
+    prompt = "the prompt was 7f3a9c"
+    with reported(path) as (log, reader):
         log.info("another")
         try:
-            raise ValueError("the prompt was 7f3a9c")
+            raise ValueError(prompt)
         except ValueError as error:
             log.exception("it failed")
             assert reader.next(1.0) == fault_of(error)
             assert "7f3a9c" not in str(fault_of(error)) and "test_starting:" in str(fault_of(error))
+        said = reader.next(1.0)
+        assert isinstance(said, Said) and said.words == "it failed"
+        log.error("a second one within the same second")
         assert reader.next(0.01) is None
+
+
+@pytest.mark.parametrize("way", ["joined", "formatted", "passed on", "made elsewhere"])
+def test_a_log_line_that_is_not_the_sources_own_is_told_by_its_place_alone(tmp_path: Path, way: str) -> None:
+    prompt = "who is patient 7f3a9c?"
+    with reported(tmp_path / "r.sock") as (log, reader):
+        if way == "joined":
+            log.warning("cannot answer " + prompt)
+        elif way == "formatted":
+            log.warning(f"cannot answer {prompt}")
+        elif way == "passed on":
+            log.warning(prompt)
+        else:
+            exec(compile("log.warning('who is patient 7f3a9c?')", prompt, "exec"), {"log": log})
+        said = reader.next(1.0)
+    assert isinstance(said, Said) and said.words is None and said.level == "warning"
+    if way != "made elsewhere":
+        assert "7f3a9c" not in str(said)
+        assert str(said).startswith("warning without words that may be shown (")
+
+
+def test_values_are_left_out_of_a_log_line(tmp_path: Path) -> None:
+    with reported(tmp_path / "r.sock") as (log, reader):
+        log.warning(
+            "Token %d of %s took %.2f s, %5.1f%% of %(x)s\tin all.",
+            7,
+            "7f3a9c",
+        )
+        said = reader.next(1.0)
+    assert isinstance(said, Said)
+    assert said.words == "Token … of … took … s, …% of … in all." and "7f3a9c" not in str(said)
+    record = logging.LogRecord("x", logging.WARNING, __file__, 1, "no such literal there", (), None)
+    assert vetted(record) is None
+
+
+@contextmanager
+def reported(path: Path) -> Iterator[tuple[logging.Logger, ReportReader]]:
+    """A logger with the engine's handler, and the end at which its reports come out."""
+    log = logging.getLogger(f"cloister-test-{path}")
+    log.propagate = False
+    log.addHandler(LogHandler(path))
+    with ReportReader(path) as reader:
+        yield log, reader

@@ -20,9 +20,9 @@ from starlette.types import ASGIApp
 
 from cloister import modes
 from cloister.appliance.authority import Authority, socket_mode
+from cloister.appliance.connections import bounded_protocol
 from cloister.appliance.http import create_app
 from cloister.appliance.metrics_port import metrics_app, metrics_listener
-from cloister.appliance.peer import PeerProtocol
 from cloister.errors import CloisterError, Conflict
 from cloister.home import Home
 from cloister.logs import configure_logs, place
@@ -80,7 +80,7 @@ async def serve(home: Home) -> None:
     settings = load_settings(home.settings_file)
     authority = Authority(home, settings)
     home.set_door(open_to_others=bool(settings.access.roles))
-    server = _server(create_app(authority), PeerProtocol)
+    server = _server(create_app(authority), bounded_protocol(settings.api.connections))
     scraped = settings.api.metrics
     figures = (_server(metrics_app(authority)), metrics_listener(scraped)) if scraped else None
     for number in (signal.SIGTERM, signal.SIGINT):

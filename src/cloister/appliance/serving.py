@@ -21,6 +21,7 @@ from cloister.api import (
     Deployment,
     DeploymentState,
     Failure,
+    Notice,
     ObjectKind,
     Problem,
     Progress,
@@ -32,6 +33,7 @@ from cloister.appliance import records
 from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find
 from cloister.appliance.documents import engine_documents, in_memory
+from cloister.appliance.engine_lines import MAX_CHARACTERS, EngineLines
 from cloister.appliance.engine_starts import EngineStarts, NoLonger, TooLarge
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
@@ -358,6 +360,7 @@ class Serving:
         with self._state.read() as session:
             after = session.get_one(DeploymentRow, deployment_id).last_event
         failure: Failure | None = None
+        lines = EngineLines()
         async for event in self._launcher.follow(deployment_id, after):
             if event.exit_code is not None:
                 if failure is not None:
@@ -372,10 +375,19 @@ class Serving:
             if isinstance(said, Failure):
                 failure = said
             if isinstance(said, Progress):
-                with contextlib.suppress(OutOfSpace), self._state.change() as change:
-                    change.session.get_one(DeploymentRow, deployment_id).last_event = event.number
-                    change.event("deployment.progress", deployment_id, **said.model_dump(exclude={"event"}))
+                self._tell(deployment_id, event.number, said)
+            elif isinstance(said, Notice) and (held_back := lines.passes()) is not None:
+                said = said.model_copy(update={"message": said.message[:MAX_CHARACTERS]})
+                self._tell(deployment_id, event.number, said, held_back=held_back)
         raise Unavailable("the launcher stopped, and the engine with it")
+
+    def _tell(self, deployment_id: str, number: int, said: Progress | Notice, **more: int) -> None:
+        """Put what an engine said into the stream of events."""
+        with contextlib.suppress(OutOfSpace), self._state.change() as change:
+            change.session.get_one(DeploymentRow, deployment_id).last_event = number
+            change.event(
+                f"deployment.{said.event}", deployment_id, **said.model_dump(exclude={"event"}), **more
+            )
 
     async def _probe(self, deployment_id: str) -> Problem:
         """Ask the engine's health, set `ready` when it answers, end when it no longer does.

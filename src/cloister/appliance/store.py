@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from cloister.api import Event
+from cloister.api import STREAM_GAP, STREAM_RESET, Event
 from cloister.appliance.state import EventRow, Sessions
 from cloister.errors import OutOfSpace
 
@@ -114,15 +114,25 @@ class StateStore:
                 for row in rows
             ]
 
+    def _lost(self, kind: str, first: int, last: int) -> Event:
+        return Event(seq=last, time=self.now(), kind=kind, data={"from": first, "to": last})
+
     async def follow(self, after: int, keep_alive_s: float = 5.0) -> AsyncIterator[Event | None]:
         """Every event after that number, for ever; None each `keep_alive_s` seconds without one.
 
-        A reader takes its own time: nothing is held for it, it reads the database where it left off.
+        A reader takes its own time: nothing is held for it, it reads the database where it left off. One that comes
+        so late that events are gone, or knows of more than there are, is told so first.
         """
+        last = self.last_seq()
+        if after > last:
+            yield self._lost(STREAM_RESET, after, last)
+            after = last
         while True:
             news = self._news
             events = self.events_after(after)
             for event in events:
+                if event.seq > after + 1:
+                    yield self._lost(STREAM_GAP, after + 1, event.seq - 1)
                 after = event.seq
                 yield event
             if events:

@@ -1,7 +1,8 @@
 """The engine's first process: `python -m cloister.engine`, a job document on standard input.
 
 Alone has the key, and serves it to vLLM's processes below it; says on standard output, one event a
-line, how far the start is; ends with them. What vLLM prints goes nowhere.
+line, how far the start is and what vLLM warns of, as `vetting` lets it through; ends with them. What vLLM prints goes
+nowhere.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from types import FrameType
 import msgspec
 
 from cloister.api import Failure, JobDocument, Metrics, Notice, Progress, ServeConfig
-from cloister.engine.reports import Fault, Loaded, ReportReader, Started, fault_of
+from cloister.engine.reports import Fault, Loaded, ReportReader, Said, Started, fault_of
 from cloister.engine.server import ServerOptions
 from cloister.engine.weights import SealedWeights
 from cloister.errors import CloisterError, InvalidInput, JobFailed
@@ -139,6 +140,8 @@ def _follow(
                 emit(Progress(stage="loading", done=report.done, total=report.total))
             elif isinstance(report, Fault):
                 fault = fault or report
+            elif isinstance(report, Said):
+                emit(Notice(level="warning", message=f"vLLM: {report}"[:1000]))
             elif not ready and healthy(Path(options.socket)):
                 ready = True
                 seconds = time.monotonic() - began

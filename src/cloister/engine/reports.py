@@ -1,14 +1,15 @@
-"""What the engine's processes tell the first one: how far loading is, and what went wrong.
+"""What the engine's processes tell the first one: how far loading is, what they warn of, and what went wrong.
 
 Datagrams on a Unix socket in the private temporary folder, because vLLM's own processes share nothing
-else with the first. A report holds numbers, and names of exceptions, modules and lines; never the text
-of an exception or of a log line, which could hold a prompt.
+else with the first. A report holds numbers, names of exceptions, modules and lines, and sentences that stand in the
+program's source; never the text of an exception or of a log line, which could hold a prompt.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,10 @@ from typing import Self
 
 import msgspec
 
+from cloister.engine.vetting import vetted
+
 _MAX_BYTES = 4096
+_SAID_EVERY_S = 1.0
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -41,7 +45,18 @@ class Fault(msgspec.Struct, frozen=True, tag="fault"):
         return f"{self.kind} in {self.place}"
 
 
-Report = Loaded | Started | Fault
+class Said(msgspec.Struct, frozen=True, tag="said"):
+    """A warning or an error that was logged at `place`; `words` as `vetting` lets them through, if it does."""
+
+    level: str
+    place: str
+    words: str | None
+
+    def __str__(self) -> str:
+        return f"{self.words or f'{self.level} without words that may be shown'} ({self.place})"
+
+
+Report = Loaded | Started | Fault | Said
 
 
 class ReportReader:
@@ -88,17 +103,25 @@ def fault_of(error: BaseException) -> Fault:
     return Fault(kind=type(error).__name__, place=place)
 
 
-class FaultHandler(logging.Handler):
-    """A logging handler that reports the exceptions of error records, and drops everything else."""
+class LogHandler(logging.Handler):
+    """A logging handler that reports the exceptions of error records and, at most one a second, what else is warned
+    of; it drops everything else."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__(logging.WARNING)
         self._path = path
+        self._next = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
+        error = record.exc_info[1] if record.exc_info and record.levelno >= logging.ERROR else None
         if error is not None:
             send_report(self._path, fault_of(error))
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _SAID_EVERY_S
+        with suppress(Exception):  # an engine answers, whatever becomes of its log
+            place = f"{_module_of(record.pathname)}:{record.lineno}"
+            send_report(self._path, Said(record.levelname.lower()[:16], place[:200], vetted(record)))
 
 
 def _module_of(filename: str) -> str:

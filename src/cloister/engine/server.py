@@ -1,7 +1,7 @@
 """The process that is vLLM's OpenAI server, on a Unix socket. Started by the first process alone.
 
 Reads a `ServerOptions` document on standard input. Binds the socket itself, serves an allow-list of
-routes, logs nothing. Knows no key: the loader asks for it.
+routes, writes no log: of what it warns, `vetting` says what may be told. Knows no key: the loader asks for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from cloister.engine.plugin import LOAD_FORMAT, allow_amx, end_with_parent
-from cloister.engine.reports import FaultHandler, Started, fault_of, send_report
+from cloister.engine.reports import LogHandler, Started, fault_of, send_report
 from cloister.engine.weights import SealedWeights
 from cloister.sandbox import harden_process
 
@@ -59,7 +59,7 @@ def main() -> None:
     end_with_parent()
     options = msgspec.json.decode(sys.stdin.buffer.read(), type=ServerOptions)
     if "CLOISTER_ENGINE_LOG" not in os.environ:
-        logging.getLogger().addHandler(FaultHandler(Path(options.reports)))
+        logging.getLogger().addHandler(LogHandler(Path(options.reports)))
     try:
         _run(options)
     except KeyboardInterrupt:

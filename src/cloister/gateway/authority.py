@@ -20,7 +20,7 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
-from cloister.api import Event, GatewaySecrets, GatewayView
+from cloister.api import EVENTS_LOST, Event, GatewaySecrets, GatewayView
 from cloister.errors import InvalidInput
 from cloister.gateway.directory import Directory
 
@@ -30,6 +30,7 @@ _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 3.0
 _QUIET_S: Final = 20.0  # the authority says something every 5 s
 _FOLLOWED: Final = ("client.", "deployment.", "policy.", "sink.", "vault.")
+_TOLD_ONLY: Final = (".progress", ".notice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +141,12 @@ class Authority:
 
     async def _take(self, event: Event) -> None:
         """Act on an event. Whatever fails here ends the stream before it counts as heard."""
-        if event.kind == "vault.locked":
+        lost = event.kind in EVENTS_LOST
+        if event.kind == "vault.locked" or lost:  # one of those that are lost may have said so
             self._on_locked()
-        known = event.seq <= self._directory.seq  # the view is at least as new
-        if known or not event.kind.startswith(_FOLLOWED) or event.kind.endswith(".progress"):
+        known = event.seq <= self._directory.seq and not lost  # the view is at least as new
+        told = event.kind.startswith(_FOLLOWED) and not event.kind.endswith(_TOLD_ONLY)
+        if known or not (told or lost):
             self._directory.seq = max(self._directory.seq, event.seq)
             return
         if event.kind == "client.revoked" and event.subject:

@@ -292,6 +292,7 @@ class ApiSettings(_Section):
 
     requests_per_s: float = Field(default=200.0, ge=1, le=10_000, description="in the long run")
     burst: int = Field(default=1000, ge=10, le=100_000, description="at once")
+    connections: int = Field(default=256, ge=8, le=65_536, description="connections at a time")
     streams: int = Field(default=64, ge=1, le=4096, description="streams of events and entries at a time")
     metrics: str | None = Field(
         default=None,
