@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,8 @@ def as_account(account: str, work: Callable[[], Any]) -> Any:
             os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
             os.write(writing, json.dumps(work()).encode())
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(writing)

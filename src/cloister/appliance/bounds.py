@@ -55,15 +55,19 @@ class Bounds:
             if account is not None:
                 self._take_token(account)
         except CloisterError as error:
-            response = self._refuse(error)
-            if isinstance(error, TooManyRequests):
-                response.headers["retry-after"] = str(max(1, round(error.values["retry_after_s"])))
-            await response(scope, receive, send)
+            await self._refusal(error)(scope, receive, send)
             return
         if account is None:
             await self._app(scope, receive, send)
             return
         await self._counting_streams(account, scope, receive, send)
+
+    def _refusal(self, error: CloisterError) -> Response:
+        """The answer; one that asks too much is told how long to wait (RFC 9110, Retry-After)."""
+        response = self._refuse(error)
+        if isinstance(error, TooManyRequests):
+            response.headers["retry-after"] = str(max(1, round(error.values["retry_after_s"])))
+        return response
 
     def _account(self, uid: int) -> _Account:
         now = self._clock()
@@ -112,7 +116,7 @@ class Bounds:
                 remedy="Close some of them.",
                 values={"retry_after_s": 1.0},
             )
-            await self._refuse(error)(scope, receive, send)
+            await self._refusal(error)(scope, receive, send)
         finally:
             if streaming:
                 account.streams -= 1
