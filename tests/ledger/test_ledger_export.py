@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ledger_samples import ORIGIN, sample
 from syslog_receivers import MESSAGE, DatagramReceiver, StreamReceiver, certificates
 
+from cloister.errors import NotFound, Tampered
 from cloister.ledger import Entry, Ledger, Settings
 from cloister.ledger.ocsf import encode, entry_event, head_event
 from cloister.ledger.shipping import Shipping
@@ -495,3 +497,41 @@ def test_a_file_on_a_disk_that_fails_holds_nothing_up(
     os.makedirs(tmp_path / "no" / "such")
     wait_until(lambda: shipping.status().sent == 300)
     assert shipping.status().problem is None
+
+
+def test_a_log_that_cannot_be_read_holds_no_other_one_up(tmp_path: Path, open_ledger: Open) -> None:
+    """What tells of its trouble may be in the other one."""
+    ledger = open_ledger()
+    out = tmp_path / "out.jsonl"
+    good = [True]
+
+    def broken() -> Any:
+        if good[0]:
+            raise NotFound("it has not begun")
+        raise Tampered("its tree head is not signed by its key")
+
+    logs = {"other.test/log": broken, ledger.origin: ledger.snapshot}
+    shipping = Shipping(
+        "lines",
+        JsonLines(out, rotate_bytes=1 << 20, keep=2),
+        logs,
+        tmp_path / "cursor.json",
+        resend_s=0,
+        head_every_s=60,
+    )
+    shipping.start()
+    try:
+        ledger.append(sample(1))
+        wait_until(lambda: shipping.status().sent == 1 and shipping.status().problem is None)
+        good[0] = False
+        wait_until(lambda: shipping.status().problem is not None)
+        ledger.append(sample(2))
+        wait_until(lambda: shipping.status().sent == 2)
+        said = shipping.status()
+        assert said.down_s is not None and "tree head" in (said.problem or "")
+        good[0] = True
+        wait_until(lambda: shipping.status().down_s is None and shipping.status().problem is None)
+    finally:
+        shipping.stop()
+    uids = [json.loads(line)["metadata"]["uid"] for line in out.read_text().splitlines()]
+    assert len(uids) == len(set(uids))

@@ -20,7 +20,7 @@ from cloister.appliance.auditing import Auditing
 from cloister.appliance.engine_starts import serve_again
 from cloister.appliance.expiring import Expiring
 from cloister.appliance.exporting import Exporting
-from cloister.appliance.finding import NEW_WORK, Finding
+from cloister.appliance.finding import NEW_WORK, Finding, look_at
 from cloister.appliance.fitness import Fitness
 from cloister.appliance.forgetting import Forgetting
 from cloister.appliance.gpu_alarms import GpuAlarms
@@ -84,7 +84,10 @@ class Alarming:
             yield Finding("sandbox", "critical", self._fitness.sandbox, NEW_WORK, "cloister doctor")
         swap = self._fitness.swap()
         if swap is not None:
-            yield Finding("swap", "critical", swap, NEW_WORK, "swapoff -a")
+            refused = self._parts.settings.unencrypted_swap == "refuse"
+            yield Finding(
+                "swap", "critical", swap, NEW_WORK if refused else "all data that jobs read", "swapoff -a"
+            )
 
     def _ledger(self) -> Iterator[Finding]:
         failure = self._parts.recorder.ledger.failure
@@ -114,7 +117,7 @@ class Alarming:
                 yield Finding(
                     f"sink:{sink.name}",
                     "critical" if sink.required else "warning",
-                    f"the audit sink {sink.name}: {sink.problem}",
+                    f"the audit sink {sink.name}: {sink.problem or 'takes nothing'}",
                     NEW_WORK if sink.required else "who reads the ledger elsewhere",
                     "cloister status",
                 )
@@ -128,26 +131,33 @@ class Alarming:
             async with asyncio.timeout(5):
                 await self._fitness.ask()
         except (CloisterError, TimeoutError):
-            yield Finding("launcher", "critical", "the launcher does not answer", NEW_WORK, "cloister up")
-        for deployment in self._serving.listed():
-            name = deployment.name
+            service = self._parts.home.is_service
+            command = "systemctl restart cloister-launcher" if service else "cloister up"
+            yield Finding("launcher", "critical", "the launcher does not answer", NEW_WORK, command)
+        newest = {deployment.name: deployment for deployment in self._serving.listed()}
+        for (
+            name,
+            deployment,
+        ) in newest.items():  # one that failed has its end where another is served in its place
+            why = deployment.error.detail if deployment.error else None
             if deployment.state == DeploymentState.RESTARTING:
                 yield Finding(
                     f"engine:{deployment.deployment_id}",
                     "critical",
-                    f"the engine of {name} is down and restarting, {deployment.restarts} times so far",
+                    f"the engine of {name} is down and restarting, {deployment.restarts} times so far"
+                    + (f": {why}" if why else ""),
                     f"clients of {name}",
                     f"cloister serve stop {name}",
                 )
         for failed in returning.failed(self._serving.listed()):
-            why, code = (failed.error.detail, failed.error.code) if failed.error else ("it did not start", "")
+            why = failed.error.detail if failed.error else "it did not start"
             again = serve_again(failed.model, failed.name, failed.config)
             yield Finding(
                 f"engine:{failed.deployment_id}",
                 "critical",
                 f"the deployment {failed.name} failed: {why}",
                 f"clients of {failed.name}",
-                again if code in returning.REFUSED else "cloister serve list",
+                f"{again}, or `cloister serve stop {failed.name}` where it is not wanted any more",
             )
         for served, error in await returning.doubtful(
             self._serving.listed(only_live=True), self._serving.starts
@@ -180,7 +190,7 @@ class Alarming:
                     "warning",
                     f"{row.verb} {row.name} has said nothing for {(now - at) / 60:.0f} minutes",
                     row.requested_by,
-                    f"cloister run watch {row.job_id}",
+                    look_at(row),
                 )
             loss = row.metrics.get("loss")
             if isinstance(loss, float | int):
@@ -193,7 +203,7 @@ class Alarming:
                         "warning",
                         f"the loss of {row.name} is {loss:.3g} and was {lowest:.3g}",
                         row.requested_by,
-                        f"cloister run watch {row.job_id}",
+                        look_at(row),
                     )
         late = timedelta(days=self._limits.backup_days)
         if late and stored is not None and self._parts.state.now() - (backup or stored) > late:

@@ -175,7 +175,12 @@ class Alerts:
         """In the ledger, and from there to its sinks; an alert about the ledger itself cannot be."""
         try:
             await self._recorder.record(
-                None, f"alert.{what}", alert.key, reason=alert.cause[:500], severity=alert.severity
+                None,
+                f"alert.{what}",
+                alert.key,
+                reason=alert.cause[:500],
+                severity=alert.severity,
+                since=alert.raised_at.isoformat(timespec="seconds"),
             )
         except CloisterError:
             return False

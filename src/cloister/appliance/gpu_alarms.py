@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from cloister.api import GpuStatus
-from cloister.appliance.finding import Finding
+from cloister.appliance.finding import Finding, look_at
 from cloister.appliance.gpus import Gpus, XidSeen
 from cloister.appliance.state import DeploymentRow, JobRow
 from cloister.appliance.store import StateStore
@@ -132,7 +132,7 @@ class GpuAlarms:
     def _look_at(self, holder: str) -> str:
         with self._state.read() as session:
             job = session.get(JobRow, holder)
-        return "cloister serve list" if job is None else f"cloister run watch {holder}"
+        return "cloister serve list" if job is None else look_at(job)
 
     def _whom(self, holders: Iterable[str], nobody: str) -> str:
         named = []

@@ -159,8 +159,11 @@ class Shipping:
         self._sink.close()
 
     def _turn(self) -> bool:
-        """One batch; True where more may be waiting. Raises OSError where the sink fails."""
-        snapshots = self._look()
+        """One batch of each log; True where more may be waiting. Raises OSError where the sink fails.
+
+        A log that cannot be read holds no other one up: what tells of it may be in that.
+        """
+        snapshots, unreadable = self._look()
         if not self._open:
             self._sink.open()
             self._open, self._opened_at = True, self._monotonic()
@@ -168,11 +171,19 @@ class Shipping:
             self._sink.check()
         busy = False
         for origin, snapshot in snapshots.items():
-            busy |= self._ship(origin, snapshot)
-        if not self._was_lost or self._holds():
+            try:
+                busy |= self._ship(origin, snapshot)
+            except CloisterError as error:
+                unreadable = error
+        if unreadable is not None:
+            self._down_since = self._monotonic() if self._down_since is None else self._down_since
+            self._problem, busy = _words(unreadable), False
+        elif not self._was_lost or self._holds():
             self._was_lost, self._down_since, self._problem = False, None, None
         self._settle()
         self._save(at_once=self._told_down)
+        if unreadable is not None:
+            self._closing.wait(RETRY_S[2])
         return busy
 
     def _holds(self) -> bool:
@@ -180,14 +191,18 @@ class Shipping:
         wait = 0.0 if self._sink.durable else min(self._resend_s, HOLD_S)
         return self._monotonic() - self._opened_at >= wait
 
-    def _look(self) -> dict[str, Snapshot]:
-        """The logs as they are now; one that has not begun is left out."""
-        found = {}
+    def _look(self) -> tuple[dict[str, Snapshot], CloisterError | None]:
+        """The logs as they are now, and why one is missing; one that has not begun is left out."""
+        found, unreadable = {}, None
         for origin, newest in self._logs.items():
-            with contextlib.suppress(NotFound):
+            try:
                 found[origin] = newest()
                 self._sizes[origin] = found[origin].size
-        return found
+            except NotFound:
+                continue
+            except CloisterError as error:
+                unreadable = error
+        return found, unreadable
 
     def _ship(self, origin: str, snapshot: Snapshot) -> bool:
         """One batch of one log; True where it was a full one."""
