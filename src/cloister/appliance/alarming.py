@@ -151,13 +151,16 @@ class Alarming:
                 )
         for failed in returning.failed(self._serving.listed()):
             why = failed.error.detail if failed.error else "it did not start"
+            refused = failed.error is not None and failed.error.code in returning.REFUSED
             again = serve_again(failed.model, failed.name, failed.config)
             yield Finding(
                 f"engine:{failed.deployment_id}",
                 "critical",
                 f"the deployment {failed.name} failed: {why}",
                 f"clients of {failed.name}",
-                f"{again}, or `cloister serve stop {failed.name}` where it is not wanted any more",
+                again
+                if refused
+                else f"{again}, or `cloister serve stop {failed.name}` where it is not wanted any more",
             )
         for served, error in await returning.doubtful(
             self._serving.listed(only_live=True), self._serving.starts
