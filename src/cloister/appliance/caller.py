@@ -10,7 +10,7 @@ from cloister.appliance.peer import SCOPE_KEY, Peer
 from cloister.errors import Unauthenticated
 
 
-def _peer(request: Request) -> Peer:
+async def _peer(request: Request) -> Peer:
     peer = request.scope.get("extensions", {}).get(SCOPE_KEY)
     if not isinstance(peer, Peer):
         raise Unauthenticated("this connection has no account")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 from sqlalchemy import select
@@ -39,6 +40,7 @@ from cloister.appliance.revealing import Revealing
 from cloister.appliance.runs import find_run
 from cloister.appliance.serving import Serving
 from cloister.appliance.state import JobRow, RunRow
+from cloister.appliance.store import AsOf
 from cloister.appliance.witnessing import Witnessing
 from cloister.errors import CloisterError, NotFound
 from cloister.modes import read_foreign
@@ -85,6 +87,8 @@ class Overview:
         self._anchors = anchors
         self._revealing = revealing
         self._forgetting = forgetting
+        self._jobs = AsOf(parts.state, queue.counts)
+        self._live = AsOf(parts.state, functools.partial(serving.listed, only_live=True))
 
     def ledger_status(self) -> LedgerStatus:
         head = self._ledger.head()
@@ -115,6 +119,14 @@ class Overview:
         return self._noted[2]
 
     async def status(self) -> Status:
+        launcher = asyncio.create_task(self._launcher_status())
+        await asyncio.sleep(0)  # it is asked now, and answers while the rest is looked up
+        try:
+            return await self._status(launcher)
+        finally:
+            launcher.cancel()
+
+    async def _status(self, launcher: Awaitable[ProcessStatus]) -> Status:
         warnings = []
         if self._settings.sandbox == "none":
             warnings.append("SANDBOX OFF: work runs without isolation, as the settings say")
@@ -126,7 +138,7 @@ class Overview:
         ledger = self.ledger_status()
         if ledger.failure:
             warnings.append(f"the ledger refuses entries: {ledger.failure}")
-        warnings += self._witnessing.warnings()
+        warnings += self._witnessing.warnings(ledger.witnesses)
         if self._anchors.problem:
             warnings.append(self._anchors.problem)
         await self._policy_sets.look()
@@ -144,11 +156,11 @@ class Overview:
             ledger=ledger,
             processes=[
                 ProcessStatus(name="authority", state="running"),
-                await self._launcher_status(),
+                await launcher,
                 gateway,
             ],
-            jobs=self._queue.counts(),
-            deployments=self._serving.listed(only_live=True),
+            jobs=self._jobs(),
+            deployments=self._live(),
             last_seq=self._state.last_seq(),
             gateway_url=url,
             warnings=warnings,

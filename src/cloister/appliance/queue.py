@@ -256,8 +256,9 @@ class Queue:
 
     def counts(self) -> dict[str, int]:
         with self._state.read() as session:
-            states = session.scalars(select(JobRow.state)).all()
-        return {state: states.count(state) for state in JobState if state in states}
+            query = select(JobRow.state, func.count()).group_by(JobRow.state)
+            count = dict(session.execute(query).tuples().all())
+        return {state: count[state] for state in JobState if state in count}
 
     @property
     def running(self) -> list[str]:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import OperationalError
@@ -26,6 +26,7 @@ BATCH = 500
 PRUNE_EVERY = 1_000
 
 Clock = Callable[[], datetime]
+Read = TypeVar("Read")
 
 
 def utc_now() -> datetime:
@@ -51,13 +52,14 @@ class StateStore:
         self._clock = clock
         self._news = asyncio.Event()
         self._changes = 0
+        self._last_seq = AsOf(self, self._newest)
 
     def now(self) -> datetime:
         return self._clock()
 
     @property
     def changes(self) -> int:
-        """How many transactions this process has kept: while the number is the same, so is the state."""
+        """How many transactions this process has ended: while the number is the same, so is the state."""
         return self._changes
 
     @contextmanager
@@ -69,14 +71,15 @@ class StateStore:
         try:
             with self._sessions.begin() as session:
                 yield Change(session, self._clock())
-                self._changes += 1
-                if self._changes % PRUNE_EVERY == 0:
+                if (self._changes + 1) % PRUNE_EVERY == 0:
                     newest = session.scalar(select(func.max(EventRow.seq))) or 0
                     session.execute(delete(EventRow).where(EventRow.seq <= newest - KEPT_EVENTS))
         except OperationalError as error:
             raise OutOfSpace(
                 "the state could not be written", remedy="Make room on the disk of the appliance's home."
             ) from error
+        finally:
+            self._changes += 1
         self._news.set()
         self._news = asyncio.Event()
 
@@ -100,6 +103,9 @@ class StateStore:
         return data[:18] + b"\1\1" + data[20:]
 
     def last_seq(self) -> int:
+        return self._last_seq()
+
+    def _newest(self) -> int:
         with self.read() as session:
             return session.scalar(select(func.max(EventRow.seq))) or 0
 
@@ -142,3 +148,21 @@ class StateStore:
                     await news.wait()
             except TimeoutError:
                 yield None
+
+
+class AsOf(Generic[Read]):
+    """What a reading of the state says, read anew once anything in the state has changed.
+
+    The authority alone writes its state and counts its transactions, so this is never behind.
+    """
+
+    def __init__(self, state: StateStore, read: Callable[[], Read]) -> None:
+        self._state = state
+        self._read = read
+        self._known: tuple[int, Read] | None = None
+
+    def __call__(self) -> Read:
+        mark = self._state.changes  # before it is read: what changes meanwhile is read next time
+        if self._known is None or self._known[0] != mark:
+            self._known = (mark, self._read())
+        return self._known[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class Witnessing:
         self._clock = clock
         self._keys = [parse_witness_vkey(text) for text in settings.witnesses]
         self._changing = asyncio.Lock()
+        self._first: dict[str, datetime] = {}
+        """When each ledger's first entry was made, which stays as it is."""
 
     async def prove(self, name: str, index: int) -> LedgerProof:
         """A tlog-proof of an entry. Errors: NotFound, Tampered, LedgerUnavailable."""
@@ -131,12 +134,16 @@ class Witnessing:
 
     def state(self) -> list[LedgerWitness]:
         """One for each ledger that has signed anything."""
-        return [state for name in LEDGERS if (state := self._state(name)) is not None]
+        left = self._left()
+        return [state for name in LEDGERS if (state := self._state(name, left.get(name))) is not None]
 
-    def warnings(self) -> list[str]:
-        """UNWITNESSED, once for each ledger that is overdue, with since when and the next command."""
+    def warnings(self, states: Iterable[LedgerWitness] | None = None) -> list[str]:
+        """UNWITNESSED, once for each ledger that is overdue, with since when and the next command.
+
+        `states` are those of `state` at this moment, where the caller has them.
+        """
         found = []
-        for state in self.state():
+        for state in self.state() if states is None else states:
             if state.overdue_since is not None:
                 what = (
                     f"no witness has cosigned the {state.ledger} ledger"
@@ -147,11 +154,10 @@ class Witnessing:
                 found.append(f"UNWITNESSED: {what} since {since}; next: `{state.command}`")
         return found
 
-    def _state(self, name: str) -> LedgerWitness | None:
+    def _state(self, name: str, left: dict[str, Any] | None) -> LedgerWitness | None:
         root = self._home.ledger(name)
         if not (root / "vkey").exists():
             return None
-        left = self._left().get(name)
         left_at = datetime.fromisoformat(left["time"]) if left else None
         newest = max(self._cosignatures(name), key=lambda one: one.time, default=None)
         cosigned_at = datetime.fromtimestamp(newest.time, UTC) if newest else None
@@ -165,16 +171,18 @@ class Witnessing:
             cosigned_at=cosigned_at,
             cosigned_size=newest.size if newest else None,
             cosigned_by=newest.witness if newest else None,
-            overdue_since=(last or self._begun(root)) if due else None,
+            overdue_since=(last or self._begun(name, root)) if due else None,
             command=CARRY,
         )
 
-    def _begun(self, root: Path) -> datetime:
+    def _begun(self, name: str, root: Path) -> datetime:
         """When the ledger's first entry was made."""
         try:
-            for entry in TileStore(root).entries(0, 1):
-                return datetime.fromisoformat(json.loads(entry)["time"])
-        except (CloisterError, OSError, ValueError, KeyError, TypeError):
+            if name not in self._first:
+                entry = TileStore(root).entries(0, 1)[0]
+                self._first[name] = datetime.fromisoformat(json.loads(entry)["time"])
+            return self._first[name]
+        except (CloisterError, OSError, ValueError, LookupError, TypeError):
             pass  # none is in the tree yet, or it is damaged, which is for `audit verify` to say
         return self._clock()
 
@@ -182,6 +190,8 @@ class Witnessing:
         """Those that are kept, checked again, of the witnesses that the settings name."""
         root = self._home.ledger(name)
         found: list[Cosignature] = []
+        if not self._keys:
+            return found
         try:
             heads: list[TreeHead] = cosigned_heads(root, read_vkey(root))
             for head in heads:
