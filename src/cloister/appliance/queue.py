@@ -257,7 +257,7 @@ class Queue:
     def counts(self) -> dict[str, int]:
         with self._state.read() as session:
             query = select(JobRow.state, func.count()).group_by(JobRow.state)
-            count = dict(session.execute(query).tuples().all())
+            count = {JobState(state): number for state, number in session.execute(query)}
         return {state: count[state] for state in JobState if state in count}
 
     @property
