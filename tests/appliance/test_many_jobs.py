@@ -1,137 +1,327 @@
-"""Many jobs, and workers and authority killed at random: each ends once, with its entries, and in its order."""
+"""Many jobs of two people, workers and `cloisterd` killed at random: each ends once, with its entries, in its turn."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from authority_world import PEER, World, moment
-from test_going_on import processes
+from authority_world import PASSPHRASE, PEER, World, make, program
+from tests.appliance.role_accounts import GROUP, as_account, made_accounts, needs_root
 
-from cloister.api import FINAL_STATES, JobState, RunRequest
+from cloister import embedded
+from cloister.api import FINAL_STATES, Event, JobState, ObjectKind, RunRequest
+from cloister.appliance.state import ClassificationRow
+from cloister.client import Client
 from cloister.errors import CloisterError
+from cloister.home import Home
+from cloister.policy.cedar import ROLES
+from cloister.verifier import verify_log
+
+TRAINERS = ("trainer", "second")
+SLOTS = 2
 
 
-def resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+@dataclass(frozen=True)
+class Asked:
+    """A job as the order knows it: whose, how urgent, and which of all that were asked for."""
+
+    account: str
+    priority: int
+    number: int
 
 
-async def many(here: World, jobs: int, kills: int, restarts: int) -> dict[str, Any]:
-    generator = random.Random(jobs)
-    await here.restart(queue={"heavy_slots": 2, "resume_limit": 1000})
-    await here.unlock()
-    (here.home.root / "lines").write_text("3")
-    here.authority.queue.paused = True  # all of them wait before the first starts
-    asked: dict[str, int] = {}
-    for number in range(jobs):
-        priority = generator.choice([-1, 0, 0, 0, 1])
-        run = await here.authority.requests.start_run(
-            PEER,
-            RunRequest(name=f"r{number}", dataset="rows", base="base", evaluate=None, priority=priority),
+@dataclass
+class Played:
+    """What was asked for and done to it. `memory` is the resident memory of each authority, in MiB, as it went on."""
+
+    asked: dict[str, Asked]
+    workers_killed: int = 0
+    cancelled: int = 0
+    memory: list[list[float]] = field(default_factory=list)
+
+    @property
+    def grown(self) -> float:
+        """The most that any authority has grown by since it was unlocked."""
+        return max(max(life) - life[0] for life in self.memory)
+
+
+class Site:
+    """A home whose launcher and authority are processes of their own, shared by accounts with roles."""
+
+    def __init__(self, root: Path, accounts: dict[str, str]) -> None:
+        self.home = Home(root / "home")
+        self.home.make()
+        self.accounts = accounts
+        settings: dict[str, Any] = {
+            "sandbox": "none",
+            "unencrypted_swap": "allow",
+            "access": {"roles": {role: GROUP.format(role) for role in ROLES}},
+            "queue": {"devices": "cpu", "heavy_slots": SLOTS, "resume_limit": 1000},
+            "api": {"requests_per_s": 10_000, "burst": 100_000},
+        }
+        self.home.settings_file.write_text(json.dumps(settings))
+        (self.home.root / "lines").write_text("3")
+        command = [sys.executable, "-m", "cloister.launcher", "--home", str(self.home.root)]
+        self.launcher = subprocess.Popen(
+            [*command, "--sandbox", "none", "--program", *program(self.home)], stderr=subprocess.DEVNULL
         )
-        asked[run.train_job.job_id] = priority
-    here.go.touch()
-    here.authority.queue.paused = False
-    before = resident(os.getpid())
-    killed = restarted = 0
-    while not all(JobState(here.job(job_id).state) in FINAL_STATES for job_id in asked):
-        await asyncio.sleep(generator.uniform(0.01, 0.1))
-        if killed < kills and (found := processes(here)):
+        while not embedded.listener_pid(self.home.launcher_socket):
+            assert self.launcher.poll() is None
+            time.sleep(0.01)
+        asyncio.run(self._furnish())
+
+    async def _furnish(self) -> None:
+        """A vault, and a dataset and a base that only the state knows."""
+        authority = make(self.home)
+        await authority.start()
+        await authority.seal.initialise(PEER, PASSPHRASE)
+        here = World(self.home, authority, asyncio.ensure_future(asyncio.sleep(0)), launcher=None)  # type: ignore[arg-type]
+        here.stored(ObjectKind.BASE, "base")
+        dataset = here.stored(ObjectKind.DATASET, "rows")
+        with authority.state.change() as change:
+            change.session.add(
+                ClassificationRow(object_id=dataset, classification="internal", set_at=change.now, set_by="x")
+            )
+        await authority.stop()
+
+    def as_(self, who: str, work: Any) -> Any:
+        def inside() -> Any:
+            with Client(self.home.authority_socket) as client:
+                return work(client)
+
+        return as_account(self.accounts[who], inside)
+
+    @property
+    def pid(self) -> int:
+        pid = embedded.listener_pid(self.home.authority_socket)
+        assert pid is not None
+        return pid
+
+    def start(self) -> int:
+        """Start the authority and unlock it. Returns its process."""
+        embedded.start(self.home, gateway=False)
+        self.as_("admin", lambda client: client.unlock(PASSPHRASE))
+        return self.pid
+
+    def kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        embedded.await_end(pid)
+
+    def states(self) -> dict[str, str]:
+        with closing(sqlite3.connect(f"file:{self.home.state}?mode=ro", uri=True)) as database:
+            return dict(database.execute("SELECT job_id, state FROM jobs").fetchall())
+
+    def workers(self) -> list[int]:
+        """What the process that builds the sandboxes has started."""
+        builder = embedded.listener_pid(self.home.launcher_socket)
+        children = Path(f"/proc/{builder}/task/{builder}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    def stop(self) -> None:
+        embedded.stop(self.home)
+        self.launcher.wait(30)
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    with made_accounts({"second": ["trainer"]}) as accounts, TemporaryDirectory(prefix="mj") as folder:
+        Path(folder).chmod(0o711)
+        here = Site(Path(folder), accounts)
+        try:
+            yield here
+        finally:
+            here.stop()
+
+
+def resident(pid: int) -> float:
+    """Resident memory of a process, in MiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def ask(here: Site, jobs: int, generator: random.Random) -> dict[str, Asked]:
+    """Both people ask for their share of runs, each of some priority, while none can end yet."""
+    asked: dict[str, Asked] = {}
+    for who in TRAINERS:
+        wanted = [generator.choice([-1, 0, 0, 0, 1]) for _ in range(jobs // len(TRAINERS))]
+
+        def start(client: Client, who: str = who, wanted: list[int] = wanted) -> list[str]:
+            requests = (
+                RunRequest(
+                    name=f"{who}-{number}", dataset="rows", base="base", evaluate=None, priority=priority
+                )
+                for number, priority in enumerate(wanted)
+            )
+            return [client.start_run(request).train_job.job_id for request in requests]
+
+        for job_id, priority in zip(here.as_(who, start), wanted, strict=True):
+            asked[job_id] = Asked(who, priority, len(asked))
+    return asked
+
+
+def play(here: Site, jobs: int, kills: int, restarts: int, cancels: int) -> Played:
+    """Jobs to their ends, with so many workers killed, authorities killed and jobs cancelled on the way."""
+    generator = random.Random(jobs)
+    pid = here.start()
+    told = Played(ask(here, jobs, generator))
+    told.memory.append([resident(pid)])
+    at = {name: generator.sample(range(1, jobs * 9 // 10), count) for name, count in
+          (("worker", kills), ("authority", restarts), ("cancel", cancels))}  # fmt: skip
+    (here.home.root / "go").touch()
+    deadline = time.monotonic() + 30 + 2 * jobs
+    while True:
+        states = here.states()
+        ended = sum(states[job_id] in FINAL_STATES for job_id in told.asked)
+        if ended == len(told.asked):
+            break
+        assert time.monotonic() < deadline, Counter(states.values())
+        time.sleep(generator.uniform(0.005, 0.05))
+        told.memory[-1].append(resident(pid))
+        if any(moment <= ended for moment in at["worker"]) and (found := here.workers()):
             with suppress(ProcessLookupError):
                 os.kill(generator.choice(found), signal.SIGKILL)
-            killed += 1
-        elif restarted < restarts and generator.random() < 0.05:
-            # As a kill leaves it: nothing is let go of in order.
-            await here.restart(queue={"heavy_slots": 2, "resume_limit": 1000})
-            await here.unlock()
-            restarted += 1
-        if generator.random() < 0.02:
-            job_id = generator.choice(list(asked))
-            with suppress(CloisterError):
-                await here.authority.queue.cancel(PEER, job_id)
-    await here.until(lambda: not here.authority.queue.known)
-    return {
-        "asked": asked,
-        "killed": killed,
-        "restarted": restarted,
-        "grown": resident(os.getpid()) - before,
-    }
+            at["worker"].remove(min(at["worker"]))
+            told.workers_killed += 1
+        elif any(moment <= ended for moment in at["authority"]):
+            at["authority"].remove(min(at["authority"]))
+            here.kill(pid)
+            pid = here.start()
+            told.memory.append([resident(pid)])
+        elif any(moment <= ended for moment in at["cancel"]):
+            at["cancel"].remove(min(at["cancel"]))
+            job_id = generator.choice([one for one in told.asked if states[one] not in FINAL_STATES])
+            told.cancelled += here.as_(told.asked[job_id].account, partial(cancel, job_id))
+    here.as_("admin", lambda client: client.flush_ledger())
+    assert not here.workers()
+    return told
 
 
-def check(here: World, asked: dict[str, int]) -> Counter[str]:
-    states: Counter[str] = Counter()
-    entries = list(here.authority.ledger.entries(0, 100_000))
+def cancel(job_id: str, client: Client) -> bool:
+    try:
+        client.cancel_job(job_id)
+    except CloisterError:  # it has just ended
+        return False
+    return True
+
+
+def books(home: Home) -> tuple[list[dict[str, Any]], list[Event]]:
+    """Every entry and every event, read once all processes have ended."""
+
+    async def read() -> tuple[list[dict[str, Any]], list[Event]]:
+        authority = make(home)
+        await authority.start()
+        try:
+            entries = list(authority.ledger.entries(0, 1_000_000))
+            return entries, authority.state.events_after(0, 1_000_000)
+        finally:
+            await authority.stop()
+
+    return asyncio.run(read())
+
+
+def check(
+    states: dict[str, str], entries: list[dict[str, Any]], events: list[Event], asked: set[str]
+) -> None:
+    """Each job has one final state, was told of once, and has the entries of what became of it."""
     by_job: dict[str, Counter[str]] = {job_id: Counter() for job_id in asked}
     for entry in entries:
-        for job_id in by_job.keys() & set(entry["objects"]):
+        for job_id in asked & set(entry["objects"]):
             by_job[job_id][entry["action"]] += 1
-    finals = Counter(
-        event.subject
-        for event in here.authority.state.events_after(0, 1_000_000)
-        if event.kind == "job.state" and event.data["state"] in FINAL_STATES
-    )
+    turns = [event for event in events if event.kind == "job.state" and event.subject in asked]
+    finals = Counter(event.subject for event in turns if event.data["state"] in FINAL_STATES)
+    starts = Counter(event.subject for event in turns if event.data["state"] == JobState.RUNNING)
     for job_id in asked:
-        row = here.job(job_id)
-        states[row.state] += 1
+        said, state = by_job[job_id], states[job_id]
         assert finals[job_id] == 1, (job_id, finals[job_id])
-        said = by_job[job_id]
-        if row.state == JobState.DONE:
-            # An entry is there before what it tells of: cut off between them, it is entered again.
-            assert said["job.done"] >= 1 and said["job.train"] >= row.attempts
-            assert said["job.interrupted"] >= row.attempts - 1
-        elif row.state == JobState.CANCELLED:
-            assert said["job.cancel"] == 1 and not said["job.done"]
+        # An entry is there before what it tells of: cut off between them, it is entered again.
+        assert said["job.train"] >= starts[job_id]
+        if state == JobState.DONE:
+            assert said["job.done"] >= 1 and said["job.interrupted"] >= starts[job_id] - 1
         else:
-            assert (
-                row.state in (JobState.FAILED, JobState.INTERRUPTED)
-                and said["job.failed"] + said["job.interrupted"]
-            )
-    return states
+            assert state == JobState.CANCELLED and said["job.cancel"] >= 1 and not said["job.done"]
 
 
-def in_order(here: World, asked: dict[str, int]) -> None:
-    """First starts obey the rule: a job of one person starts after all that are before it in the queue."""
-    firsts = [
-        entry["objects"][0]
-        for entry in here.authority.ledger.entries(0, 100_000)
-        if entry["action"] == "job.train"
-    ]
-    started = list(dict.fromkeys(job_id for job_id in firsts if job_id in asked))
-    rank = {job_id: (-asked[job_id], number) for number, job_id in enumerate(asked)}
-    ordered = sorted(started, key=rank.__getitem__)
-    # Two places: a start's entry may come one before its turn, and no more.
-    for place, job_id in enumerate(started):
-        assert abs(ordered.index(job_id) - place) <= 2, (place, ordered.index(job_id))
+def passed_over(events: list[Event], asked: dict[str, Asked]) -> list[tuple[str, str]]:
+    """Starts against the rule: (what started, what should have before it).
+
+    Decided on together, two starts may be told of in either order, and what comes back into the queue meanwhile comes
+    too late: only what has seen two starts go by, and does not start with the next two, was passed over.
+    """
+    told = [event for event in events if event.kind == "job.state" and event.subject in asked]
+    begun = [event.subject for event in told if event.data["state"] == JobState.RUNNING]
+    waiting: dict[str, int] = {}
+    running: set[str] = set()
+    found = []
+    number = 0
+    for event in told:
+        job_id = str(event.subject)
+        waiting.pop(job_id, None)
+        running.discard(job_id)
+        if event.data["state"] == JobState.QUEUED:
+            waiting[job_id] = number
+        elif event.data["state"] == JobState.RUNNING:
+            mine = asked[job_id]
+            has = Counter(asked[one].account for one in running)
+            for other in (one for one, since in waiting.items() if since <= number - SLOTS):
+                its = asked[other]
+                same = its.priority == mine.priority
+                before = its.priority > mine.priority or (
+                    same and its.account == mine.account and its.number < mine.number
+                )
+                turn = same and has[its.account] < has[mine.account]
+                if turn or (before and other not in begun[number + 1 : number + 1 + SLOTS]):
+                    found.append((job_id, other))
+            number += 1
+            running.add(job_id)
+    return found
 
 
-@moment
-async def test_thirty_jobs_with_kills_end_once_each(here: World) -> None:
-    told = await many(here, jobs=30, kills=8, restarts=2)
-    check(here, told["asked"])
-    in_order(here, told["asked"])
+def whole(jobs: int, kills: int, restarts: int, cancels: int) -> tuple[Played, Counter[str]]:
+    with site() as here:
+        told = play(here, jobs, kills, restarts, cancels)
+        here.stop()
+        states = here.states()
+        folder = here.home.control_ledger
+        assert not verify_log(folder, (folder / "vkey").read_text().strip()).problems
+        entries, events = books(here.home)
+        check(states, entries, events, set(told.asked))
+        assert not passed_over(events, told.asked)
+        return told, Counter(states[job_id] for job_id in told.asked)
 
 
+@needs_root
+def test_two_dozen_jobs_with_kills_end_once_each() -> None:
+    told, states = whole(jobs=24, kills=5, restarts=2, cancels=2)
+    assert states[JobState.CANCELLED] == told.cancelled
+    assert len(told.memory) == 3 and told.grown < 32
+
+
+@needs_root
 @pytest.mark.soak
 def test_five_hundred_jobs_with_kills_end_once_each() -> None:
-    figures: dict[str, Any] = {}
-
-    async def whole(here: World) -> None:
-        told = await many(here, jobs=500, kills=120, restarts=20)
-        states = check(here, told["asked"])
-        in_order(here, told["asked"])
-        figures.update(told, states=dict(states))
-
-    moment(whole)()
-    grown = figures["grown"] / 2**20
+    told, states = whole(jobs=500, kills=150, restarts=20, cancels=15)
+    first, last = max(told.memory[0]), max(told.memory[-1])
     print(
-        f"soak: jobs=500 kills={figures['killed']} restarts={figures['restarted']} grown_mib={grown:.0f} "
-        + " ".join(f"{state}={count}" for state, count in figures["states"].items())
+        f"soak: jobs=500 people={len(TRAINERS)} workers_killed={told.workers_killed} "
+        f"authorities_killed={len(told.memory) - 1} "
+        + " ".join(f"{state}={count}" for state, count in sorted(states.items()))
+        + f" memory_mib first={first:.0f} last={last:.0f} most={max(map(max, told.memory)):.0f} "
+        f"grown_in_one={told.grown:.0f}"
     )
-    assert grown < 100
+    assert len(told.memory) == 21 and told.workers_killed >= 140
+    assert told.grown < 32 and last - first < 32
