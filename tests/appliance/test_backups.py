@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -21,10 +22,11 @@ from tests.conftest import LOOPBACK, PASSPHRASE, Appliance, import_rows, start_a
 from cloister import embedded
 from cloister.api import BackupRequest, ClientRequest, ShredRequest
 from cloister.client import Client
-from cloister.demo.search import find_leaks
+from cloister.demo.search import find_bytes, find_leaks
 from cloister.errors import CloisterError, Conflict, InvalidInput, NotFound, Tampered, Unauthenticated
 from cloister.home import Home
 from cloister.restoring import Opener, backups_in, opener_of, restore
+from cloister.vault import Vault
 from cloister.vault.bodies import SealedBody
 from cloister.vault.body_store import BodyStore
 from cloister.verifier import verify_log
@@ -74,6 +76,19 @@ def place() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))
     yield folder / "h"
     shutil.rmtree(folder)
+
+
+def test_no_data_key_lies_open_in_a_home_or_in_its_backup(made: Made) -> None:
+    home = made.appliance.home
+    with closing(Vault.open(home.keys)) as vault:
+        vault.unlock(PASSPHRASE.encode())
+        versions = vault.keyed_versions()
+        keys = [vault.data_key(object_id, version) for object_id, version in versions]
+    assert len(keys) >= 2
+    written = [form for key in keys for form in (key, key.hex().encode(), base64.b64encode(key)[:40])]
+    assert find_bytes(written, [home.root, made.folder]) == []
+    for object_id, _ in versions:  # wrapped they are found, so they would be
+        assert holding(home.root, key_bytes(made.appliance, object_id))
 
 
 def test_a_restored_home_runs_opens_and_goes_on_with_its_ledger(made: Made, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Kills of the authority while it rotates objects and KEKs: what is acknowledged is there, and the vault is whole."""
+"""Kills of the authority while it rotates objects and KEKs: what is acknowledged is there, and both books are whole."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cloister import embedded
 from cloister.api import FINAL_STATES
 from cloister.errors import CloisterError
 from cloister.vault import ObjectReader, ObjectStore, Vault
+from cloister.verifier import verify_log
 
 ROWS: list[dict[str, object]] = [
     {"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"{n} " * 200}]}
@@ -66,6 +67,9 @@ def killed(appliance: Appliance, order: random.Random, *, kek: bool) -> bool:
         time.sleep(0.05)
     *lines, result = client.check_vault()
     assert result.problems == 0, [(line.where, line.problem) for line in lines]
+    client.flush_ledger()
+    ledger = appliance.home.control_ledger
+    assert not verify_log(ledger, (ledger / "vkey").read_text().strip()).problems
     return client.dataset("letters").version != before
 
 
