@@ -84,22 +84,27 @@ def restore(
         InvalidInput, NotFound, OutOfSpace.
     """
     into = into.absolute()
+    mounted = _is_mounted(into)
     if not check:
         Home(into).require_short()
-        _require_empty(into)
+        _require_empty(into, mounted)
     into.parent.mkdir(parents=True, exist_ok=True)
-    draft = into.with_name(f".{into.name}.{secrets.token_hex(4)}.restoring")
+    above = into if mounted else into.parent  # on the disk that it is to lie on
+    draft = above / f".{into.name}.{secrets.token_hex(4)}.restoring"
     draft.mkdir(mode=0o700)
     try:
         found = _rebuild(target, Home(draft), opener, backup_id, keys, head, accept_lost, by, progress)
         if not check:
             _sync(draft)
-            _require_empty(into)
-            with naming(into), suppress(FileNotFoundError):
-                into.rmdir()
+            _require_empty(into, mounted, draft.name)
             with naming(into):
-                draft.rename(into)
-                sync_folder(into.parent)
+                if mounted:
+                    _move_into(draft, into)
+                else:
+                    with suppress(FileNotFoundError):
+                        into.rmdir()
+                    draft.rename(into)
+                sync_folder(above)
     finally:
         _remove(draft)
     return Restored(**{**asdict(found), "home": None if check else str(into)})
@@ -148,14 +153,41 @@ def _rebuild(
     )
 
 
-def _require_empty(into: Path) -> None:
+def _require_empty(into: Path, mounted: bool, draft: str = "") -> None:
+    ours = {draft, "lost+found"} if mounted else set()
     with naming(into):
-        if into.is_symlink() or (into.exists() and (not into.is_dir() or any(into.iterdir()))):
+        if into.is_symlink() or (
+            into.exists() and (not into.is_dir() or any(path.name not in ours for path in into.iterdir()))
+        ):
             raise Conflict(
                 "a home is restored into an empty folder, or one that is not there",
                 where=str(into),
                 remedy="Name another one, or move what is there away.",
             )
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether a file system is mounted just there, so that nothing can be put in its place.
+
+    Of /proc/self/mountinfo (proc(5)): a bind mount looks like the folder that it shows.
+    """
+    wanted = os.fsencode(path.parent.resolve() / path.name)
+    with Path("/proc/self/mountinfo").open("rb") as mounts:
+        for line in mounts:
+            point = line.split()[4]
+            for code, plain in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+                point = point.replace(code, plain)
+            if point == wanted:
+                return True
+    return False
+
+
+def _move_into(draft: Path, into: Path) -> None:
+    """What a draft holds, into the folder that it lies in. The keys go last: without them it is no home yet."""
+    into.chmod(0o700)
+    for path in sorted(draft.iterdir(), key=lambda path: path.name == "keys"):
+        path.rename(into / path.name)
+    draft.rmdir()
 
 
 def _index(target: Path, backup_id: str | None) -> archives.Index:

@@ -6,6 +6,8 @@ import base64
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -193,6 +195,64 @@ def test_one_damaged_byte_is_found_and_named(made: Made, place: Path, tmp_path: 
     with pytest.raises(NotFound, match=path.name if where != "index" else "no backup"):
         restore(copy, place, OPENER, backup_id=backup_id)
     assert list(place.parent.iterdir()) == []
+
+
+ONTO_A_MOUNT = """
+import json, sys
+from contextlib import closing
+from pathlib import Path
+import pyrage
+from cloister.errors import Conflict, Unauthenticated
+from cloister.home import Home
+from cloister.restoring import Opener, restore
+from cloister.vault import Vault
+from cloister.verifier import verify_log
+folder, place, passphrase = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+opener = Opener(identities=(pyrage.x25519.Identity.from_str(sys.stdin.read()),))
+(place / "lost+found").mkdir()
+told = {"wrong": [], "again": ""}
+try:
+    restore(folder, place, Opener(passphrase="x"))
+except Unauthenticated:
+    told["wrong"] = sorted(path.name for path in place.iterdir())
+told["rehearsed"] = restore(folder, place, opener, check=True).home
+told["then"] = sorted(path.name for path in place.iterdir())
+told["objects"] = restore(folder, place, opener).objects
+try:
+    restore(folder, place, opener)
+except Conflict as error:
+    told["again"] = error.message
+home = Home(place)
+with closing(Vault.open(home.keys)) as vault:
+    vault.unlock(passphrase.encode())
+    told["keys"] = len(vault.keyed_versions())
+told["problems"] = verify_log(home.control_ledger, (home.control_ledger / "vkey").read_text().strip()).problems
+told["drafts"] = [path.name for at in (place, place.parent) for path in at.glob(".*")]
+told["mode"] = oct(place.stat().st_mode & 0o777)
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+@pytest.mark.parametrize("mount", ["mount -t tmpfs none", 'mount --bind "$place"'])
+def test_a_home_that_is_a_disk_of_its_own_is_restored_too(made: Made, place: Path, mount: str) -> None:
+    place.mkdir()
+    script = f'place=$1; {mount} "$place"; shift; exec "$@"'
+    inner = [sys.executable, "-c", ONTO_A_MOUNT, str(made.folder), str(place), PASSPHRASE]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script, "sh", str(place), *inner],
+        input=str(IDENTITY),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["wrong"] == told["then"] == ["lost+found"]
+    assert told["rehearsed"] is None and (told["objects"], told["keys"]) == (2, 2)
+    assert "empty folder" in told["again"]
+    assert told["problems"] == told["drafts"] == []
+    assert told["mode"] == "0o700"
 
 
 def test_archives_of_two_backups_do_not_mix(made: Made, place: Path, tmp_path: Path) -> None:
