@@ -321,7 +321,7 @@ async def test_an_engine_waits_for_a_place_and_jobs_for_the_engine(here: World) 
     await here.until(lambda: here.authority.serving.listed()[0].device == "cpu")
     await asyncio.sleep(0.3)
     assert here.job(second).state == JobState.QUEUED, "the engine was first"
-    assert here.authority.queue.forecast() == {second: (1, None)}, "nobody knows when the engine ends"
+    assert here.authority.queue.outlook.forecast() == {second: (1, None)}, "nobody knows when the engine ends"
     # Another authority over the same home knows who holds the place.
     await here.restart(serving={"claim": "wait"})
     await here.unlock()

@@ -127,6 +127,14 @@ class Site:
         with closing(sqlite3.connect(f"file:{self.home.state}?mode=ro", uri=True)) as database:
             return dict(database.execute("SELECT job_id, state FROM jobs").fetchall())
 
+    def errors(self) -> dict[str, str]:
+        """What jobs that ended badly say."""
+        with closing(sqlite3.connect(f"file:{self.home.state}?mode=ro", uri=True)) as database:
+            found = database.execute(
+                "SELECT job_id, state, error FROM jobs WHERE error IS NOT NULL"
+            ).fetchall()
+        return {job_id: f"{state}: {error}" for job_id, state, error in found if state in FINAL_STATES}
+
     def workers(self) -> list[int]:
         """What the process that builds the sandboxes has started."""
         builder = embedded.listener_pid(self.home.launcher_socket)
@@ -299,6 +307,7 @@ def whole(jobs: int, kills: int, restarts: int, cancels: int) -> tuple[Played, C
         folder = here.home.control_ledger
         assert not verify_log(folder, (folder / "vkey").read_text().strip()).problems
         entries, events = books(here.home)
+        assert not here.errors()
         check(states, entries, events, set(told.asked))
         assert not passed_over(events, told.asked)
         return told, Counter(states[job_id] for job_id in told.asked)

@@ -173,7 +173,7 @@ class Authority:
             parts, self.queue, self.side, self.approvals, self.guard, refuse_start=self._refuse_start
         )
         self.queue.gate_resume = self.requests.gate_resume
-        self.queue.gate_start = self.requests.gate_start
+        self.queue.starts.gate = self.requests.gate_start
         self.model_exports = ModelExports(
             parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
         )

@@ -58,7 +58,7 @@ class Figures(Collector):
         free = shutil.disk_usage(parts.home.root)
         yield _gauge("vault_open", "1 while the vault is open.", float(not parts.seal.locked))
         yield _labelled(
-            "jobs", "Jobs by state.", "state", {str(s): 0 for s in JobState} | self._queue.counts()
+            "jobs", "Jobs by state.", "state", {str(s): 0 for s in JobState} | self._queue.outlook.counts()
         )
         deployments = Counter(str(one.state) for one in self._serving.listed())
         yield _labelled(

@@ -87,7 +87,7 @@ class Overview:
         self._anchors = anchors
         self._revealing = revealing
         self._forgetting = forgetting
-        self._jobs = AsOf(parts.state, queue.counts)
+        self._jobs = AsOf(parts.state, queue.outlook.counts)
         self._live = AsOf(parts.state, functools.partial(serving.listed, only_live=True))
 
     def ledger_status(self) -> LedgerStatus:
@@ -229,7 +229,7 @@ class Overview:
             return self._with_forecast(records.run(session, find_run(session, reference)))
 
     def _forecast(self, rows: Sequence[JobRow]) -> dict[str, tuple[int, float | None]]:
-        return self._queue.forecast() if any(row.state == JobState.QUEUED for row in rows) else {}
+        return self._queue.outlook.forecast() if any(row.state == JobState.QUEUED for row in rows) else {}
 
     def _told(self, row: JobRow, forecast: dict[str, tuple[int, float | None]]) -> Job:
         return self._expected(records.job(row), forecast)
@@ -246,7 +246,7 @@ class Overview:
         jobs = [job for job in (run.train_job, run.evaluate_job) if job is not None]
         if all(job.state != JobState.QUEUED for job in jobs):
             return run
-        forecast = self._queue.forecast()
+        forecast = self._queue.outlook.forecast()
         measured = run.evaluate_job and self._expected(run.evaluate_job, forecast)
         return run.model_copy(
             update={"train_job": self._expected(run.train_job, forecast), "evaluate_job": measured}

@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from cloister.api import JobState, Result, SandboxState
 from cloister.appliance import records
-from cloister.appliance.approvals import Pass
-from cloister.appliance.documents import in_memory, worker_documents
 from cloister.appliance.endings import Endings
 from cloister.appliance.following import Follower
-from cloister.appliance.forecast import starts, typical
 from cloister.appliance.handed import Handed
-from cloister.appliance.intake import HELD_UP, Intake
+from cloister.appliance.intake import Intake
+from cloister.appliance.job_needs import JobNeeds
+from cloister.appliance.job_starts import CONTENT_LOST, SOURCE_LOST, JobStarts
 from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, SHORT, Finished, announce, job_row, new_job
+from cloister.appliance.outlook import Outlook, last_starts
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.room import Need, Room, need_of, written_in
+from cloister.appliance.room import Need, Room
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
@@ -43,8 +41,6 @@ from cloister.logs import place
 
 log = structlog.get_logger()
 
-SOURCE_LOST = "the descriptors that were handed over for it were lost with the authority"
-CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
 SOURCE_WAIT_S = 120.0
 """How long a job waits for a client that has asked for it and not handed over its source."""
 
@@ -62,6 +58,7 @@ class Queue:
         self._limits = parts.settings.queue
         self._devices = parts.devices
         self._room = room or Room(parts.settings.queue, parts.home.root)
+        self._needs = JobNeeds(parts)
         self.lacking: dict[str, str] = {}
         """What waiting jobs wait for besides their turn."""
         self._refuse_work = refuse_work
@@ -70,13 +67,13 @@ class Queue:
         self._intake = Intake(parts, self._endings, on_done)
         self.completions = self._intake.completions
         self._follower = Follower(parts, self._endings, self._intake)
+        self.starts = JobStarts(parts, self._handed, self._endings, refuse_work=refuse_work)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.outlook = Outlook(parts.state, parts.devices, self._tasks.keys())
         self._wake = asyncio.Event()
         self.paused = False
         self.gate_resume: Callable[[Peer, JobRow], Awaitable[None]] = _no_gate
         """Asked before a job goes on or begins anew; raises where it may not."""
-        self.gate_start: Callable[[JobRow], Awaitable[Pass]] = _pass
-        """Asked before a job that has waited starts; raises where it may not any more."""
 
     # --- asked for by clients ------------------------------------------------------------
 
@@ -216,50 +213,6 @@ class Queue:
                 f"the job is {row.state}; only one that ended without its result resumes", where=row.job_id
             )
 
-    def order(self) -> list[JobRow]:
-        """What waits for a heavy place, the one that starts next first."""
-        with self._state.read() as session:
-            queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
-            last_start = _last_starts(session)
-            running = [row for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None]
-        holders = [row.requested_by for row in running if row.verb not in SHORT]
-        waiting = [row for row in queued if row.verb not in SHORT and row.job_id not in self._tasks]
-        return list(in_turn(waiting, holders, last_start))
-
-    def forecast(self) -> dict[str, tuple[int, float | None]]:
-        """Position, from 1, and estimated seconds to the start of each job that waits for a heavy place."""
-        waiting = self.order()
-        if not waiting:
-            return {}
-        with self._state.read() as session:
-            ended = session.scalars(
-                select(JobRow)
-                .where(JobRow.state == JobState.DONE, JobRow.started_at.is_not(None))
-                .order_by(JobRow.ended_at.desc())
-                .limit(200)
-            ).all()
-            running = [session.get_one(JobRow, job_id) for job_id in self._tasks]
-        durations: dict[str, list[float]] = {}
-        for row in reversed(ended):
-            if row.started_at is not None and row.ended_at is not None:
-                durations.setdefault(row.verb, []).append((row.ended_at - row.started_at).total_seconds())
-        remaining = [(row.progress or {}).get("remaining_s") for row in running if row.verb not in SHORT]
-        engines = [holder for holder in self._devices.holders if holder not in self._tasks]
-        remaining += [None] * len([*engines, *self._devices.waiting])  # nobody knows when they end
-        estimates = starts(
-            [row.verb for row in waiting], remaining, len(self._devices.places), typical(durations)
-        )
-        return {
-            row.job_id: (number, estimate)
-            for number, (row, estimate) in enumerate(zip(waiting, estimates, strict=True), 1)
-        }
-
-    def counts(self) -> dict[str, int]:
-        with self._state.read() as session:
-            query = select(JobRow.state, func.count()).group_by(JobRow.state)
-            count = {JobState(state): number for state, number in session.execute(query)}
-        return {state: count[state] for state in JobState if state in count}
-
     @property
     def running(self) -> list[str]:
         """What has a sandbox, or is being taken in; not what waits to be taken in."""
@@ -369,11 +322,11 @@ class Queue:
         with self._state.read() as session:
             queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
             running = [row for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None]
-            last_start = _last_starts(session)
+            last_start = last_starts(session)
         self.lacking = {
             job_id: why for job_id, why in self.lacking.items() if job_id in {r.job_id for r in queued}
         }
-        promised = sum((self._still_takes(row) for row in running), Need())
+        promised = sum((self._needs.left(row) for row in running), Need())
         for short in (True, False):
             holders = [row.requested_by for row in running if (row.verb in SHORT) is short]
             waiting = [
@@ -383,7 +336,7 @@ class Queue:
             for row in islice(in_turn(waiting, holders, last_start), max(0, slots)):
                 if not self._fits(row, promised):
                     break  # nobody overtakes it, or it might wait for ever
-                promised += self._need(row)
+                promised += self._needs.of(row)
                 if short:
                     self._spawn(row.job_id, self._start_and_follow(row.job_id, None))
                 else:
@@ -393,7 +346,7 @@ class Queue:
 
     def _fits(self, row: JobRow, promised: Need) -> bool:
         """Whether there is room for it now. What could never fit is ended, and says why."""
-        need = self._need(row)
+        need = self._needs.of(row)
         lacks, never = self._room.lacks(need, promised), self._room.never(need)
         if lacks is None:
             self.lacking.pop(row.job_id, None)
@@ -404,24 +357,6 @@ class Queue:
             log.info("job.waits", job=row.job_id, cause=lacks.partition(":")[0])
         self.lacking[row.job_id] = lacks
         return False
-
-    def _need(self, row: JobRow) -> Need:
-        return need_of(row.verb, self._base_bytes(row), self._devices.places[0])
-
-    def _still_takes(self, row: JobRow) -> Need:
-        """What a started job has not taken yet: it has its memory once it says that something is done."""
-        done = (row.progress or {}).get("done", 0) if row.last_event else 0
-        settled = row.state == JobState.RUNNING and done > 0
-        output = self._parts.home.output_folder(row.job_id)
-        return self._need(row).left(settled=settled, written=written_in(output))
-
-    def _base_bytes(self, row: JobRow) -> int:
-        base = row.inputs.get("base")
-        if base is None:
-            return 0
-        with self._state.read() as session:
-            stored = session.get(ObjectRow, (base["object_id"], base["version"]))
-        return stored.sealed_bytes if stored is not None else 0
 
     async def _never(self, job_id: str, why: str) -> None:
         raise JobFailed(
@@ -453,66 +388,8 @@ class Queue:
     # --- one job -----------------------------------------------------------------------------
 
     async def _start_and_follow(self, job_id: str, device: str | None) -> None:
-        delivery = self._handed.take_delivery(job_id)
-        try:
-            self._refuse_work()
-            with self._state.read() as session:
-                row = session.get_one(JobRow, job_id)
-            if row.verb in LIGHT and delivery is None:
-                raise JobFailed(SOURCE_LOST, where=job_id, remedy="Start it again.")
-            roles = list(delivery.descriptors) if delivery else []
-            unwritten = self._handed.take_unwritten(job_id)
-            if row.verb in SHORT - LIGHT and not unwritten:
-                raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
-            try:
-                passed = await self.gate_start(row)
-            except CloisterError as error:
-                await self._endings.refuse(job_id, records.problem(error))
-                return
-            row.device = device
-            document, spec = worker_documents(self._parts, row, roles, unwritten)
-            try:
-                await self._recorder.record(
-                    None,
-                    f"job.{row.verb}",
-                    job_id,
-                    *([row.subject] if row.subject else []),
-                    *sorted(ref["object_id"] for ref in row.inputs.values()),
-                    **passed.returned,
-                )
-            except HELD_UP:
-                if delivery is not None or self._endings.is_stopping(job_id):
-                    raise
-                self._handed.keep_unwritten(job_id, unwritten)
-                return  # it stays queued
-            if self._endings.is_stopping(job_id):
-                await self._endings.stopped(job_id)
-                return
-            with self._state.change() as change:
-                try:
-                    passed.recheck(change)
-                except CloisterError:
-                    return  # it changed while this was entered: it stays queued, and is asked for again
-                row = job_row(change, job_id)
-                row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
-                row.device = device
-                row.attempts, row.result = row.attempts + 1, {}
-                announce(change, row)
-            memory = in_memory(document)
-            try:
-                extra = [delivery.descriptors[role] for role in roles] if delivery else []
-                with contextlib.suppress(NotFound):  # what an attempt before this one has left
-                    await self._launcher.stop(job_id, 0)
-                await self._launcher.forget(job_id)
-                await self._launcher.start(spec, [memory, *extra])
-                if self._endings.is_stopping(job_id):
-                    await self._launcher.stop(job_id, self._limits.stop_grace_s)
-            finally:
-                os.close(memory)
-        finally:
-            if delivery is not None:
-                delivery.close()
-        await self._follower.follow(job_id)
+        if await self.starts.start(job_id, device):
+            await self._follower.follow(job_id)
 
     async def _adopt(self, job_id: str) -> None:
         """Follow a sandbox that the authority before this one has started."""
@@ -537,21 +414,6 @@ class Queue:
             await asyncio.gather(task, return_exceptions=True)
         if self._endings.is_pending(job_id):
             await self._endings.fail(job_id, records.problem(error))
-
-
-def _last_starts(session: Session) -> dict[str, datetime]:
-    """When a job of each account last started."""
-    starts = session.execute(
-        select(JobRow.requested_by, func.max(JobRow.started_at))
-        .where(JobRow.started_at.is_not(None))
-        .group_by(JobRow.requested_by)
-    )
-    return {account: started for account, started in starts if started is not None}
-
-
-async def _pass(row: JobRow) -> Pass:
-    """Nothing stands in the way."""
-    return Pass()
 
 
 async def _no_gate(peer: Peer, row: JobRow) -> None:

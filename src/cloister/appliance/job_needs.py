@@ -1,0 +1,39 @@
+"""What a job of the queue takes of memory and disk, by its verb and its base, and what a started one has not taken yet.
+
+It estimates by `room`, and decides nothing.
+"""
+
+from __future__ import annotations
+
+from cloister.api import JobState
+from cloister.appliance.parts import Parts
+from cloister.appliance.room import Need, need_of, written_in
+from cloister.appliance.state import JobRow, ObjectRow
+
+
+class JobNeeds:
+    """Of the jobs of one home."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._home = parts.home
+        self._state = parts.state
+        self._devices = parts.devices
+
+    def of(self, row: JobRow) -> Need:
+        """What it takes when it starts."""
+        return need_of(row.verb, self._base_bytes(row), self._devices.places[0])
+
+    def left(self, row: JobRow) -> Need:
+        """What a started job has not taken yet: it has its memory once it says that something is done."""
+        done = (row.progress or {}).get("done", 0) if row.last_event else 0
+        settled = row.state == JobState.RUNNING and done > 0
+        output = self._home.output_folder(row.job_id)
+        return self.of(row).left(settled=settled, written=written_in(output))
+
+    def _base_bytes(self, row: JobRow) -> int:
+        base = row.inputs.get("base")
+        if base is None:
+            return 0
+        with self._state.read() as session:
+            stored = session.get(ObjectRow, (base["object_id"], base["version"]))
+        return stored.sealed_bytes if stored is not None else 0

@@ -1,0 +1,114 @@
+"""The start of one job: asked for again, entered, written into the state, and only then given to the launcher.
+
+It hands out keys and the descriptors of clients; it does not choose what starts, and follows nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+
+from cloister.api import JobState
+from cloister.appliance import records
+from cloister.appliance.approvals import Pass
+from cloister.appliance.documents import in_memory, worker_documents
+from cloister.appliance.endings import Endings
+from cloister.appliance.handed import Handed
+from cloister.appliance.intake import HELD_UP
+from cloister.appliance.jobs import LIGHT, SHORT, announce, job_row
+from cloister.appliance.parts import Parts
+from cloister.appliance.state import JobRow
+from cloister.errors import CloisterError, JobFailed, NotFound
+
+SOURCE_LOST = "the descriptors that were handed over for it were lost with the authority"
+CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
+
+
+class JobStarts:
+    """Starts jobs, one call each."""
+
+    def __init__(
+        self, parts: Parts, handed: Handed, endings: Endings, *, refuse_work: Callable[[], None]
+    ) -> None:
+        self._parts = parts
+        self._state = parts.state
+        self._recorder = parts.recorder
+        self._launcher = parts.launcher
+        self._limits = parts.settings.queue
+        self._handed = handed
+        self._endings = endings
+        self._refuse_work = refuse_work
+        self.gate: Callable[[JobRow], Awaitable[Pass]] = _pass
+        """Asked before a job that has waited starts; raises where it may not any more."""
+
+    async def start(self, job_id: str, device: str | None) -> bool:
+        """Build a job's sandbox, after its entry. False where it ended, or stays queued, before it had one.
+
+        Errors: JobFailed where what was handed over for it is gone; those of the launcher.
+        """
+        delivery = self._handed.take_delivery(job_id)
+        try:
+            self._refuse_work()
+            with self._state.read() as session:
+                row = session.get_one(JobRow, job_id)
+            if row.verb in LIGHT and delivery is None:
+                raise JobFailed(SOURCE_LOST, where=job_id, remedy="Start it again.")
+            roles = list(delivery.descriptors) if delivery else []
+            unwritten = self._handed.take_unwritten(job_id)
+            if row.verb in SHORT - LIGHT and not unwritten:
+                raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
+            try:
+                passed = await self.gate(row)
+            except CloisterError as error:
+                await self._endings.refuse(job_id, records.problem(error))
+                return False
+            row.device = device
+            document, spec = worker_documents(self._parts, row, roles, unwritten)
+            try:
+                await self._recorder.record(
+                    None,
+                    f"job.{row.verb}",
+                    job_id,
+                    *([row.subject] if row.subject else []),
+                    *sorted(ref["object_id"] for ref in row.inputs.values()),
+                    **passed.returned,
+                )
+            except HELD_UP:
+                if delivery is not None or self._endings.is_stopping(job_id):
+                    raise
+                self._handed.keep_unwritten(job_id, unwritten)
+                return False  # it stays queued
+            if self._endings.is_stopping(job_id):
+                await self._endings.stopped(job_id)
+                return False
+            with self._state.change() as change:
+                try:
+                    passed.recheck(change)
+                except CloisterError:
+                    return False  # it changed while this was entered: it stays queued, and is asked for again
+                row = job_row(change, job_id)
+                row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
+                row.device = device
+                row.attempts, row.result = row.attempts + 1, {}
+                announce(change, row)
+            memory = in_memory(document)
+            try:
+                extra = [delivery.descriptors[role] for role in roles] if delivery else []
+                with contextlib.suppress(NotFound):  # what an attempt before this one has left
+                    await self._launcher.stop(job_id, 0)
+                await self._launcher.forget(job_id)
+                await self._launcher.start(spec, [memory, *extra])
+                if self._endings.is_stopping(job_id):
+                    await self._launcher.stop(job_id, self._limits.stop_grace_s)
+            finally:
+                os.close(memory)
+        finally:
+            if delivery is not None:
+                delivery.close()
+        return True
+
+
+async def _pass(row: JobRow) -> Pass:
+    """Nothing stands in the way."""
+    return Pass()

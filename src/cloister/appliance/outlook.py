@@ -1,0 +1,83 @@
+"""What waits for a heavy place, in the order in which it starts, and when that may be; and how many jobs there are.
+
+It reads the state and the devices, and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from cloister.api import JobState
+from cloister.appliance.devices import Devices
+from cloister.appliance.forecast import starts, typical
+from cloister.appliance.jobs import SHORT
+from cloister.appliance.state import JobRow
+from cloister.appliance.store import StateStore
+from cloister.appliance.turns import in_turn
+
+
+class Outlook:
+    """Of one queue. `known` are the jobs that it looks after at the moment of each call."""
+
+    def __init__(self, state: StateStore, devices: Devices, known: Set[str]) -> None:
+        self._state = state
+        self._devices = devices
+        self._known = known
+
+    def order(self) -> list[JobRow]:
+        """What waits for a heavy place, the one that starts next first."""
+        with self._state.read() as session:
+            queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
+            last_start = last_starts(session)
+            running = [row for job_id in self._known if (row := session.get(JobRow, job_id)) is not None]
+        holders = [row.requested_by for row in running if row.verb not in SHORT]
+        waiting = [row for row in queued if row.verb not in SHORT and row.job_id not in self._known]
+        return list(in_turn(waiting, holders, last_start))
+
+    def forecast(self) -> dict[str, tuple[int, float | None]]:
+        """Position, from 1, and estimated seconds to the start of each job that waits for a heavy place."""
+        waiting = self.order()
+        if not waiting:
+            return {}
+        with self._state.read() as session:
+            ended = session.scalars(
+                select(JobRow)
+                .where(JobRow.state == JobState.DONE, JobRow.started_at.is_not(None))
+                .order_by(JobRow.ended_at.desc())
+                .limit(200)
+            ).all()
+            running = [session.get_one(JobRow, job_id) for job_id in self._known]
+        durations: dict[str, list[float]] = {}
+        for row in reversed(ended):
+            if row.started_at is not None and row.ended_at is not None:
+                durations.setdefault(row.verb, []).append((row.ended_at - row.started_at).total_seconds())
+        remaining = [(row.progress or {}).get("remaining_s") for row in running if row.verb not in SHORT]
+        engines = [holder for holder in self._devices.holders if holder not in self._known]
+        remaining += [None] * len([*engines, *self._devices.waiting])  # nobody knows when they end
+        estimates = starts(
+            [row.verb for row in waiting], remaining, len(self._devices.places), typical(durations)
+        )
+        return {
+            row.job_id: (number, estimate)
+            for number, (row, estimate) in enumerate(zip(waiting, estimates, strict=True), 1)
+        }
+
+    def counts(self) -> dict[str, int]:
+        with self._state.read() as session:
+            query = select(JobRow.state, func.count()).group_by(JobRow.state)
+            count = {JobState(state): number for state, number in session.execute(query)}
+        return {state: count[state] for state in JobState if state in count}
+
+
+def last_starts(session: Session) -> dict[str, datetime]:
+    """When a job of each account last started."""
+    starts = session.execute(
+        select(JobRow.requested_by, func.max(JobRow.started_at))
+        .where(JobRow.started_at.is_not(None))
+        .group_by(JobRow.requested_by)
+    )
+    return {account: started for account, started in starts if started is not None}
