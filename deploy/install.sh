@@ -22,6 +22,7 @@ changes=0
 say() { printf 'install: %s\n' "$*"; }
 did() { changes=$((changes + 1)); say "$*"; }
 die() { printf 'install: %s\n' "$*" >&2; exit 1; }
+. "$here/deploy/find_python.sh"
 
 # --- what was asked for --------------------------------------------------------------------------------
 
@@ -80,16 +81,6 @@ require_programs() {
 }
 
 # --- the program ----------------------------------------------------------------------------------------
-
-find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
-    if command -v "$candidate" >/dev/null &&
-       "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
-    then echo "$candidate"; return; fi
-  done
-  die 'Python 3.11 or 3.12 with venv is needed. On Debian or Ubuntu: apt-get install python3 python3-venv'
-}
 
 # What the program is made of, so that an unchanged one is not installed again.
 fingerprint() {

@@ -11,15 +11,7 @@ torch_index=https://download.pytorch.org/whl/cpu
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 die() { printf 'set-up: %s\n' "$*" >&2; exit 1; }
-
-find_python() {
-  for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
-    if command -v "$candidate" >/dev/null &&
-       "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
-    then echo "$candidate"; return; fi
-  done
-  die 'Python 3.11 or 3.12 with venv is needed. On Debian or Ubuntu: apt-get install python3 python3-venv'
-}
+. deploy/find_python.sh
 
 ensure_bubblewrap() {
   command -v bwrap >/dev/null && return

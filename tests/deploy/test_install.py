@@ -8,10 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from cloister import __version__
 
 CHECKOUT = Path(__file__).parents[2]
 DEPLOY = CHECKOUT / "deploy"
@@ -144,6 +148,79 @@ $install --uninstall
         "install: nothing of it is here",
     ]
     assert "Unknown" not in done.stderr and "give --yes" in done.stderr
+
+
+@pytest.fixture
+def seen() -> Iterator[Path]:
+    """A folder that a fresh root shows too."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+SMALL = (
+    *("annotated-doc", "click", "markdown-it-py", "mdurl", "pygments", "rich", "shellingham", "typer"),
+    *("typing-extensions", "editables", "hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers"),
+)
+"""What `cloister --version` and the build of the package take, of the packages that a lock has."""
+
+
+@needs_root
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="systemd is not installed here")
+def test_from_a_wheelhouse_without_a_network_and_from_the_index(seen: Path) -> None:
+    """Both ways to the program, with a lock that is cut down to what starts: the whole one takes minutes."""
+    checkout, wheels = seen / "checkout", seen / "wheels"
+    for name in ("src", "policies", "deploy"):
+        shutil.copytree(CHECKOUT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, checkout)
+    for backend in ("cpu", "cuda"):
+        lock = checkout / "deploy" / "locks" / f"{backend}.txt"
+        blocks = re.split(r"^(?=[a-z0-9])", lock.read_text(), flags=re.MULTILINE)
+        lock.write_text("".join(block for block in blocks if block.partition("==")[0] in SMALL))
+    fetch = ["download", "-q", "--no-deps", "--require-hashes", "--only-binary", ":all:", "-d", str(wheels)]
+    fetched = subprocess.run(
+        [sys.executable, "-m", "pip", *fetch, "-r", str(checkout / "deploy" / "locks" / "cpu.txt")],
+        capture_output=True,
+        check=False,
+    )
+    if fetched.returncode:
+        pytest.skip("no index of packages is within reach")
+    script = f"""
+set -e
+install={checkout}/deploy/install.sh
+off="unshare --net"
+$off $install --wheelhouse {wheels} > first
+grep 'program:' first
+/opt/cloister/venv/bin/cloister --version
+$off $install --wheelhouse {wheels}
+echo '# newer' >> {checkout}/src/cloister/errors.py
+$off $install --wheelhouse {wheels} | grep -e program: -e done
+tail -n 1 /opt/cloister/venv/lib/python3.*/site-packages/cloister/errors.py
+rm {wheels}/typer-*
+echo '# again' >> {checkout}/src/cloister/errors.py
+rm -r /opt/cloister/venv
+$off $install --wheelhouse {wheels} 2>&1 >/dev/null | grep '^install:'
+$install > last
+grep 'program:' last
+/opt/cloister/venv/bin/cloister --version
+$install
+"""
+    done = in_fresh_root("bash", "-c", f"cd /tmp\n{script}".replace("\\n", "\n"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    program, nothing = (
+        "install: program: /opt/cloister/venv",
+        "install: nothing to do: everything is as it should be",
+    )
+    version = __version__
+    said = [line for line in done.stdout.splitlines() if "WARNING" not in line]  # of where this Python lies
+    assert said == [
+        *(program, version, nothing),
+        *(program, "install: done, 1 changes", "# newer"),
+        "install: these packages could not be installed. Without a network, prepare a wheelhouse elsewhere:",
+        *(program, version, nothing),
+    ]
+    print(f"soak: packages={len(list(wheels.glob('*.whl'))) + 1}")
 
 
 def test_the_handbooks_table_of_folders_is_the_installers() -> None:
