@@ -27,7 +27,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a fresh root and its 
 
 def in_fresh_root(*command: str, lower: str = "/", timeout: int = 900) -> subprocess.CompletedProcess[str]:
     """Run a command in a root of its own, with this checkout and this Python shown in it."""
-    shown = {str(CHECKOUT), sys.base_prefix, sys.prefix}
+    folders = {CHECKOUT, Path(sys.base_prefix), Path(sys.prefix)}
+    shown = {str(folder) for folder in folders if not folders & set(folder.parents)}
     return subprocess.run(
         [str(HERE / "enter_root.sh"), lower, *command],
         env={**os.environ, "SHOWN": ":".join(sorted(shown))},
