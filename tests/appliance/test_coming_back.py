@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from authority_world import World
-from test_promotion import APPROVER, BETTER, OPERATOR, OTHER, SECOND, Gates, gated, model_of, needed
+from gates import APPROVER, BETTER, OPERATOR, OTHER, SECOND, Gates, gated, model_of, needed
 
 from cloister.api import ApprovalDecision, Deployment, DeploymentState
 from cloister.appliance.classifying import classify

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_promotion import (  # type: ignore[import-not-found]
+from gates import (  # type: ignore[import-not-found]
     APPROVER,
     BETTER,
     OPERATOR,
