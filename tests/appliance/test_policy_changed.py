@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from test_coming_back import change_approval, end_engine, restart, served, shown, stays_away
-from test_promotion import (
+from gates import (
     APPROVER,
     BETTER,
     OPERATOR,
@@ -19,6 +18,7 @@ from test_promotion import (
     model_of,
     needed,
 )
+from test_coming_back import change_approval, end_engine, restart, served, shown, stays_away
 
 from cloister.api import ApprovalDecision, DeploymentState, ExportRequest, JobState, ObjectKind, RunRequest
 from cloister.appliance.classifying import classify
