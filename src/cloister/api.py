@@ -103,19 +103,41 @@ class BaseImportConfig(Document):
 
 
 class LoraConfig(Document):
-    """The adapter: rank, scale (`alpha / rank` multiplies B·A) and dropout; on every linear layer."""
+    """The adapter: rank, scale and dropout; on every linear layer.
+
+    `alpha / rank` multiplies B·A; with `rslora` (rank-stabilised) it is `alpha / sqrt(rank)`, which keeps high ranks
+    learning. `dora` trains the length of each output row of a weight apart from its direction: nearer to full
+    fine-tuning at low ranks, slower, served merged like any other.
+    """
 
     rank: int = Field(default=16, ge=1, le=512)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    rslora: bool = False
+    dora: bool = False
+
+
+TemplateName = Literal["auto", "model", "llama3", "qwen3", "chatml"]
+"""Whose chat template: the model's own (`auto`, `model`), or one of ours."""
+
+LossOn = Literal["assistant", "last", "all"]
+"""Which tokens are learnt: those of every assistant turn, of the last turn alone, or all."""
 
 
 class TrainConfig(Document):
     """One fine-tuning run, frozen. Counts of rows are of the training split.
 
     `batch_size` is rows an optimizer step; `micro_batch_size` how many of them go through the model at
-    once (same result, less memory). `max_length` is in tokens: longer rows refuse the run. Intervals
-    `eval_every` and `checkpoint_every` are in optimizer steps, 0 meaning once an epoch.
+    once (same result, less memory). `max_length` is in tokens: longer conversations refuse the run, longer plain
+    texts are read in windows of so many. Intervals `eval_every` and `checkpoint_every` are in optimizer steps, 0
+    meaning once an epoch.
+
+    `template`: `auto` and `model` are the base model's own chat template; ours have to fit its tokenizer.
+    `packing` lays the rows of a step end to end, no padding between them and none seeing another: `auto` where a
+    probe finds that exact, `on` refuses where it is not, `off` pads rows of like length side by side.
+    `patience` ends a run after so many evaluations in a row without a lower hold-out loss; 0 never.
+    `optimizer` `auto` is 8-bit paged AdamW on a GPU, AdamW elsewhere. `gradient_checkpointing` `auto` recomputes
+    activations only where the probe runs out of memory without. `processes` share each step's rows, one GPU each.
     """
 
     method: Literal["qlora", "lora"] = "qlora"
@@ -123,13 +145,20 @@ class TrainConfig(Document):
     epochs: float = Field(default=3.0, gt=0, le=1000)
     max_steps: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    lr_scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
     batch_size: int = Field(default=16, ge=1)
     micro_batch_size: int = Field(default=16, ge=1)
     max_length: int = Field(default=1024, ge=8)
-    gradient_checkpointing: bool = False
+    loss_on: LossOn = "assistant"
+    template: TemplateName = "auto"
+    packing: Literal["auto", "on", "off"] = "auto"
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    processes: int = Field(default=1, ge=1, le=64)
+    patience: int = Field(default=0, ge=0)
     eval_every: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=0, ge=0)
     seed: int = 0
@@ -605,6 +634,8 @@ class BaseImport(Document):
 class RunRequest(Document):
     """A fine-tuning to start. Datasets and bases by name or id; `holdout` overrides the split.
 
+    With `from_run` it goes on with what that run has learnt: the same base, and an adapter of the same form.
+    With `rebase_of` it repeats that run, and is refused where its data have a newer version by now.
     What has the higher priority starts first; among equals people take turns.
     """
 
@@ -612,13 +643,15 @@ class RunRequest(Document):
     dataset: str
     base: str
     holdout: str | None = None
+    from_run: str | None = None
+    rebase_of: str | None = None
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig | None = EvaluateConfig()
     priority: int = Field(default=0, ge=-10, le=10)
 
 
 class Run(BaseModel):
-    """One fine-tuning: its jobs, and what came of it."""
+    """One fine-tuning: its jobs, and what came of it. `from_run` is the id of the run that it went on from."""
 
     run_id: str
     name: str
@@ -633,6 +666,7 @@ class Run(BaseModel):
     evaluate_job: Job | None = None
     adapter: str | None = None
     evaluation: dict[str, Any] | None = None
+    from_run: str | None = None
 
 
 class MergeRequest(Document):

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import Classification, ObjectKind
+from cloister.appliance.runs import earlier_adapter
 from cloister.appliance.state import (
     ApprovalRow,
     ClassificationRow,
@@ -86,12 +87,14 @@ def _measured(report: Mapping[str, Any]) -> Facts:
 
 
 def run_class(session: Session, run: RunRow) -> Classification:
-    return data_class(session, run_data(run))
+    return data_class(session, run_data(session, run))
 
 
-def run_data(run: RunRow) -> list[str]:
-    """The datasets that a run was trained and measured on."""
-    return sorted({run.dataset} | ({run.holdout} if run.holdout else set()))
+def run_data(session: Session, run: RunRow) -> list[str]:
+    """The datasets that a run was trained and measured on, and those of the adapter that it went on from."""
+    earlier = earlier_adapter(session, run)
+    before = object_data(session, earlier) if earlier is not None else set()
+    return sorted({run.dataset} | ({run.holdout} if run.holdout else set()) | before)
 
 
 def object_data(session: Session, row: ObjectRow) -> set[str]:

@@ -24,7 +24,7 @@ from cloister.appliance.facts import (
     run_data,
     run_of_model,
 )
-from cloister.appliance.runs import find_run
+from cloister.appliance.runs import find_run, run_inputs
 from cloister.appliance.shred_plan import plan_of, roots_of
 from cloister.appliance.state import ObjectRow
 from cloister.errors import InvalidInput
@@ -67,21 +67,16 @@ Freezer = Callable[[Session, dict[str, Any], datetime], Frozen]
 
 
 def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Frozen:
-    """A fine-tuning: dataset, base, hold-out and the whole configuration."""
+    """A fine-tuning: dataset, base, hold-out, the adapter that it goes on from, and the whole configuration."""
     asked = RunRequest.model_validate(request)
-    inputs = {
-        "dataset": find(session, ObjectKind.DATASET, asked.dataset),
-        "base": find(session, ObjectKind.BASE, asked.base),
-    }
-    if asked.holdout is not None:
-        inputs["holdout"] = find(session, ObjectKind.DATASET, asked.holdout)
+    inputs = run_inputs(session, asked)
     if "holdout" in inputs and inputs["holdout"].object_id == inputs["dataset"].object_id:
         raise InvalidInput(
             "the hold-out is the dataset itself: what is measured on rows that were learnt says nothing",
             where=asked.name,
             remedy="Leave it out, for the dataset's own split, or name another dataset.",
         )
-    data = sorted({row.object_id for role, row in inputs.items() if role != "base"})
+    data = sorted(set().union(*(object_data(session, row) for row in inputs.values())))
     train = asked.train
     return Frozen(
         kind="Run",
@@ -142,14 +137,14 @@ def freeze_shred(session: Session, request: dict[str, Any], now: datetime) -> Fr
     plan = plan_of(session, kind, object_id, name, roots, now)
     entity = {"run": "Run", ObjectKind.MODEL: "Model"}.get(kind, "Dataset")
     if kind == "run":
-        data = set(run_data(find_run(session, object_id)))
+        data = set(run_data(session, find_run(session, object_id)))
     else:
         data = object_data(session, find(session, ObjectKind(kind), object_id))
     for item in plan.items:  # what goes may have come of other data, too, and stricter
         row = session.get(ObjectRow, (item.object_id, item.version))
         data |= object_data(session, row) if row is not None else set()
     for run_id in plan.runs:
-        data |= set(run_data(find_run(session, run_id)))
+        data |= set(run_data(session, find_run(session, run_id)))
     which = "" if asked.version is None else f" version {asked.version}"
     items = [f"{item.kind} {item.name} ({item.object_id} version {item.version})" for item in plan.items]
     rest = [f"and {len(items) - SHOWN} more"] if len(items) > SHOWN else []

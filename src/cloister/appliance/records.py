@@ -22,6 +22,7 @@ from cloister.api import (
     StoredObject,
     TrainConfig,
 )
+from cloister.appliance.runs import went_on_from
 from cloister.appliance.state import (
     ApprovalRow,
     BackupRow,
@@ -129,6 +130,7 @@ def run(session: Session, row: RunRow) -> Run:
         evaluate_job=job(evaluate_job) if evaluate_job else None,
         adapter=row.adapter,
         evaluation=row.evaluation,
+        from_run=went_on_from(session, row),
     )
 
 

@@ -32,13 +32,16 @@ from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer, asker
 from cloister.appliance.queue import Queue
-from cloister.appliance.runs import find_run, refuse_taken_run
+from cloister.appliance.runs import find_run, refuse_taken_run, run_inputs, went_on_from
 from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, RunRow
 from cloister.errors import Conflict
 from cloister.policy.things import Facts
 
 MOVED = "There is a newer version of what it was made of: start a new run."
+
+
+_KINDS = {"base": ObjectKind.BASE, "adapter": ObjectKind.ADAPTER}
 
 
 class Requests:
@@ -128,12 +131,7 @@ class Requests:
             refuse_taken_run(session, request.name)
         passed = await self._approvals.gate(peer, "run.start", request.model_dump(mode="json"))
         with self._state.read() as session:  # nothing came between: these are what the gate froze
-            inputs = {
-                "dataset": find(session, ObjectKind.DATASET, request.dataset),
-                "base": find(session, ObjectKind.BASE, request.base),
-            }
-            if request.holdout is not None:
-                inputs["holdout"] = find(session, ObjectKind.DATASET, request.holdout)
+            inputs = run_inputs(session, request)
         run_id = new_id("run")
         config = request.train.model_dump()
         evaluate = request.evaluate.model_dump() if request.evaluate else None
@@ -148,6 +146,11 @@ class Requests:
             digests=digests,
             name=request.name,
             priority=request.priority,
+            **{
+                name: reference
+                for name, reference in (("from_run", request.from_run), ("rebase_of", request.rebase_of))
+                if reference is not None
+            },
             **passed.told,
         )
         with self._state.change() as change:
@@ -212,16 +215,16 @@ class Requests:
         with self._state.read() as session:
             run = session.scalars(select(RunRow).where(RunRow.train_job == job.job_id)).one()
             newest = {
-                role: find(
-                    session, ObjectKind.BASE if role == "base" else ObjectKind.DATASET, ref["object_id"]
-                )
+                role: find(session, _KINDS.get(role, ObjectKind.DATASET), ref["object_id"])
                 for role, ref in job.inputs.items()
             }
+            from_run = went_on_from(session, run)
         request = RunRequest(
             name=run.name,
             dataset=run.dataset,
             base=run.base,
             holdout=run.holdout,
+            from_run=from_run,
             train=TrainConfig.model_validate(run.train),
             evaluate=EvaluateConfig.model_validate(run.evaluate) if run.evaluate else None,
         ).model_dump(mode="json")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from cloister.api import LoraConfig, ObjectKind, RunRequest
+from cloister.appliance.catalogue import find
 from cloister.appliance.jobs import new_job
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
 from cloister.appliance.store import Change
 from cloister.appliance.tombstones import refuse_shredded
-from cloister.errors import Conflict, NotFound
+from cloister.errors import Conflict, InvalidInput, NotFound
 
 
 def find_run(session: Session, reference: str) -> RunRow:
@@ -35,6 +37,72 @@ def refuse_taken_run(session: Session, name: str) -> None:
     """Errors: Conflict."""
     if session.scalars(select(RunRow).where(RunRow.name == name)).first() is not None:
         raise Conflict("a run of that name exists", where=name, remedy="Choose another name.")
+
+
+def run_inputs(session: Session, asked: RunRequest) -> dict[str, ObjectRow]:
+    """What a run is made of, by role: dataset, base, holdout where another is named, and the adapter it goes on from.
+
+    Errors: NotFound, Shredded; InvalidInput or Conflict where they do not go together.
+    """
+    inputs = {
+        "dataset": find(session, ObjectKind.DATASET, asked.dataset),
+        "base": find(session, ObjectKind.BASE, asked.base),
+    }
+    if asked.holdout is not None:
+        inputs["holdout"] = find(session, ObjectKind.DATASET, asked.holdout)
+    if asked.from_run is not None:
+        earlier = find_run(session, asked.from_run)
+        if earlier.adapter is None:
+            raise Conflict(
+                "the run has no adapter yet", where=earlier.name, remedy="Wait for it, or resume it."
+            )
+        if earlier.base != inputs["base"].object_id:
+            raise InvalidInput(
+                "the run to go on from has another base model, and an adapter fits its own alone",
+                where=earlier.name,
+                remedy="Leave the base out; `cloister run rebase` repeats a run on another one.",
+            )
+        was = LoraConfig.model_validate(earlier.train.get("lora", {}))
+        if was.model_copy(update={"dropout": asked.train.lora.dropout}) != asked.train.lora:
+            raise InvalidInput(
+                "the run to go on from has an adapter of another form (rank, alpha, rslora, dora)",
+                where=earlier.name,
+                remedy="Leave `lora` out: it is then the earlier run's.",
+            )
+        inputs["adapter"] = find(session, ObjectKind.ADAPTER, earlier.adapter)
+    if asked.rebase_of is not None:
+        repeated = find_run(session, asked.rebase_of)
+        learnt = session.get_one(JobRow, repeated.train_job).inputs
+        for role in ("dataset", "holdout"):
+            then, now = learnt.get(role), inputs.get(role)
+            if (then and (then["object_id"], then["version"])) != (now and (now.object_id, now.version)):
+                raise Conflict(
+                    f"the {role} is not the version that the run was made of",
+                    where=repeated.name,
+                    remedy="Start a new run on each base: what is compared must have learnt the same rows.",
+                )
+    return inputs
+
+
+def earlier_adapter(session: Session, run: RunRow) -> ObjectRow | None:
+    """The adapter that a run went on from; None for one that began anew."""
+    reference = session.get_one(JobRow, run.train_job).inputs.get("adapter")
+    return (
+        session.get(ObjectRow, (reference["object_id"], reference["version"]))
+        if reference is not None
+        else None
+    )
+
+
+def went_on_from(session: Session, run: RunRow) -> str | None:
+    """The id of the run whose adapter a run went on from, also where that is shredded by now."""
+    reference = session.get_one(JobRow, run.train_job).inputs.get("adapter")
+    if reference is None:
+        return None
+    found: str | None = session.scalars(
+        select(RunRow.run_id).where(RunRow.adapter == reference["object_id"])
+    ).first()
+    return found
 
 
 def after_job(change: Change, job: JobRow, stored: ObjectRow) -> None:

@@ -19,14 +19,22 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 Method = Literal["qlora", "lora"]
+Template = Literal["auto", "model", "llama3", "qwen3", "chatml"]
+LossOn = Literal["assistant", "last", "all"]
+Packing = Literal["auto", "on", "off"]
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="The run's name or id, or its job's id.")]
 
 
 @app.command()
 def start(
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="The dataset to learn from.")],
-    base: Annotated[str, typer.Option("--base", "-b", help="The base model.")],
     name: Annotated[str, typer.Option("--name", "-n", help="What to call the run.")],
+    base: Annotated[
+        str | None, typer.Option("--base", "-b", help="The base model; with --from-run, that run's.")
+    ] = None,
+    from_run: Annotated[
+        str | None, typer.Option("--from-run", metavar="RUN", help="Go on with what that run has learnt.")
+    ] = None,
     holdout: Annotated[
         str | None, typer.Option(help="Measure on this dataset instead of the hold-out.")
     ] = None,
@@ -38,6 +46,22 @@ def start(
     alpha: Annotated[
         float | None, typer.Option(help="Scale of the adapter; alpha / rank multiplies it.")
     ] = None,
+    rslora: Annotated[
+        bool | None, typer.Option("--rslora", help="Scale by alpha / sqrt(rank): for high ranks.")
+    ] = None,
+    dora: Annotated[
+        bool | None, typer.Option("--dora", help="Train the length of each row apart: slower, for low ranks.")
+    ] = None,
+    template: Annotated[
+        Template | None,
+        typer.Option(help="Chat template: the base model's own (auto, model), or one of ours."),
+    ] = None,
+    loss_on: Annotated[
+        LossOn | None, typer.Option(help="Learn every assistant turn, the last, or all tokens.")
+    ] = None,
+    packing: Annotated[
+        Packing | None, typer.Option(help="Rows end to end without padding, where that is exact.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the rows.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows an optimizer step.")] = None,
@@ -45,6 +69,12 @@ def start(
         int | None, typer.Option(min=1, help="Rows through the model at once.")
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Longest row, in tokens.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=0, help="End after so many evaluations without a lower loss; 0 never.")
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share each step's rows.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows and of the adapter's start.")] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer when measuring, in tokens.")
@@ -69,9 +99,23 @@ def start(
         "batch_size": batch_size,
         "micro_batch_size": micro_batch_size,
         "max_length": max_length,
+        "template": template,
+        "loss_on": loss_on,
+        "packing": packing,
+        "patience": patience,
+        "processes": processes,
         "seed": seed,
     }
-    train = _train_config(config, options, rank, alpha)
+    lora = {"rank": rank, "alpha": alpha, "rslora": rslora, "dora": dora}
+    if from_run is not None:
+        with connect() as client:
+            earlier = client.run(from_run)
+        base = base or earlier.base
+        asked = {key: value for key, value in lora.items() if value is not None}
+        lora = earlier.train.lora.model_dump() | asked
+    if base is None:
+        raise typer.BadParameter("name a base model", param_hint="--base")
+    train = _train_config(config, options, lora)
     measure = validated(EvaluateConfig, max_new_tokens=max_new_tokens) if evaluate else None
     request = validated(
         RunRequest,
@@ -79,6 +123,7 @@ def start(
         dataset=dataset,
         base=base,
         holdout=holdout,
+        from_run=from_run,
         train=train,
         evaluate=measure,
         priority=priority,
@@ -95,9 +140,46 @@ def start(
         say(f"{visible(run.name)} ({run.run_id}) is queued. Watch it with `cloister run watch {run.name}`.")
 
 
-def _train_config(
-    path: Path | None, options: dict[str, Any], rank: int | None, alpha: float | None
-) -> TrainConfig:
+@app.command()
+def rebase(
+    reference: Reference,
+    base: Annotated[str, typer.Option("--base", "-b", help="The other base model.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="What to call the new run.")],
+    watch_: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show progress; ctrl-c leaves it running.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Repeat a run on another base model: the same rows, settings and hold-out; then show both side by side."""
+    from cloister.api import RunRequest
+    from cloister.cli.validation import validated
+
+    with connect() as client:
+        before = client.run(reference)
+        request = validated(
+            RunRequest,
+            name=name,
+            dataset=before.dataset,
+            base=base,
+            holdout=before.holdout,
+            rebase_of=before.run_id,
+            train=before.train,
+            evaluate=before.evaluate,
+        )
+        run = client.start_run(request)
+        if watch_:
+            run = _watch(client, run.run_id, quiet=json)
+    if json:
+        print_json(run)
+    elif watch_:
+        for each in (before, run):
+            say(f"{visible(each.name)} on {each.base}:")
+            _print_evaluation(each)
+    else:
+        say(f"{visible(run.name)} ({run.run_id}) is queued. Watch it with `cloister run watch {run.name}`.")
+
+
+def _train_config(path: Path | None, options: dict[str, Any], adapter: dict[str, Any]) -> TrainConfig:
     from cloister.api import TrainConfig
     from cloister.cli.validation import validated
     from cloister.errors import InvalidInput
@@ -123,7 +205,7 @@ def _train_config(
     if isinstance(values.get("batch_size"), int) and not values.get("micro_batch_size"):
         values["micro_batch_size"] = min(values["batch_size"], TrainConfig().micro_batch_size)
     lora = dict(values.get("lora") or {})
-    lora |= {key: value for key, value in (("rank", rank), ("alpha", alpha)) if value is not None}
+    lora |= {key: value for key, value in adapter.items() if value is not None}
     if lora:
         values["lora"] = lora
     return validated(TrainConfig, **values)

@@ -1,24 +1,30 @@
-"""A row as token ids and a mask of what is trained on, by the tokenizer's own chat template.
+"""A row as token ids and a mask of what is trained on, by the tokenizer's chat template.
 
 Knows templates and tokenizers (any fast Hugging Face one, handed in); it does not know torch or models.
-Supervised are the assistant's tokens, end of turn included, of every assistant turn, and nothing else.
+Supervised are the assistant's tokens, end of turn included, of every assistant turn, unless asked otherwise.
 What the model is asked at inference (`prompt_ids`) is by construction the beginning of what it was
 trained on: a template or an answer for which that does not hold is refused, not repaired.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
-from cloister.datasets.rows import Message, Row
+from cloister.api import LossOn
+from cloister.datasets.conversation import Conversation, conversation, tool_fault
+from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
 
 SHOWN = 20
 """So many refused rows are named in the message; the rest are counted."""
+
+BEGINNING = 64
+"""So many tokens of a plain text, at most, are what a model is asked to go on from."""
 
 LISTED = 1000
 """So many are listed by rule in the error's values."""
@@ -30,7 +36,7 @@ _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 class Rendered:
     """One row. `supervised[i]` says whether `input_ids[i]` is to be predicted from what precedes it.
 
-    The first `prompt_length` tokens are what `prompt_ids` gives.
+    The first `prompt_length` tokens are what `prompt_ids` gives; of a plain text it is 0.
     """
 
     input_ids: list[int]
@@ -38,9 +44,33 @@ class Rendered:
     prompt_length: int
 
 
-def render(row: Row, tokenizer: Any, *, template: str | None = None) -> Rendered:
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a rendered row, all of it supervised or none."""
+
+    text: str
+    supervised: bool
+
+
+def render(
+    row: Row, tokenizer: Any, *, template: str | None = None, loss_on: LossOn = "assistant"
+) -> Rendered:
     """One row rendered; see `render_all`, which is faster for many."""
-    return render_all([row], tokenizer, template=template)[0]
+    return render_all([row], tokenizer, template=template, loss_on=loss_on)[0]
+
+
+def spans(rendered: Rendered, tokenizer: Any) -> list[Span]:
+    """A rendered row as text again, cut where its mask changes: what a person looks at."""
+    runs = groupby(zip(rendered.input_ids, rendered.supervised, strict=True), key=lambda pair: pair[1])
+    return [
+        Span(
+            tokenizer.decode(
+                [token for token, _ in run], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            ),
+            supervised,
+        )
+        for supervised, run in runs
+    ]
 
 
 def render_all(
@@ -48,15 +78,17 @@ def render_all(
     tokenizer: Any,
     *,
     template: str | None = None,
+    loss_on: LossOn = "assistant",
     max_length: int | None = None,
     numbers: Sequence[int] | None = None,
 ) -> list[Rendered]:
-    """Render rows, all or none.
+    """Render rows, all or none. A row of plain text is tokenised as the tokenizer does by itself, all of it supervised.
 
     Args:
         tokenizer: a fast tokenizer of `transformers`.
         template: a chat template in place of the tokenizer's own.
-        max_length: the most tokens a row may have.
+        loss_on: which tokens of a conversation are supervised.
+        max_length: the most tokens a conversation may have; a plain text may have any number.
         numbers: the rows' numbers in their dataset, for messages (their positions by default).
 
     Raises:
@@ -64,9 +96,15 @@ def render_all(
             have no supervised token, or are too long; all of them are told at once, by number; `values`
             has the first numbers (`rows`) and the counts (`counts`) by rule.
     """
-    template = _template(tokenizer, template)
     refused: list[tuple[int, str]] = []
-    rendered = _render(rows, tokenizer, template)
+    chats = [i for i, row in enumerate(rows) if row.messages]
+    rendered: list[Rendered | str] = [""] * len(rows)
+    if chats:
+        found = _render([rows[i] for i in chats], tokenizer, _template(tokenizer, template))
+        for i, item in zip(chats, found, strict=True):
+            rendered[i] = item if isinstance(item, str) else _learnt(item, loss_on)
+    for i, item in _plain_texts(rows, tokenizer):
+        rendered[i] = item
     done: list[Rendered] = []
     for position, item in enumerate(rendered):
         number = numbers[position] if numbers is not None else position
@@ -74,7 +112,7 @@ def render_all(
             refused.append((number, item))
         elif not any(item.supervised):
             refused.append((number, "has no supervised token"))
-        elif max_length is not None and len(item.input_ids) > max_length:
+        elif max_length is not None and len(item.input_ids) > max_length and rows[position].messages:
             refused.append((number, f"is longer than {max_length} tokens"))
         else:
             done.append(item)
@@ -84,15 +122,66 @@ def render_all(
 
 
 def prompt_ids(row: Row, tokenizer: Any, *, template: str | None = None) -> list[int]:
-    """What the model is asked: every turn but the last, and the template's generation prompt."""
+    """What the model is asked: every turn but the last, and the template's generation prompt.
+
+    Raises InvalidInput for a row of plain text, which asks nothing.
+    """
     return prompt_ids_all([row], tokenizer, template=template)[0]
 
 
 def prompt_ids_all(rows: Sequence[Row], tokenizer: Any, *, template: str | None = None) -> list[list[int]]:
     """`prompt_ids` of many rows at once."""
+    if not all(row.messages for row in rows):
+        raise InvalidInput("rows of plain text have no prompt that a model could be asked")
     template = _template(tokenizer, template)
-    texts = _texts([row.prompt for row in rows], tokenizer, template, prompt=True)
-    return _token_ids(texts, tokenizer)
+    asked = [conversation(row, len(row.messages) - 1) for row in rows]
+    return _token_ids(_texts(asked, tokenizer, template, prompt=True), tokenizer)
+
+
+def asked_ids(rows: Sequence[Row], tokenizer: Any) -> list[list[int]]:
+    """Something to go on from, for every row: a conversation's prompt, or the beginning of a plain text."""
+    chats = [i for i, row in enumerate(rows) if row.messages]
+    asked: list[list[int]] = [[] for _ in rows]
+    for i, ids in zip(
+        chats, prompt_ids_all([rows[i] for i in chats], tokenizer) if chats else [], strict=True
+    ):
+        asked[i] = ids
+    for i, item in _plain_texts(rows, tokenizer):
+        if not isinstance(item, str):
+            asked[i] = item.input_ids[: max(1, min(BEGINNING, len(item.input_ids) // 2))]
+    return asked
+
+
+def _learnt(rendered: Rendered, loss_on: LossOn) -> Rendered:
+    if loss_on == "assistant":
+        return rendered
+    if loss_on == "all":
+        mask = [True] * len(rendered.supervised)
+    else:
+        begin = rendered.prompt_length
+        mask = [False] * begin + rendered.supervised[begin:]
+    return Rendered(rendered.input_ids, mask, rendered.prompt_length)
+
+
+def _plain_texts(rows: Sequence[Row], tokenizer: Any) -> list[tuple[int, Rendered | str]]:
+    """Rows without turns, by position: their text with what the tokenizer itself puts around a text."""
+    plain = [i for i, row in enumerate(rows) if not row.messages]
+    if not plain:
+        return []
+    encoded = tokenizer(
+        [rows[i].text or "" for i in plain],
+        add_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )["input_ids"]
+    special = _special_texts(tokenizer)
+    found: list[tuple[int, Rendered | str]] = []
+    for i, ids in zip(plain, encoded, strict=True):
+        if special is not None and special.search(rows[i].text or ""):
+            found.append((i, _SPECIAL))
+        else:
+            found.append((i, Rendered(ids, [True] * len(ids) if len(ids) > 1 else [False] * len(ids), 0)))
+    return found
 
 
 def _template(tokenizer: Any, template: str | None) -> str:
@@ -107,13 +196,27 @@ def _template(tokenizer: Any, template: str | None) -> str:
 
 
 def _render(rows: Sequence[Row], tokenizer: Any, template: str) -> list[Rendered | str]:
-    """Each row, or what is wrong with it."""
+    """Each conversation, or what is wrong with it."""
+    results: list[Rendered | str] = [""] * len(rows)
+    kept: list[int] = []
+    for r, row in enumerate(rows):
+        fault = tool_fault(row, lambda given: _texts([given], tokenizer, template, prompt=False)[0])
+        if fault is None:
+            kept.append(r)
+        else:
+            results[r] = fault
+    for r, item in zip(kept, _render_kept([rows[r] for r in kept], tokenizer, template), strict=True):
+        results[r] = item
+    return results
+
+
+def _render_kept(rows: Sequence[Row], tokenizer: Any, template: str) -> list[Rendered | str]:
     if not rows:
         return []
     turns = [
         (r, t) for r, row in enumerate(rows) for t, m in enumerate(row.messages) if m.role == "assistant"
     ]
-    before = _texts([rows[r].messages[:t] for r, t in turns], tokenizer, template, prompt=True)
+    before = _texts([conversation(rows[r], t) for r, t in turns], tokenizer, template, prompt=True)
     prompts = dict(zip(turns, _token_ids(before, tokenizer), strict=True))
     if _MARKERS.search(template):
         ids, masks, faults = _by_markers(rows, prompts, tokenizer, template)
@@ -123,8 +226,8 @@ def _render(rows: Sequence[Row], tokenizer: Any, template: str) -> list[Rendered
     bos = tokenizer.bos_token_id
     results: list[Rendered | str] = []
     for r, row in enumerate(rows):
-        if text_of_token is not None and any(text_of_token.search(m.content) for m in row.messages):
-            results.append("has text that the tokenizer reads as a special token")
+        if text_of_token is not None and any(text_of_token.search(text) for text in _content(row)):
+            results.append(_SPECIAL)
         elif bos is not None and ids[r][:2] == [bos, bos]:
             results.append("begins with more than one beginning-of-sequence token")
         elif r in faults:
@@ -134,10 +237,22 @@ def _render(rows: Sequence[Row], tokenizer: Any, template: str) -> list[Rendered
     return results
 
 
+def _content(row: Row) -> Iterator[str]:
+    """What of a conversation a template writes."""
+    for message in row.messages:
+        yield message.content
+        for call in message.tool_calls:
+            yield call.name
+            yield call.arguments
+    if row.tools is not None:
+        yield row.tools
+
+
 _Turn = tuple[int, int]
 _Masked = tuple[list[list[int]], list[list[bool]], dict[int, str]]
 _NOT_A_PREFIX = "does not begin with its own prompt in this chat template"
 _NO_END = "has an answer that this chat template does not end with a special token"
+_SPECIAL = "has text that the tokenizer reads as a special token"
 
 
 def _by_markers(
@@ -147,14 +262,18 @@ def _by_markers(
 
     The end of turn is added where a template leaves it outside its markers.
     """
-    whole = tokenizer.apply_chat_template(
-        _conversations(row.messages for row in rows),
-        chat_template=template,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    ids: list[list[int]] = whole["input_ids"]
-    masks = [list(map(bool, mask)) for mask in whole["assistant_masks"]]
+    ids: list[list[int]] = [[] for _ in rows]
+    masks: list[list[bool]] = [[] for _ in rows]
+    for tools, members in _by_tools([conversation(row) for row in rows]):
+        whole = tokenizer.apply_chat_template(
+            [turns for _, turns in members],
+            tools=tools,
+            chat_template=template,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        for n, (r, _) in enumerate(members):
+            ids[r], masks[r] = whole["input_ids"][n], list(map(bool, whole["assistant_masks"][n]))
     special = _special_ids(tokenizer)
     faults: dict[int, str] = {}
     for (r, t), prompt in prompts.items():
@@ -188,9 +307,9 @@ def _by_prefixes(
     A turn reaches from its prompt to where the text ends when no turn follows; what stands behind its last
     special token (a newline) is not trained on.
     """
-    texts = _texts([row.messages for row in rows], tokenizer, template, prompt=False)
+    texts = _texts([conversation(row) for row in rows], tokenizer, template, prompt=False)
     inner = [(r, t) for r, t in prompts if t + 1 < len(rows[r].messages)]
-    cut = _texts([rows[r].messages[: t + 1] for r, t in inner], tokenizer, template, prompt=False)
+    cut = _texts([conversation(rows[r], t + 1) for r, t in inner], tokenizer, template, prompt=False)
     ends = dict(zip(inner, cut, strict=True))
     encoded = tokenizer(
         texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True
@@ -222,17 +341,20 @@ def _by_prefixes(
 
 
 def _texts(
-    conversations: Sequence[Sequence[Message]], tokenizer: Any, template: str, *, prompt: bool
+    conversations: Sequence[Conversation], tokenizer: Any, template: str, *, prompt: bool
 ) -> list[str]:
-    if not conversations:
-        return []
+    texts = [""] * len(conversations)
     try:
-        texts: list[str] = tokenizer.apply_chat_template(
-            _conversations(conversations),
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=prompt,
-        )
+        for tools, members in _by_tools(conversations):
+            made = tokenizer.apply_chat_template(
+                [turns for _, turns in members],
+                tools=tools,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=prompt,
+            )
+            for (position, _), text in zip(members, made, strict=True):
+                texts[position] = text
     except Exception as error:
         # A template may raise on purpose (no system turn, say); its text could quote the row.
         raise InvalidInput(
@@ -243,16 +365,21 @@ def _texts(
     return texts
 
 
-def _conversations(turns: Iterable[Sequence[Message]]) -> list[list[dict[str, str]]]:
-    return [[{"role": m.role, "content": m.content} for m in messages] for messages in turns]
+def _by_tools(
+    conversations: Sequence[Conversation],
+) -> list[tuple[list[Any] | None, list[tuple[int, list[dict[str, Any]]]]]]:
+    """Conversations with their positions, those of the same tools together: a call takes one list of tools."""
+    groups: dict[str | None, list[tuple[int, list[dict[str, Any]]]]] = {}
+    for position, each in enumerate(conversations):
+        groups.setdefault(each.tools, []).append((position, each.turns))
+    return [(None if tools is None else json.loads(tools), members) for tools, members in groups.items()]
 
 
 def _token_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)[
-        "input_ids"
-    ]
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids: list[list[int]] = encoded["input_ids"]
     return ids
 
 

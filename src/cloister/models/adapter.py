@@ -7,6 +7,7 @@ Stores what PEFT stores, in its names and its `adapter_config.json`, but writes 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from cloister.vault import ObjectWriter
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter.safetensors"
 _PREFIX = "base_model.model."
+_MAGNITUDE = ".lora_magnitude_vector"
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,24 @@ class AdapterConfig:
     alpha: float
     dropout: float
     targets: tuple[str, ...]
+    rslora: bool = False
+    dora: bool = False
 
     @property
     def scale(self) -> float:
-        """What multiplies B·A."""
-        return self.alpha / self.rank
+        """What multiplies B·A: alpha / rank, or alpha / sqrt(rank) for rsLoRA (arXiv 2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def lora(self) -> LoraConfig:
+        """As it was asked for."""
+        return LoraConfig(
+            rank=self.rank, alpha=self.alpha, dropout=self.dropout, rslora=self.rslora, dora=self.dora
+        )
 
 
 @dataclass(frozen=True)
 class Movement:
-    """How many adapted layers there are, and which of them still add nothing (B is zero)."""
+    """How many adapted layers there are, and which of them did not move."""
 
     layers: int
     still: tuple[str, ...]
@@ -52,7 +62,8 @@ class Movement:
 def add_adapter(model: Any, config: LoraConfig, *, dtype: torch.dtype = torch.float32) -> Any:
     """`model` as a `PeftModel` with a fresh adapter on every linear layer but the output head.
 
-    A is drawn from torch's generator, B is zero, both in `dtype`; only they require gradients.
+    A is drawn from torch's generator, B is zero, both in `dtype`; only they require gradients. With DoRA (arXiv
+    2402.09353) there is a length for each output row, too, at first that of the base's row.
     """
     import peft
 
@@ -65,6 +76,8 @@ def add_adapter(model: Any, config: LoraConfig, *, dtype: torch.dtype = torch.fl
             r=config.rank,
             lora_alpha=config.alpha,  # a float is what the arithmetic uses; PEFT only types it as int
             lora_dropout=config.dropout,
+            use_rslora=config.rslora,
+            use_dora=config.dora,
             target_modules=targets,
             bias="none",
             task_type="CAUSAL_LM",
@@ -72,7 +85,7 @@ def add_adapter(model: Any, config: LoraConfig, *, dtype: torch.dtype = torch.fl
     )
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
-            if ".lora_A." not in name and ".lora_B." not in name:
+            if not _of_adapter(name):
                 raise JobFailed(f"parameter {name!r} would be trained although it is not the adapter's")
             parameter.data = parameter.data.to(dtype)
     return adapted
@@ -81,19 +94,13 @@ def add_adapter(model: Any, config: LoraConfig, *, dtype: torch.dtype = torch.fl
 def adapter_state(model: Any) -> dict[str, torch.Tensor]:
     """The adapter's tensors by PEFT's stored names, detached, on their own device."""
     return {
-        _stored(name): parameter.detach()
-        for name, parameter in model.named_parameters()
-        if ".lora_A." in name or ".lora_B." in name
+        _stored(name): parameter.detach() for name, parameter in model.named_parameters() if _of_adapter(name)
     }
 
 
 def set_adapter_state(model: Any, state: Mapping[str, torch.Tensor]) -> None:
     """Copies `state` into the model's adapter. Raises `InvalidInput` unless names and shapes agree."""
-    own = {
-        _stored(name): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_A." in name or ".lora_B." in name
-    }
+    own = {_stored(name): parameter for name, parameter in model.named_parameters() if _of_adapter(name)}
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())
         raise InvalidInput(
@@ -125,8 +132,7 @@ def load_adapter(model: Any, files: Files, prefix: str = "", *, dtype: torch.dty
     """`model` with the stored adapter: as a new `PeftModel`, or into the one that it already is."""
     config = read_adapter_config(files)
     if not hasattr(model, "peft_config"):
-        lora = LoraConfig(rank=config.rank, alpha=config.alpha, dropout=config.dropout)
-        model = add_adapter(model, lora, dtype=dtype)
+        model = add_adapter(model, config.lora(), dtype=dtype)
     set_adapter_state(model, read_adapter(files, prefix))
     return model
 
@@ -143,7 +149,7 @@ def read_adapter(files: Files, prefix: str = "") -> dict[str, torch.Tensor]:
 def read_adapter_config(files: Files) -> AdapterConfig:
     """The adapter's configuration. Raises `InvalidInput` for what the arithmetic here does not cover."""
     document = read_json(files, CONFIG)
-    for key in ("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save"):
+    for key in ("lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save"):
         if document.get(key):
             raise InvalidInput(f"adapters with {key} are not supported", where=CONFIG)
     try:
@@ -152,21 +158,34 @@ def read_adapter_config(files: Files) -> AdapterConfig:
             alpha=float(document["lora_alpha"]),
             dropout=float(document.get("lora_dropout", 0.0)),
             targets=tuple(document["target_modules"]),
+            rslora=bool(document.get("use_rslora", False)),
+            dora=bool(document.get("use_dora", False)),
         )
     except (KeyError, TypeError, ValueError):
         raise InvalidInput("not the configuration of a LoRA adapter", where=CONFIG) from None
 
 
-def movement(state: Mapping[str, torch.Tensor]) -> Movement:
-    """Whether each layer of an adapter adds anything to its base. Takes an `adapter_state`."""
+def begun_with(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of each layer's B where a model's adapter has learnt something already; empty for a fresh one."""
+    b = {name: tensor for name, tensor in adapter_state(model).items() if ".lora_B." in name}
+    learnt = any(bool(torch.count_nonzero(tensor)) for tensor in b.values())
+    return {name: tensor.to("cpu", copy=True) for name, tensor in b.items()} if learnt else {}
+
+
+def movement(state: Mapping[str, torch.Tensor], begun: Mapping[str, torch.Tensor] | None = None) -> Movement:
+    """Whether each layer of an adapter moved: off what it `begun` with, else off zero, where it adds nothing."""
     b = {name: tensor for name, tensor in state.items() if ".lora_B." in name}
-    still = tuple(name for name, tensor in b.items() if not bool(torch.count_nonzero(tensor)))
+    still = tuple(
+        name
+        for name, tensor in b.items()
+        if (torch.equal(tensor.cpu(), begun[name]) if begun else not bool(torch.count_nonzero(tensor)))
+    )
     return Movement(layers=len(b), still=still)
 
 
-def require_movement(model: nn.Module) -> None:
+def require_movement(model: nn.Module, begun: Mapping[str, torch.Tensor] | None = None) -> None:
     """Raises `JobFailed` where training left any layer of the adapter as it was."""
-    moved = movement(adapter_state(model))
+    moved = movement(adapter_state(model), begun)
     if moved.still:
         raise JobFailed(
             f"{len(moved.still)} of {moved.layers} adapted layers never moved",
@@ -176,9 +195,11 @@ def require_movement(model: nn.Module) -> None:
 
 
 def base_name(stored: str) -> tuple[str, str] | None:
-    """(weight name in the base model, "A" or "B") of a stored adapter tensor, or None if it is neither."""
-    for part in ("A", "B"):
-        suffix = f".lora_{part}.weight"
+    """(weight name in the base model, "A", "B" or "m") of a stored adapter tensor, or None if it is none of them.
+
+    "m" is DoRA's length of each output row.
+    """
+    for part, suffix in (("A", ".lora_A.weight"), ("B", ".lora_B.weight"), ("m", _MAGNITUDE)):
         if stored.startswith(_PREFIX) and stored.endswith(suffix):
             return stored[len(_PREFIX) : -len(suffix)] + ".weight", part
     return None
@@ -186,7 +207,12 @@ def base_name(stored: str) -> tuple[str, str] | None:
 
 def _stored(name: str) -> str:
     """PEFT leaves the adapter's own name (`default`) out of what it stores."""
-    return name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+    name = name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+    return name.replace(f"{_MAGNITUDE}.default.weight", _MAGNITUDE)
+
+
+def _of_adapter(name: str) -> bool:
+    return any(part in name for part in (".lora_A.", ".lora_B.", f"{_MAGNITUDE}."))
 
 
 def _join(prefix: str, name: str) -> str:

@@ -2,7 +2,8 @@
 
 The decoder runs over every token, the output head only over those hidden states whose next token is
 supervised, a chunk at a time: with a vocabulary of 128,000, logits of everything would be most of a
-step's memory. Knows nothing of rows, templates or batching.
+step's memory. On CUDA Liger's kernel does both at once where it is installed. Knows nothing of rows, templates or
+batching.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from cloister.models.borders import Borders
 
 CHUNK = 4096
 """Positions that go through the output head at once."""
@@ -40,13 +43,15 @@ def supervised_loss(
     *,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
+    borders: Borders | None = None,
     chunk: int = CHUNK,
 ) -> SupervisedLoss:
     """Summed cross entropy of the supervised tokens, in nats.
 
     Padding is known by position: it is what neither `supervised` nor, where given, `attention_mask`
     covers, and in right-padded rows nothing attends to it, so no mask is needed. Rows packed after one
-    another need `position_ids` that start anew at each row, and no `attention_mask`.
+    another need `position_ids` that start anew at each row, and no `attention_mask`: the block-diagonal mask is
+    transformers' then. With `borders` there is none, and the attention has to be one that reads them.
 
     Args:
         model: a causal language model of transformers, bare or inside a `PeftModel`.
@@ -55,14 +60,17 @@ def supervised_loss(
             The first column is never predicted.
         attention_mask: (rows, tokens) of 0 and 1, only for left-padded rows.
         position_ids: (rows, tokens).
+        borders: of rows packed into one line, in place of `position_ids`.
         chunk: positions that go through the output head at once.
     """
-    causal = _causal_model(model)
+    causal = causal_model(model)
     inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
     if attention_mask is not None:
         inputs["attention_mask"] = attention_mask
     if position_ids is not None:
         inputs["position_ids"] = position_ids
+    if borders is not None:
+        inputs |= borders.inputs()
 
     predicts = supervised[:, 1:].nonzero(as_tuple=True)
     targets = input_ids[:, 1:][predicts]
@@ -76,6 +84,11 @@ def supervised_loss(
     hidden = causal.model(**inputs).last_hidden_state[:, :-1][predicts]
     cap = getattr(causal.config, "final_logit_softcapping", None)
     head = causal.get_output_embeddings()
+    if hidden.device.type == "cuda" and head.bias is None:
+        fused = liger_loss()
+        if fused is not None:
+            nats = fused(reduction="sum", softcap=cap)(head.weight, hidden, targets)
+            return SupervisedLoss(nats.float(), targets.numel())
     nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
     pieces = list(zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True))
     for states, expected in pieces:
@@ -84,6 +97,15 @@ def supervised_loss(
         else:
             nats = nats + _chunk_loss(head, states, expected, cap)
     return SupervisedLoss(nats, targets.numel())
+
+
+def liger_loss() -> Any | None:
+    """Liger's fused head and cross entropy (liger-kernel 0.8), None where it is not installed. For CUDA only."""
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        return None
+    return LigerFusedLinearCrossEntropyLoss
 
 
 def _chunk_loss(
@@ -95,6 +117,6 @@ def _chunk_loss(
     return F.cross_entropy(logits.float(), expected, reduction="sum")
 
 
-def _causal_model(model: Any) -> Any:
+def causal_model(model: Any) -> Any:
     """The transformers model inside a `PeftModel`, whose layers carry the adapter themselves."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

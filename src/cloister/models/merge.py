@@ -1,7 +1,7 @@
 """Merging an adapter into its base: W + scale · B·A, tensor by tensor, from files to a file.
 
-Memory stays at about the largest tensor. Knows nothing of which result is better: that is measured
-elsewhere, on the candidates that this makes.
+With DoRA each output row of that sum is then brought to the length that was trained. Memory stays at about the
+largest tensor. Knows nothing of which result is better: that is measured elsewhere, on the candidates that this makes.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def merge_to(
     base_variant: Variant,
     prefix: str = "best",
     device: str | torch.device = "cpu",
+    template: tuple[str, tuple[int, ...]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Merged:
     """Writes the merged model: `model.safetensors`, its configuration, tokenizer and chat template.
@@ -55,6 +56,8 @@ def merge_to(
         adapter: the adapter object.
         prefix: which adapter of it, `best` or `last`.
         device: where to compute. The NF4 round trip is that of this device.
+        template: the chat template that it was trained with, where that is not the base's own, and the token ids
+            that end a turn in it.
         progress: called with bytes done and bytes in all.
     """
     with SafetensorsReader.of(base) as reader, _Delta(adapter, prefix) as delta:
@@ -70,7 +73,7 @@ def merge_to(
                     progress(done, total)
             out.finish()
         adapted = len(delta.targets)
-    _copy_rest(writer, base)
+    _copy_rest(writer, base, template)
     return Merged(len(specs), adapted, sum(spec.nbytes // spec.dtype.itemsize for spec in specs))
 
 
@@ -91,13 +94,15 @@ class _Delta:
     """The adapter's pairs by the base weight that they change."""
 
     def __init__(self, files: Files, prefix: str) -> None:
-        self.scale = read_adapter_config(files).scale
+        config = read_adapter_config(files)
+        self.scale = config.scale
+        self._halves = {"A", "B", "m"} if config.dora else {"A", "B"}
         self._reader = SafetensorsReader.of(files, (_join(prefix, WEIGHTS),))
         self.targets: dict[str, dict[str, str]] = {}
         for stored in self._reader.names:
             place = base_name(stored)
             if place is None:
-                raise InvalidInput("the adapter holds a tensor that is not LoRA's A or B", where=stored)
+                raise InvalidInput("the adapter holds a tensor that is not LoRA's", where=stored)
             self.targets.setdefault(place[0], {})[place[1]] = stored
 
     def __enter__(self) -> _Delta:
@@ -106,12 +111,13 @@ class _Delta:
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
-    def pair(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(A, B) of one base weight, in fp32."""
+    def parts(self, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """(A, B, DoRA's lengths or None) of one base weight, in fp32."""
         stored = self.targets[name]
-        if stored.keys() != {"A", "B"}:
+        if stored.keys() != self._halves:
             raise InvalidInput("the adapter lacks one half of a pair", where=name)
-        return self._reader.tensor(stored["A"]).float(), self._reader.tensor(stored["B"]).float()
+        a, b = (self._reader.tensor(stored[half]).float() for half in "AB")
+        return a, b, self._reader.tensor(stored["m"]).float() if "m" in stored else None
 
 
 def _merged(
@@ -133,20 +139,31 @@ def _merged(
         if name in rounded:
             tensor = nf4.round_trip(tensor)
         if name in delta.targets:
-            a, b = (half.to(device) for half in delta.pair(name))
-            if (b.shape[0], a.shape[1]) != tuple(tensor.shape):
+            a, b, lengths = (half if half is None else half.to(device) for half in delta.parts(name))
+            assert a is not None and b is not None
+            if (b.shape[0], a.shape[1]) != tuple(tensor.shape) or (
+                lengths is not None and lengths.shape != tensor.shape[:1]
+            ):
                 raise InvalidInput("the adapter's shapes do not fit the base model", where=name)
-            _add_in_place(tensor, a, b, delta.scale)
+            _add_in_place(tensor, a, b, delta.scale, lengths)
         yield name, tensor
         del tensor
 
 
-def _add_in_place(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
-    """weight += scale · b·a, summed in fp32, some rows at a time so that no fp32 copy of it all exists."""
+def _add_in_place(
+    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, lengths: torch.Tensor | None
+) -> None:
+    """weight += scale · b·a, summed in fp32, some rows at a time so that no fp32 copy of it all exists.
+
+    With `lengths` each row is brought to its own afterwards.
+    """
     rows = max(1, _ROWS_BYTES // (4 * weight.shape[1]))
     for start in range(0, weight.shape[0], rows):
         part = weight[start : start + rows]
-        part.copy_(torch.addmm(part.float(), b[start : start + rows], a, alpha=scale))
+        total = torch.addmm(part.float(), b[start : start + rows], a, alpha=scale)
+        if lengths is not None:
+            total.mul_((lengths[start : start + rows] / torch.linalg.vector_norm(total, dim=1))[:, None])
+        part.copy_(total)
 
 
 def _quantised_names(base: Files) -> frozenset[str]:
@@ -160,13 +177,38 @@ def _merged_spec(spec: TensorSpec) -> TensorSpec:
     )
 
 
-def _copy_rest(writer: ObjectWriter, base: Files) -> None:
-    for name in sorted((TOKENIZER_FILES | CONFIG_FILES) & set(base.files)):
+def with_ends(before: int | list[int] | None, ends: tuple[int, ...]) -> list[int]:
+    """The ids that end an answer: those of a generation configuration, and `ends`."""
+    own = [] if before is None else [before] if isinstance(before, int) else list(before)
+    return own + [number for number in ends if number not in own]
+
+
+def _copy_rest(writer: ObjectWriter, base: Files, template: tuple[str, tuple[int, ...]] | None) -> None:
+    """Configuration and tokenizer as the base has them, but for the data type and the chat template."""
+    present = (TOKENIZER_FILES | CONFIG_FILES) & set(base.files)
+    written: dict[str, bytes] = {}
+    for name in present:
         if name == "config.json":
             config = read_json(base, name)
             config.pop("torch_dtype", None)
-            content = json.dumps(config | {"dtype": "bfloat16"}, indent=2, sort_keys=True).encode()
+            written[name] = _json(config | {"dtype": "bfloat16"})
         else:
-            content = read_bytes(base, name)
+            written[name] = read_bytes(base, name)
+    if template is not None:
+        text, ends = template
+        written.pop("chat_template.json", None)
+        written["chat_template.jinja"] = text.encode()
+        tokenizer = read_json(base, "tokenizer_config.json")
+        tokenizer.pop("chat_template", None)
+        written["tokenizer_config.json"] = _json(tokenizer)
+        name = "generation_config.json"
+        generation = read_json(base, name) if name in present else {}
+        before = generation.get("eos_token_id", read_json(base, "config.json").get("eos_token_id"))
+        written[name] = _json(generation | {"eos_token_id": with_ends(before, ends)})
+    for name in sorted(written):
         with writer.create(name) as file:
-            file.write(content)
+            file.write(written[name])
+
+
+def _json(document: dict[str, object]) -> bytes:
+    return json.dumps(document, indent=2, sort_keys=True).encode()

@@ -1,4 +1,4 @@
-"""AdamW over the adapter, and its state as tensors and JSON: fused on the CPU, paged 8-bit on CUDA.
+"""AdamW over the adapter, and its state as tensors and JSON: fused, or paged 8-bit on CUDA.
 
 Knows parameters and moments; not the schedule, and not files.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cloister.api import TrainConfig
-from cloister.errors import Tampered
+from cloister.errors import InvalidInput, Tampered
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
@@ -23,14 +23,24 @@ _TENSOR = "tensor:"
 def make_optimizer(
     parameters: Sequence[nn.Parameter], config: TrainConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW for `parameters` on `device`."""
+    """AdamW for `parameters` on `device`: what the configuration says, `auto` being paged 8-bit on CUDA.
+
+    Raises InvalidInput where the paged one is asked for without a GPU.
+    """
     options: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": BETAS,
         "eps": EPS,
         "weight_decay": config.weight_decay,
     }
-    if device.type == "cuda":
+    wanted = config.optimizer
+    if wanted == "auto":
+        wanted = "paged_adamw_8bit" if device.type == "cuda" else "adamw"
+    if wanted == "paged_adamw_8bit":
+        if device.type != "cuda":
+            raise InvalidInput(
+                "paged_adamw_8bit needs a GPU", where="optimizer", remedy="Use `optimizer: auto`."
+            )
         from bitsandbytes.optim import PagedAdamW8bit
 
         optimizer: torch.optim.Optimizer = PagedAdamW8bit(parameters, **options)

@@ -15,7 +15,7 @@ class TrainOutcome:
     `train_loss` is the mean of the last epoch's steps; `holdout_loss` that of the best step, None without
     a hold-out. `losses[i]` is the loss of step i + 1, `holdout_losses` pairs of step and loss. `best` and
     `last` are the adapter's tensors, on the CPU. `seconds` counts all attempts, evaluation included;
-    `tokens_per_s` counts training alone.
+    `tokens_per_s` counts training alone. `packed` says whether rows lay end to end.
     """
 
     steps: int
@@ -30,3 +30,4 @@ class TrainOutcome:
     holdout_losses: list[tuple[int, float]]
     best: Mapping[str, Tensor]
     last: Mapping[str, Tensor]
+    packed: bool = False

@@ -9,44 +9,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cloister.api import TrainConfig
-from cloister.datasets.batching import plan_epoch
 from cloister.errors import Conflict, Interrupted, InvalidInput, JobFailed
-from cloister.models.adapter import adapter_state, require_movement, set_adapter_state
-from cloister.models.loss import supervised_loss
+from cloister.models.adapter import adapter_state, begun_with, require_movement, set_adapter_state
+from cloister.models.loss import liger_loss
+from cloister.training.batches import Batches
 from cloister.training.checkpoint import CheckpointStore
 from cloister.training.fingerprint import rows_fingerprint, weights_fingerprint
 from cloister.training.fused import fuse
 from cloister.training.observer import Level, Observer, Window
 from cloister.training.optimizer import load_optimizer, make_optimizer, optimizer_state
 from cloister.training.outcome import TrainOutcome
+from cloister.training.passes import Passes
+from cloister.training.ranks import Ranks
+from cloister.training.reached import Reached
 from cloister.training.rows import RowSource, TokenRows, tokenise
 from cloister.training.schedule import Schedule, plan_schedule
 
 METRICS_EVERY = 5
 """Optimizer steps between two reports of the training loss."""
-
-
-@dataclass
-class _Reached:
-    """How far the run is: all that changes from step to step, besides the tensors. Goes into checkpoints."""
-
-    step: int = 0
-    evaluated: int = 0
-    saved: int = 0
-    best_step: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-    train_seconds: float = 0.0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    holdout_losses: list[tuple[int, float]] = field(default_factory=list)
 
 
 class _Stopped(Exception):
@@ -67,11 +53,13 @@ def train(
     on_notice: Callable[[Level, str], None] = lambda level, message: None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
+    ranks: Ranks = Ranks(),  # noqa: B008 - it has no state
 ) -> TrainOutcome:
     """Fine-tune the adapter that `model` carries; afterwards the model holds the last step's adapter.
 
     With the same rows, configuration and number of threads, a run on the CPU comes out the same to the
-    last bit, however often it was cut off and resumed, and whether or not a hold-out was looked at.
+    last bit, however often it was cut off and resumed, and whether or not a hold-out was looked at. How rows go
+    through the model (packed or padded, few or many at once, in one process or several) changes rounding alone.
 
     Args:
         model: a causal language model with a fresh adapter (`models.add_adapter`); only that trains.
@@ -82,22 +70,25 @@ def train(
         on_metrics: step and numbers by name, a few times a minute or oftener.
         on_notice: level (`info`, `warning`) and a sentence.
         should_stop: asked between steps and between hold-out batches.
+        ranks: the processes that share each step's rows, each with the same arguments; the first one's callbacks
+            count, and it alone writes checkpoints.
 
     Raises:
         InvalidInput: rows that cannot be learned from, all named at once.
         Interrupted: `should_stop` said so; a checkpoint was written before.
         Conflict: the checkpoint is of another configuration or other rows.
-        JobFailed: the loss is no finite number, a layer of the adapter never moved, or the base model in
-            memory is not what it was before the run was cut off.
+        JobFailed: the loss is no finite number or grew far above where it began, a layer of the adapter never
+            moved, or the base model in memory is not what it was before the run was cut off.
     """
     # Set up.
     started = clock()
-    tell = Observer(on_progress, on_metrics, on_notice, should_stop)
-    run = _Run(model, config, checkpoints, tell, clock)
+    tell = Observer(on_progress, on_metrics, on_notice, lambda: ranks.told(should_stop()))
+    run = _Run(model, config, checkpoints, tell, clock, ranks)
     run.load_rows(rows, holdout, tokenizer)
     run.prepare()
     if resume:
         run.restore()
+    run.settle()
     before = run.reached.seconds
     total = run.schedule.total_steps
     on_progress("train", run.reached.step, total)
@@ -110,15 +101,17 @@ def train(
                 run.evaluate()
             if run.checkpoint_due():
                 run.save()
-            if run.reached.step == total:
+            if run.reached.step == total or run.out_of_patience():
                 break
-            if should_stop():
+            if tell.should_stop():
                 raise _Stopped
             run.take_step()
             on_progress("train", run.reached.step, total)
     except _Stopped:
         run.reached.seconds = before + clock() - started
         run.interrupt()
+    finally:
+        run.batches.close()
 
     # Finish.
     run.reached.seconds = before + clock() - started
@@ -129,6 +122,7 @@ class _Run:
     """The parts of one run and the steps that `train` takes with them."""
 
     rows: TokenRows
+    batches: Batches
     holdout: TokenRows | None
     schedule: Schedule
     optimizer: torch.optim.Optimizer
@@ -141,12 +135,12 @@ class _Run:
         checkpoints: CheckpointStore | None,
         tell: Observer,
         clock: Callable[[], float],
+        ranks: Ranks,
     ) -> None:
         self.model, self.config, self.checkpoints = model, config, checkpoints
-        self.tell, self.clock = tell, clock
+        self.tell, self.clock, self.ranks = tell, clock, ranks
         self.device = next(model.parameters()).device
-        self.reached = _Reached()
-        self._plan: tuple[int, list[list[int]]] = (-1, [])
+        self.reached = Reached()
         self._window = Window()
 
     # --- set up ---
@@ -156,39 +150,51 @@ class _Run:
         if not len(rows):
             raise InvalidInput("There are no rows to train on.", where=rows.name)
         total = len(rows) + (len(holdout) if holdout else 0)
-        limit = self.config.max_length
+        limit, loss_on = self.config.max_length, self.config.loss_on
         self.rows = tokenise(
-            rows, tokenizer, limit, on_progress=lambda done, _: self.tell.progress("tokenise", done, total)
+            rows,
+            tokenizer,
+            limit,
+            loss_on=loss_on,
+            on_progress=lambda done, _: self.tell.progress("tokenise", done, total),
         )
-        self.lengths = self.rows.lengths.tolist()
         self.holdout = None
         if holdout is not None and len(holdout):
             self.holdout = tokenise(
                 holdout,
                 tokenizer,
                 limit,
+                loss_on=loss_on,
                 on_progress=lambda done, _: self.tell.progress("tokenise", len(rows) + done, total),
+            )
+        elif self.config.patience:
+            raise InvalidInput(
+                "Patience counts evaluations, and there is no hold-out to evaluate on.",
+                where="patience",
+                remedy="Import the dataset with a hold-out, or set `patience: 0`.",
             )
         else:
             self.tell.notice("warning", "There is no hold-out: the last step counts as the best.")
 
     def prepare(self) -> None:
-        """Seed, fuse, and build optimizer and schedule."""
-        config, model = self.config, self.model
-        torch.manual_seed(config.seed)
+        """Seed, fuse, and build batches, optimizer and schedule."""
+        config, model, ranks = self.config, self.model, self.ranks
+        torch.manual_seed(config.seed + ranks.rank * 1_000_003)
         fuse(model)
-        if config.gradient_checkpointing:
-            inner: Any = getattr(model, "get_base_model", lambda: model)()
-            inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            inner.enable_input_require_grads()
+        if self.device.type == "cuda" and liger_loss() is None:
+            self.tell.notice("info", "liger-kernel is not installed: the loss is computed in pieces instead.")
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise JobFailed("The model carries no adapter that trains.")
         self.optimizer = make_optimizer(self.parameters, config, self.device)
         self.rows_print, self.weights_print = rows_fingerprint(self.rows), weights_fingerprint(model)
-        self.steps_per_epoch = math.ceil(len(self.rows) / config.batch_size)
+        self.batches = Batches(
+            self.rows, config.batch_size, config.seed, rank=ranks.rank, size=ranks.size, device=self.device
+        )
+        self.steps_per_epoch = self.batches.steps_per_epoch
         self.schedule = plan_schedule(config, self.steps_per_epoch)
         self.best = {}
+        self.begun = begun_with(model)
         model.train()
 
     def restore(self) -> None:
@@ -201,7 +207,7 @@ class _Run:
         if found is None:
             return
         state = found.state
-        if state["config"] != self.config.model_dump(mode="json") or state["rows"] != self.rows_print:
+        if TrainConfig.model_validate(state["config"]) != self.config or state["rows"] != self.rows_print:
             raise Conflict(
                 "The checkpoint is of another configuration or other rows.", remedy="Start a new run."
             )
@@ -212,15 +218,26 @@ class _Run:
             )
         set_adapter_state(self.model, found.groups["adapter"])
         trainer = dict(found.groups["trainer"])
-        torch.set_rng_state(trainer.pop("rng.cpu"))
+        torch.set_rng_state(trainer[_of_rank("rng.cpu", self.ranks.rank)])
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(trainer.pop("rng.cuda"), self.device)
+            torch.cuda.set_rng_state(trainer[_of_rank("rng.cuda", self.ranks.rank)], self.device)
         load_optimizer(self.optimizer, trainer, state["optimizer"])
-        self.reached = _Reached(**state["reached"])
-        self.reached.holdout_losses = [(int(step), float(loss)) for step, loss in self.reached.holdout_losses]
+        self.reached = Reached.read(state["reached"])
+        steps = self.ranks.gather(torch.tensor([found.step]))
+        if any(int(step) != found.step for step in steps):
+            raise JobFailed(
+                "The processes of this run do not read the same checkpoint.", remedy="Resume it once more."
+            )
         if self.reached.best_step:
             self.best = found.groups["adapter" if self.reached.best_step == found.step else "best"]
         self.tell.notice("info", f"Resumed after step {found.step} of {self.schedule.total_steps}.")
+
+    def settle(self) -> None:
+        """How rows go through the model from here on; tried on the largest step before anything counts."""
+        self.passes = Passes(
+            self.model, self.batches, self.config, self.reached, self.tell, self.ranks, self.device
+        )
+        self.passes.probe(self.rows, self.holdout)
 
     # --- train ---
 
@@ -231,17 +248,18 @@ class _Run:
         """
         started = self.clock()
         config, reached = self.config, self.reached
-        batch = self._batch(reached.step)
-        supervised = int(self.rows.supervised_counts[batch].sum())
+        rows = self.batches.indices(reached.step)
+        supervised = int(self.rows.supervised_counts[rows].sum())
+        tokens = int(self.rows.lengths[rows].sum())
         rate = self.schedule.rate(reached.step)
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        tokens = 0
-        for start in range(0, len(batch), config.micro_batch_size):
-            part = self.rows.batch(batch[start : start + config.micro_batch_size], self.device)
-            loss = supervised_loss(self.model, part.input_ids, part.supervised).nats
-            (loss / supervised).backward()  # type: ignore[no-untyped-call]
-            nats += loss.detach()
-            tokens += part.tokens
+        last = reached.step + 1 == self.schedule.total_steps
+        nats = self.passes.gradients(reached.step, supervised, last=last)
+        self.ranks.add([nats])
+        if self.ranks.size > 1:
+            for parameter in self.parameters:
+                if parameter.grad is None:  # no row of this step fell to this process
+                    parameter.grad = torch.zeros_like(parameter)
+            self.ranks.add([p.grad for p in self.parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm, foreach=True)
         value = float(nats) / supervised
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):
@@ -258,19 +276,17 @@ class _Run:
         reached.tokens += tokens
         reached.supervised_tokens += supervised
         reached.losses.append(value)
+        if reached.diverged():
+            raise JobFailed(
+                f"The loss grew from {reached.losses[0]:.3f} to {value:.3f} by step {reached.step} and stayed there.",
+                remedy="Lower the learning rate, or lengthen the warm-up.",
+            )
         reached.train_seconds += self.clock() - started
         self._window.add(value, tokens, supervised, self.clock() - started)
         if reached.step % METRICS_EVERY == 0 or reached.step == self.schedule.total_steps:
             numbers = {"learning_rate": rate, "grad_norm": float(norm), **self._window.numbers()}
             self.tell.metrics(reached.step, numbers)
             self._window = Window()
-
-    def _batch(self, step: int) -> list[int]:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._plan[0] != epoch:
-            plan = plan_epoch(self.lengths, self.config.batch_size, self.config.seed, epoch)
-            self._plan = (epoch, plan)
-        return self._plan[1][position]
 
     # --- evaluate the hold-out ---
 
@@ -283,33 +299,29 @@ class _Run:
         reached = self.reached
         loss = None
         if self.holdout is not None:
-            loss = self._holdout_loss(self.holdout)
+            loss = self.passes.holdout_loss(self.holdout)
+            if loss is None:
+                raise _Stopped
             if not math.isfinite(loss):
                 raise JobFailed(f"The hold-out loss is not a finite number after step {reached.step}.")
             self.tell.metrics(reached.step, {"holdout_loss": loss})
-        lowest = min((past for _, past in reached.holdout_losses), default=math.inf)
-        if loss is None or loss < lowest:
+        if loss is None or loss < reached.lowest():
             reached.best_step = reached.step
             self.best = self._adapter()
         if loss is not None:
             reached.holdout_losses.append((reached.step, loss))
         reached.evaluated = reached.step
 
-    def _holdout_loss(self, rows: TokenRows) -> float:
-        batches = rows.by_length(self.config.micro_batch_size)
-        nats = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.model.eval()
-        try:
-            with torch.no_grad(), torch.random.fork_rng(enabled=True):
-                for number, indices in enumerate(batches):
-                    if self.tell.should_stop():
-                        raise _Stopped
-                    part = rows.batch(indices, self.device)
-                    nats += supervised_loss(self.model, part.input_ids, part.supervised).nats
-                    self.tell.progress("evaluate", number + 1, len(batches))
-        finally:
-            self.model.train()
-        return float(nats) / int(rows.supervised_counts.sum())
+    def out_of_patience(self) -> bool:
+        """Whether the hold-out loss has not become lower for as many evaluations as were allowed."""
+        reached, patience = self.reached, self.config.patience
+        if not patience or reached.evaluations_since_best() < patience:
+            return False
+        self.tell.notice(
+            "info",
+            f"Stopped after step {reached.step}: the hold-out loss was lowest after step {reached.best_step}.",
+        )
+        return True
 
     # --- checkpoint ---
 
@@ -329,9 +341,13 @@ class _Run:
         self._require_movement()
         reached.saved = reached.step
         tensors, document = optimizer_state(self.optimizer)
-        tensors["rng.cpu"] = torch.get_rng_state()
+        for rank, drawn in enumerate(self.ranks.gather(torch.get_rng_state())):
+            tensors[_of_rank("rng.cpu", rank)] = drawn
         if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+            for rank, drawn in enumerate(self.ranks.gather(torch.cuda.get_rng_state(self.device))):
+                tensors[_of_rank("rng.cuda", rank)] = drawn
+        if self.ranks.rank:
+            return
         groups: dict[str, Mapping[str, Tensor]] = {"adapter": self._adapter(), "trainer": tensors}
         if self.best and reached.best_step != reached.step:
             groups["best"] = self.best
@@ -374,6 +390,7 @@ class _Run:
             holdout_losses=reached.holdout_losses,
             best=self.best,
             last=self._adapter(),
+            packed=bool(reached.packed),
         )
 
     # --- helpers ---
@@ -391,4 +408,8 @@ class _Run:
         ]
         if frozen:
             raise JobFailed(f"{len(frozen)} tensors of the adapter no longer train.", where=frozen[0])
-        require_movement(self.model)
+        require_movement(self.model, self.begun)
+
+
+def _of_rank(name: str, rank: int) -> str:
+    return name if rank == 0 else f"{name}.{rank}"

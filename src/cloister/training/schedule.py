@@ -1,4 +1,4 @@
-"""How long a run is and how fast it learns at each step: steps, warm-up, cosine decay.
+"""How long a run is and how fast it learns at each step: steps, warm-up, decay.
 
 Pure arithmetic on numbers; knows no model, no optimizer and no rows.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from cloister.api import TrainConfig
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up to `peak`, then half a cosine down to zero after the last step.
+    """Linear warm-up to `peak`, then half a cosine or a line down to zero after the last step, or `peak` to the end.
 
     Steps count from 0. Unlike the common form, the first step already learns (`peak / warmup_steps`)
     and the last still does: no step of a short run is spent at a rate of zero.
@@ -22,12 +23,17 @@ class Schedule:
     peak: float
     total_steps: int
     warmup_steps: int
+    form: Literal["cosine", "linear", "constant"] = "cosine"
 
     def rate(self, step: int) -> float:
         """The learning rate that step number `step` is taken with."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        if self.form == "constant":
+            return self.peak
+        if self.form == "linear":
+            return self.peak * (1.0 - min(1.0, done))
         return self.peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
@@ -40,4 +46,4 @@ def plan_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
     if config.max_steps is not None:
         total = min(total, config.max_steps)
     warmup = min(math.ceil(config.warmup_ratio * total), total - 1)
-    return Schedule(peak=config.learning_rate, total_steps=total, warmup_steps=warmup)
+    return Schedule(config.learning_rate, total, warmup, config.lr_scheduler)

@@ -14,9 +14,11 @@ import torch
 
 from cloister.api import JobDocument
 from cloister.datasets.reader import DatasetReader
+from cloister.datasets.templates import use_template
 from cloister.errors import InvalidInput, JobFailed
 from cloister.models.adapter import load_adapter
 from cloister.models.load import load_base
+from cloister.models.merge import with_ends
 from cloister.training.fused import fuse
 from cloister.training.rows import RowSource
 from cloister.vault import ObjectReader
@@ -86,9 +88,22 @@ def load_tuned(job: JobDocument, base: ObjectReader, adapter: ObjectReader) -> T
     if method not in ("qlora", "lora"):
         raise InvalidInput("The adapter does not say how it was trained.", where=adapter.manifest.object_id)
     model, tokenizer = load_base(base, method=method, device=job.device)
+    use_run_template(model, tokenizer, template_of(adapter))
     model = load_adapter(model, adapter, ADAPTER)
     fuse(model)
     return Tuned(model.eval(), tokenizer, int(adapter.manifest.details["max_length"]))
+
+
+def template_of(adapter: ObjectReader) -> str:
+    """The name of the chat template that a run was trained with; older ones were with the model's own."""
+    return str(adapter.manifest.details.get("template", "auto"))
+
+
+def use_run_template(model: Any, tokenizer: Any, name: str) -> None:
+    """Have tokenizer and model speak that template: what ends a turn in it ends an answer."""
+    ends = use_template(tokenizer, name)
+    if ends:
+        model.generation_config.eos_token_id = with_ends(model.generation_config.eos_token_id, ends)
 
 
 def prepare_torch(job: JobDocument) -> None:

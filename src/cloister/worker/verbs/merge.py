@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from cloister.api import JobDocument, MergeConfig
-from cloister.datasets.render import prompt_ids_all
+from cloister.datasets.render import asked_ids
+from cloister.datasets.templates import TEMPLATES, use_template
 from cloister.errors import JobFailed
 from cloister.evaluation.generate import greedy
 from cloister.evaluation.loss import mean_loss
@@ -62,6 +63,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         bench = _Bench(holdout, tuned.tokenizer, tuned.max_length, config, emit)
         loss_adapter, wanted = bench.measure(tuned.model, "adapter")
         method = adapter.manifest.details["method"]
+        template = _own_template(tuned.tokenizer, adapter)
         del tuned
         variants: tuple[Variant, ...] = ("nf4", "pristine") if method == "qlora" else ("pristine",)
         candidates: dict[str, Candidate] = {}
@@ -93,6 +95,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             base_variant=chosen,
             prefix=measuring.ADAPTER,
             device=job.device,
+            template=template,
             progress=lambda done, total: emit.progress("write", done, total),
         )
         opening.finish(
@@ -103,6 +106,13 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         )
         _check_stored(job, bench, best.loss)
         return values
+
+
+def _own_template(tokenizer: Any, adapter: ObjectReader) -> tuple[str, tuple[int, ...]] | None:
+    """The template that the merged model carries in place of its base's: the one that it was trained with."""
+    name = measuring.template_of(adapter)
+    ends = use_template(tokenizer, name)
+    return (TEMPLATES[name].text, ends) if ends else None
 
 
 def choose(candidates: dict[str, Candidate], loss_adapter: float, config: MergeConfig) -> Variant:
@@ -133,7 +143,7 @@ class _Bench:
         self, rows: RowSource, tokenizer: Any, max_length: int, config: MergeConfig, emit: Emitter
     ) -> None:
         self.tokens: TokenRows = tokenise(rows, tokenizer, max_length)
-        self.prompts = prompt_ids_all([rows.row(i) for i in range(len(rows))], tokenizer)
+        self.prompts = asked_ids([rows.row(i) for i in range(len(rows))], tokenizer)
         self.tokenizer, self.config, self.emit = tokenizer, config, emit
 
     def loss(self, model: Any) -> float:

@@ -5,7 +5,9 @@ Opens what was granted, runs the recipe, stores its outcome. Knows nothing of ho
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,21 @@ import msgspec
 import torch
 
 from cloister.api import JobDocument, TrainConfig
-from cloister.models.adapter import add_adapter, save_adapter, set_adapter_state
+from cloister.errors import InvalidInput, JobFailed
+from cloister.models.adapter import (
+    add_adapter,
+    read_adapter,
+    read_adapter_config,
+    save_adapter,
+    set_adapter_state,
+)
 from cloister.models.load import load_base
 from cloister.training.checkpoint import CheckpointStore
+from cloister.training.ranks import Ranks
 from cloister.training.recipe import train
 from cloister.training.rows import RowSource
+from cloister.vault import ObjectReader
+from cloister.worker.ranks import gang
 from cloister.worker.verbs import measuring, opening
 
 if TYPE_CHECKING:
@@ -27,46 +39,115 @@ if TYPE_CHECKING:
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Fine-tune; returns what the authority keeps of it."""
     config = TrainConfig.model_validate(job.config)
-    measuring.prepare_torch(job)
-    with ExitStack() as stack:
-        dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
-        base = stack.enter_context(opening.open_object(job, "base"))
-        holdout = measuring.open_holdout(job, dataset, stack)
-        rows = RowSource(dataset, dataset.indices("train"), "the dataset")
-        writer = opening.open_writer(job)
-        assert job.output is not None
-        checkpoints = CheckpointStore(
-            Path(job.output.path) / "checkpoints",
-            object_id=writer.object_id,
-            kind=writer.kind,
-            version=writer.version,
-            key=opening.key_of(job.output),
-        )
-        emit.progress("load", 0, 1)
-        base.check(full=True)
-        model, tokenizer = load_base(base, method=config.method, device=job.device)
-        torch.manual_seed(config.seed)
-        model = add_adapter(model, config.lora)
-        emit.progress("load", 1, 1)
+    if config.processes == 1:
+        return _run(job, config, emit, Ranks())
+    with gang(job, config.processes) as ranks:
+        return _run(job, config, emit, ranks)
 
-        outcome = train(
-            model,
-            tokenizer,
-            rows,
+
+def take_part(job: JobDocument, ranks: Ranks) -> None:
+    """Fine-tune as one of the other processes, which say and store nothing."""
+    config = TrainConfig.model_validate(job.config)
+    with ExitStack() as stack:
+        given = _open(job, config, ranks, stack)
+        train(
+            given.model,
+            given.tokenizer,
+            given.rows,
             config,
-            checkpoints,
-            holdout=holdout,
+            given.checkpoints,
+            holdout=given.holdout,
+            resume=job.resume,
+            ranks=ranks,
+        )
+
+
+@dataclass(frozen=True)
+class _Given:
+    model: Any
+    tokenizer: Any
+    rows: RowSource
+    holdout: RowSource
+    checkpoints: CheckpointStore
+
+
+def _open(job: JobDocument, config: TrainConfig, ranks: Ranks, stack: ExitStack) -> _Given:
+    """What the run was granted, opened, and the base with its adapter in memory."""
+    threads = job.threads // ranks.size if job.threads else 0
+    if ranks.size > 1:
+        threads = max(1, threads or (os.cpu_count() or 1) // ranks.size)
+    measuring.prepare_torch(job.model_copy(update={"threads": threads}))
+    device: str = job.device
+    if ranks.size > 1 and job.device == "cuda":
+        if torch.cuda.device_count() < ranks.size:
+            raise JobFailed(
+                f"{ranks.size} processes need a GPU each, and the job has {torch.cuda.device_count()}.",
+                remedy="Set `processes: 1`.",
+            )
+        torch.cuda.set_device(ranks.rank)
+        device = f"cuda:{ranks.rank}"
+    dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
+    base = stack.enter_context(opening.open_object(job, "base"))
+    holdout = measuring.open_holdout(job, dataset, stack)
+    assert job.output is not None
+    out = job.output
+    checkpoints = CheckpointStore(
+        Path(out.path) / "checkpoints",
+        object_id=out.object_id,
+        kind=str(out.kind),
+        version=out.version,
+        key=opening.key_of(out),
+    )
+    if ranks.rank == 0:
+        base.check(full=True)
+    model, tokenizer = load_base(base, method=config.method, device=device)
+    measuring.use_run_template(model, tokenizer, config.template)
+    torch.manual_seed(config.seed)
+    model = add_adapter(model, config.lora)
+    if "adapter" in job.inputs:
+        _go_on_from(model, stack.enter_context(opening.open_object(job, "adapter")), config)
+    rows = RowSource(dataset, dataset.indices("train"), "the dataset")
+    return _Given(model, tokenizer, rows, holdout, checkpoints)
+
+
+def _go_on_from(model: Any, earlier: ObjectReader, config: TrainConfig) -> None:
+    """Begin with what an earlier run has learnt. Raises InvalidInput where its adapter is of another form."""
+    was = read_adapter_config(earlier).lora()
+    if was.model_copy(update={"dropout": config.lora.dropout}) != config.lora:
+        raise InvalidInput(
+            f"The earlier adapter has rank {was.rank}, alpha {was.alpha:g}, rslora {was.rslora}, dora {was.dora}, and "
+            "a run that goes on from it has to have the same.",
+            where="lora",
+            remedy="Leave `lora` out: it is then the earlier run's.",
+        )
+    set_adapter_state(model, read_adapter(earlier, measuring.ADAPTER))
+
+
+def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> dict[str, Any]:
+    with ExitStack() as stack:
+        writer = opening.open_writer(job)
+        emit.progress("load", 0, 1)
+        given = _open(job, config, ranks, stack)
+        emit.progress("load", 1, 1)
+        outcome = train(
+            given.model,
+            given.tokenizer,
+            given.rows,
+            config,
+            given.checkpoints,
+            holdout=given.holdout,
             resume=job.resume,
             on_progress=emit.progress,
             on_metrics=emit.metrics,
             on_notice=emit.notice,
             should_stop=emit.should_stop,
+            ranks=ranks,
         )
 
         emit.progress("store", 0, 1)
         for name, state in (("best", outcome.best), ("last", outcome.last)):
-            set_adapter_state(model, state)
-            save_adapter(model, writer, name)
+            set_adapter_state(given.model, state)
+            save_adapter(given.model, writer, name)
         values = {
             "steps": outcome.steps,
             "train_loss": outcome.train_loss,
@@ -84,8 +165,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             writer,
             job,
             counts={
-                "rows": len(rows),
-                "holdout_rows": len(holdout),
+                "rows": len(given.rows),
+                "holdout_rows": len(given.holdout),
                 "steps": outcome.steps,
                 "tokens": outcome.tokens,
                 "supervised_tokens": outcome.supervised_tokens,
@@ -93,12 +174,15 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             details={
                 "method": config.method,
                 "max_length": config.max_length,
+                "template": config.template,
+                "loss_on": config.loss_on,
+                "packed": outcome.packed,
                 "rank": config.lora.rank,
                 "train_loss": outcome.train_loss,
                 "holdout_loss": outcome.holdout_loss,
                 "best_step": outcome.best_step,
             },
         )
-        checkpoints.remove()
+        given.checkpoints.remove()
         emit.progress("store", 1, 1)
         return values

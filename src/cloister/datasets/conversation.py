@@ -1,0 +1,82 @@
+"""A row's turns as chat templates take them, tool calls and tools included, and what a template leaves out of them.
+
+Knows rows and the form in which transformers hands conversations to a template; no tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cloister.datasets.rows import Row
+from cloister.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """`turns` as templates read them, arguments of calls parsed; `tools` is the text of a JSON array, or None."""
+
+    turns: list[dict[str, Any]]
+    tools: str | None
+
+
+def conversation(row: Row, turns: int | None = None) -> Conversation:
+    """The first `turns` turns of a row (all by default), with its tools."""
+    found: list[dict[str, Any]] = []
+    for message in row.messages[:turns]:
+        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            turn["tool_calls"] = [
+                {"type": "function", "function": {"name": c.name, "arguments": json.loads(c.arguments)}}
+                for c in message.tool_calls
+            ]
+        found.append(turn)
+    return Conversation(found, row.tools)
+
+
+def tool_fault(row: Row, text_of: Callable[[Conversation], str]) -> str | None:
+    """What a template does not say of a row's tools, calls and their results; None where it says all of them.
+
+    Each is taken out in turn: where the text stays the same, the template never wrote it.
+    """
+    if row.tools is None and not any(m.tool_calls or m.role == "tool" for m in row.messages):
+        return None
+    try:
+        whole = conversation(row)
+        text = text_of(whole)
+        for what, without in _without(whole):
+            if text_of(without) == text:
+                return f"has {what} that this chat template leaves out"
+    except InvalidInput:
+        return "has tools in a form that this chat template refuses"
+    except (ValueError, TypeError):
+        return "has tools that are no JSON"
+    return None
+
+
+def _without(whole: Conversation) -> Iterator[tuple[str, Conversation]]:
+    if whole.tools is not None:
+        yield "tools", replace(whole, tools=None)
+    for number, turn in enumerate(whole.turns):
+        calls = turn.get("tool_calls", [])
+        for gone in range(len(calls)):
+            for other in _changed(calls[gone]["function"]):
+                changed = [*calls[:gone], {"type": "function", "function": other}, *calls[gone + 1 :]]
+                yield "a tool call", _turn(whole, number, {"tool_calls": changed})
+        if turn["role"] == "tool" and turn["content"]:
+            yield "a tool's answer", _turn(whole, number, {"content": ""})
+        if calls and turn["content"].strip():
+            yield "text beside a tool call", _turn(whole, number, {"content": ""})
+
+
+def _changed(function: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Another function's call, and a call with other arguments: as many calls as before."""
+    return function | {"name": function["name"] + "_"}, function | {"arguments": {"_": 0}}
+
+
+def _turn(whole: Conversation, number: int, changes: dict[str, Any]) -> Conversation:
+    turns = [*whole.turns]
+    turns[number] = turns[number] | changes
+    return replace(whole, turns=turns)

@@ -1,0 +1,100 @@
+"""Processes that share the rows of each step: what they add up and agree on.
+
+`Ranks()` is one process alone; `Gang` is several, over torch.distributed. Knows tensors; it starts no process and
+knows no key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+TIMEOUT = datetime.timedelta(minutes=30)
+"""How long a process waits for the others: the first one also writes checkpoints."""
+
+
+class Ranks:
+    """One process alone: everything is as it says itself."""
+
+    rank = 0
+    size = 1
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes."""
+
+    def told(self, flag: bool) -> bool:
+        """What the first process says."""
+        return flag
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every process's tensor, by rank; all of one shape and type."""
+        return [tensor]
+
+
+class Gang(Ranks):
+    """Several processes, each calling the same methods in the same order. A context manager.
+
+    Args:
+        rank, size: of this process, and how many there are.
+        meeting: a file, not there yet, in a folder that only they can reach; over it they find one another.
+        backend: gloo for the CPU, nccl for GPUs.
+    """
+
+    def __init__(self, rank: int, size: int, meeting: Path, backend: str) -> None:
+        import torch.distributed as dist
+
+        if backend == "gloo":
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all of them are on this machine
+        self.rank, self.size = rank, size
+        self._device = torch.device("cuda" if backend == "nccl" else "cpu")
+        dist.init_process_group(
+            backend,
+            store=dist.FileStore(str(meeting), size),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=size,
+            timeout=TIMEOUT,
+        )
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        import torch.distributed as dist
+
+        if not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, total in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
+
+    def told(self, flag: bool) -> bool:
+        import torch.distributed as dist
+
+        said = torch.tensor([flag], dtype=torch.uint8, device=self._device)
+        dist.broadcast(said, 0)
+        return bool(said.item())
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        import torch.distributed as dist
+
+        here = tensor.to(self._device)
+        found = [torch.empty_like(here) for _ in range(self.size)]
+        dist.all_gather(found, here)
+        return [each.to(tensor.device) for each in found]
+
+    def __enter__(self) -> Gang:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import torch.distributed as dist
+
+        if error is None or self._device.type == "cpu":  # nccl would wait for those that are gone
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()

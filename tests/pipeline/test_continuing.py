@@ -1,0 +1,47 @@
+"""A run that goes on from another, and one that is repeated on another base: what they need, and what follows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.conftest import Appliance, import_base, import_rows, short_run
+
+from cloister.api import LoraConfig
+from cloister.errors import Conflict, InvalidInput
+
+pytestmark = pytest.mark.slow
+
+
+def test_an_earlier_adapter_is_gone_on_from_and_lineage_follows(
+    appliance: Appliance, claims: list[dict[str, Any]]
+) -> None:
+    client = appliance.client
+    import_rows(client, "claims", claims[:120])
+    import_rows(client, "others", claims[120:240])
+    import_base(client)
+    quick = {"evaluate": None}
+    first = client.start_run(short_run("first", max_steps=4).model_copy(update=quick))
+    before = client.finished_job(first.train_job.job_id).result
+    asked = short_run("second", max_steps=4).model_copy(
+        update={**quick, "dataset": "others", "from_run": "first"}
+    )
+    other_form = asked.train.model_copy(update={"lora": LoraConfig(rank=2)})
+    with pytest.raises(InvalidInput, match="another form"):
+        client.start_run(asked.model_copy(update={"train": other_form}))
+    second = client.start_run(asked)
+    after = client.finished_job(second.train_job.job_id).result
+    assert second.from_run == first.run_id
+    assert after["train_loss"] < before["train_loss"], "it began where the first ended"
+    assert after["holdout_loss"] < before["holdout_loss"]
+
+    # What came of the first's data goes with them, and counts as they do.
+    plan = client.shred_plan("datasets", "claims")
+    assert set(plan.runs.values()) == {"first", "second"}
+    assert [item.kind for item in plan.items].count("adapter") == 2
+    assert set(client.shred_plan("datasets", "others").runs.values()) == {"second"}
+
+    with pytest.raises(Conflict, match="not the version"):
+        client.start_run(asked.model_copy(update={"name": "third", "from_run": None, "rebase_of": "first"}))
+    again = client.start_run(short_run("again").model_copy(update={**quick, "rebase_of": "first"}))
+    client.cancel_run(again.run_id)
