@@ -70,12 +70,23 @@ ID_PREFIX: dict[str, str] = {
 
 
 class ColumnMap(Document):
-    """Which columns of a table make a row. `label` marks a classification task."""
+    """Which columns of a table, or fields of flat JSON objects, make a row.
 
-    input: str
+    `input` with `output`, or with `label` for a classification; or `text` alone, for plain text. Without any of
+    them the format is recognised. `groups` are columns by which results are told apart later; `ignore` are
+    further fields that a recognised JSON format may have.
+    """
+
+    input: str | None = None
     output: str | None = None
     label: str | None = None
     system: str | None = None
+    text: str | None = None
+    groups: tuple[str, ...] = Field(default=(), max_length=16)
+    ignore: tuple[str, ...] = Field(default=(), max_length=64)
+
+
+SourceFormat = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "lines"]
 
 
 class ImportConfig(Document):
@@ -83,11 +94,12 @@ class ImportConfig(Document):
 
     `source_name` is only for messages (`file:line: field: rule`). `max_dropped` is how many bad rows
     may be left out; 0 means that one bad row refuses the whole import. `holdout` is the share of rows
-    (0 to 0.5) kept apart; identical inputs always land on one side.
+    (0 to 0.5) kept apart; identical inputs always land on one side. `format` says how rows are laid out;
+    in the format `text` blank lines separate them, in `lines` each line is one.
     """
 
     source_name: str = Field(max_length=255)
-    format: Literal["auto", "jsonl", "csv"] = "auto"
+    format: SourceFormat = "auto"
     columns: ColumnMap | None = None
     system_prompt: str | None = Field(default=None, max_length=16_384)
     holdout: float = Field(default=0.1, ge=0.0, le=0.5)

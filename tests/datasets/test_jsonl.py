@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from cloister.api import ColumnMap
 from cloister.datasets import Message, Row
+from cloister.datasets.alpaca import AlpacaShape
+from cloister.datasets.columns import Columns, FieldsShape
 from cloister.datasets.jsonl import _quick, parse_line
-from cloister.datasets.shapes import ChatShape, FieldsShape
+from cloister.datasets.turns import CHAT, SHAREGPT, ConversationShape
 from cloister.errors import InvalidInput
 
 SECRET = "Zanzibar-4711"
@@ -84,14 +86,18 @@ BAD = {
     json.dumps({"messages": [SECRET, None]}): "messages[0]: must be an object|messages[1]: must be an object",
     '{"messages": [{"role": "user"}]}': "messages[0].content: is missing",
     json.dumps({"messages": [{"content": SECRET}]}): "messages[0].role: is missing",
-    chat(("robot", SECRET), ("assistant", "x")): "messages[0].role: must be one of system, user, assistant",
-    chat((["user"], "x"), ("assistant", "x")): "messages[0].role: must be one of system, user, assistant",
+    chat(
+        ("robot", SECRET), ("assistant", "x")
+    ): "messages[0].role: must be one of system, developer, user, assistant, tool",
+    chat(
+        (["user"], "x"), ("assistant", "x")
+    ): "messages[0].role: must be one of system, developer, user, assistant, tool",
     chat(
         ("user", 5), ("assistant", None)
     ): "messages[0].content: must be a string|messages[1].content: must be a string",
     chat(
-        ("user", [{"type": "text", "text": SECRET}]), ("assistant", "x")
-    ): "messages[0].content: must be a string",
+        ("user", [{"type": "image_url", "text": SECRET}]), ("assistant", "x")
+    ): "messages[0].content[0]: must be a part of type `text`",
     chat(("user", " \n"), ("assistant", "")): "messages[0].content: is empty|messages[1].content: is empty",
     chat(("user", "a"), ("assistant", "b\0c")): "messages[1].content: contains a NUL character",
     chat(("assistant", "a")): "messages[0].role: the first turn after the system's must be the user's",
@@ -103,10 +109,10 @@ BAD = {
         ("user", "a"), ("system", "b"), ("assistant", "c")
     ): "messages[1].role: a system turn may only come first",
     chat(("user", "a")): "messages[0].role: the last turn must be the assistant's",
-    chat(("user", "a"), ("assistant", "b"), id=3): "id: unknown field; only messages may be there",
+    chat(("user", "a"), ("assistant", "b"), id=3): "id: unknown field; only messages, tools may be there",
     chat(
         ("user", "a"), ("assistant", "b"), **{"Müller " + SECRET: 3}
-    ): "field 2: unknown field; only messages may be there",
+    ): "field 2: unknown field; only messages, tools may be there",
     '{"messages":[{"role":"user","content":"a","name":"x"},{"role":"assistant","content":"b"}]}': (
         "messages[0].name: unknown field; only role, content may be there"
     ),
@@ -189,14 +195,15 @@ def test_prompt_completion_faults(bring_in):
         (b" \n\r\n", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
         (b"\x1f\x8b\x08\0", "gzip"),
-        (b"PAR1....", "Parquet"),
+        (b"PAR1....", "footer"),
         (b"\x80\x04\x95", "pickle"),
         (b"PK\x03\x04", "zip"),
         ("x".encode("utf-16"), "UTF-16"),
-        (b'[{"messages":[]}]', "JSON array"),
-        (b'{"conversations":[]}\n', "ShareGPT"),
+        (b'{"chosen":"x","rejected":"y"}\n', "preference"),
+        (b'{"text":"x","category":"y"}\n', "`text` and other fields"),
+        (b'{\n "messages": []\n}\n', "several lines"),
         (b'{"instruction":"x"}\n', "Alpaca"),
-        (b'{"foo":"x"}\n', "neither"),
+        (b'{"foo":"x"}\n', "no known format"),
     ],
 )
 def test_what_is_no_rows_is_named(bring_in, start, told):
@@ -241,8 +248,10 @@ def test_any_rows_survive_the_round_trip(importer_in, some, ascii_only, ending):
         assert sorted(sides) == list(range(len(some)))
 
 
-json_keys = st.sampled_from(["messages", "role", "content", "label", "x", "prompt", "completion"])
-json_text = st.sampled_from(["user", "assistant", "system", "role", '"role"', "a", "", " ", "\\", "é", "\0"])
+json_keys = st.sampled_from(["messages", "role", "content", "label", "x", "prompt", "completion", "tools"])
+json_text = st.sampled_from(
+    ["user", "assistant", "system", "human", "gpt", "tool", "role", '"role"', "a", "", " ", "\\", "é", "\0"]
+)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | json_text,
     lambda children: st.lists(children, max_size=3) | st.dictionaries(json_keys, children, max_size=3),
@@ -253,16 +262,37 @@ objects = (
     st.fixed_dictionaries(
         {}, optional={"messages": st.lists(turn, max_size=4), "label": json_text, "x": json_values}
     )
-    | st.fixed_dictionaries({}, optional={"prompt": json_text, "completion": json_text, "label": json_text})
+    | st.fixed_dictionaries(
+        {
+            "conversations": st.lists(
+                st.fixed_dictionaries({"from": json_text, "value": json_text}), max_size=4
+            )
+        },
+        optional={"x": json_text, "system": json_text},
+    )
+    | st.fixed_dictionaries(
+        {"instruction": json_text, "output": json_text},
+        optional={"input": json_text, "x": json_text, "system": json_text},
+    )
+    | st.fixed_dictionaries(
+        {}, optional={"x": json_text, "prompt": json_text, "completion": json_text, "label": json_text}
+    )
     | json_values
 )
+PAIR = ColumnMap(input="prompt", output="completion")
 shapes = st.sampled_from(
     [
-        ChatShape(labelled=False, system=None),
-        ChatShape(labelled=True, system="S"),
-        FieldsShape(ColumnMap(input="prompt", output="completion"), closed=True, system=None),
-        FieldsShape(ColumnMap(input="prompt", output="completion"), closed=True, system=None, labelled=True),
-        FieldsShape(ColumnMap(input="prompt", label="completion", system="x"), closed=False, system="S"),
+        ConversationShape(CHAT),
+        ConversationShape(CHAT, labelled=True, system="S"),
+        ConversationShape(CHAT, groups=("x",), ignored=("label",)),
+        ConversationShape(SHAREGPT, groups=("x",), system="S"),
+        AlpacaShape(groups=("x",)),
+        FieldsShape(Columns(PAIR), closed=True),
+        FieldsShape(Columns(PAIR, labelled=True), closed=True, ignored=("x",)),
+        FieldsShape(
+            Columns(ColumnMap(input="prompt", label="completion", system="x"), system="S"), closed=False
+        ),
+        FieldsShape(Columns(ColumnMap(text="prompt", groups=("x",))), closed=True, ignored=("label",)),
     ]
 )
 

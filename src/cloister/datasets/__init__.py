@@ -4,7 +4,7 @@ A plain library: knows nothing of users, sockets, policy, or models beyond a tok
 """
 
 from cloister.datasets.batching import plan_epoch
-from cloister.datasets.canonical import DatasetMeta, DatasetWriter
+from cloister.datasets.canonical import DatasetMeta, DatasetWriter, Nowhere
 from cloister.datasets.importing import ImportSummary, import_rows
 from cloister.datasets.problems import Problem
 from cloister.datasets.reader import DatasetReader
@@ -17,6 +17,7 @@ __all__ = [
     "DatasetWriter",
     "ImportSummary",
     "Message",
+    "Nowhere",
     "Problem",
     "Rendered",
     "Row",

@@ -6,7 +6,9 @@ Knows newlines and their numbers; it does not know what a line means.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
+
+from cloister.datasets.compression import Readable
 
 READ_SIZE = 1 << 19
 
@@ -32,18 +34,20 @@ class Blocks:
         max_line: the most bytes a line may have, its newline not counted.
     """
 
-    def __init__(self, source: BinaryIO, max_line: int, read_size: int = READ_SIZE) -> None:
-        self._source = source
+    def __init__(self, source: Readable, max_line: int, read_size: int = READ_SIZE) -> None:
+        self.source = source
         self._max_line = max_line
         self._read_size = read_size
         self._ahead = b""
         self.consumed = 0
+        self.line = 1
+        """The line on which what is read now begins."""
 
     def peek(self, size: int) -> bytes:
         """Up to `size` bytes of the start, without taking them; call it before iterating."""
         ahead = bytearray(self._ahead)
         while len(ahead) < size:
-            chunk = self._source.read(size - len(ahead))
+            chunk = self.source.read(size - len(ahead))
             if not chunk:
                 break
             ahead += chunk
@@ -55,7 +59,20 @@ class Blocks:
         self._ahead = self._ahead[size:]
         self.consumed += size
 
+    def take(self) -> bytes:
+        """What was peeked at; whoever takes it reads on from the source."""
+        ahead, self._ahead = self._ahead, b""
+        self.consumed += len(ahead)
+        return ahead
+
     def __iter__(self) -> Iterator[Block | Overlong]:
+        for block in self._blocks():
+            self.line = block.line
+            yield block
+            if isinstance(block, Block):
+                self.line += block.data.count(b"\n")
+
+    def _blocks(self) -> Iterator[Block | Overlong]:
         line = 1
         held: list[bytes] = []
         held_size = 0
@@ -86,7 +103,7 @@ class Blocks:
             yield Block(line, b"".join(held))
 
     def _read(self) -> bytes:
-        chunk = self._ahead or self._source.read(self._read_size)
+        chunk = self._ahead or self.source.read(self._read_size)
         self._ahead = b""
         self.consumed += len(chunk)
         return chunk

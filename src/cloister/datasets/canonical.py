@@ -12,14 +12,13 @@ from array import array
 from contextlib import ExitStack
 from itertools import accumulate
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import msgspec
 
 from cloister.datasets.rows import Row, encode_row
 from cloister.datasets.split import Splitter
 from cloister.errors import InvalidInput
-from cloister.vault import ObjectWriter
 
 ROWS, INDEX, SPLIT, META = "rows.bin", "index.bin", "split.bin", "meta.json"
 MAX_LABELS = 10_000
@@ -51,6 +50,42 @@ class Sides(Protocol):
     def finish(self) -> bytes: ...
 
 
+class Sink(Protocol):
+    """A file that is being written."""
+
+    def write(self, data: bytes) -> object: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+
+class Files(Protocol):
+    """Where the files of a dataset go: an `ObjectWriter`, or `Nowhere`."""
+
+    def create(self, relpath: str) -> Sink: ...
+
+
+class Nowhere:
+    """Stands for an object's writer where rows are only tried: nothing is written."""
+
+    def create(self, relpath: str) -> Self:
+        return self
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
 class DatasetWriter:
     """Appends rows to a new dataset object; use as a context manager, and `finish` inside it.
 
@@ -58,7 +93,12 @@ class DatasetWriter:
     """
 
     def __init__(
-        self, writer: ObjectWriter, *, holdout: float, seed: int, splitter: Sides | None = None
+        self,
+        writer: Files,
+        *,
+        holdout: float,
+        seed: int,
+        splitter: Sides | None = None,
     ) -> None:
         self._stack = ExitStack()
         self._writer = writer
@@ -66,6 +106,7 @@ class DatasetWriter:
         self._holdout = holdout
         self._seed = seed
         self._labels: dict[str, int] = {}
+        self._is_text = False
         self._end = 0
         self.rows = 0
 
@@ -98,8 +139,13 @@ class DatasetWriter:
         self._end = ends[-1]
         self._split.write(self._splitter.add(rows))
         self.rows += len(rows)
+        self._is_text = self._is_text or rows[0].text is not None
         if rows[0].label is not None:
             self._count_labels(rows)
+
+    @property
+    def _task(self) -> Task:
+        return "classification" if self._labels else "text" if self._is_text else "chat"
 
     def finish(self, *, source_format: str) -> DatasetMeta:
         """Write what is left and the metadata; the files are closed when the context ends."""
@@ -108,7 +154,7 @@ class DatasetWriter:
         meta = DatasetMeta(
             format=1,
             source_format=source_format,
-            task="classification" if self._labels else "chat",
+            task=self._task,
             rows=self.rows,
             train_rows=train_rows,
             holdout_rows=holdout_rows,

@@ -1,157 +1,280 @@
 """Which format a source has, told by its first bytes, and the reader that goes with it.
 
-Knows signatures and shapes; it does not know what becomes of the rows. A new format is one more
-signature here and one module that yields lists of rows.
+Knows signatures; it does not know what becomes of the rows. A new format is one more signature here and one
+module that yields lists of rows.
 """
 
 from __future__ import annotations
 
 import codecs
+import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from cloister.api import ColumnMap, ImportConfig
+from cloister.api import ImportConfig
+from cloister.datasets.apart import ReadApart
+from cloister.datasets.arrays import Array
 from cloister.datasets.blocks import Blocks
-from cloister.datasets.jsonl import parse_object, read_jsonl
+from cloister.datasets.compression import PACKINGS, Readable, Unpacked
+from cloister.datasets.jsonl import parse_object, read_jsonl, rows_of
+from cloister.datasets.plaintext import read_text
 from cloister.datasets.problems import ProblemLog
+from cloister.datasets.recognise import MAP_FIELDS, checked_columns, shape_of, unknown_shape
 from cloister.datasets.rows import Row
-from cloister.datasets.shapes import ChatShape, FieldsShape, Shape
-from cloister.datasets.tables import read_csv
+from cloister.datasets.shapes import Shape
+from cloister.datasets.tables import read_csv, split_header
 from cloister.errors import InvalidInput
 
 HEAD_BYTES = 1 << 16
+PARQUET = b"PAR1"
 
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x1f\x8b", "gzip data", "Unpack it first (gunzip)."),
-    (b"\x28\xb5\x2f\xfd", "Zstandard data", "Unpack it first (unzstd)."),
     (b"BZh", "bzip2 data", "Unpack it first (bunzip2)."),
     (b"\xfd7zXZ", "xz data", "Unpack it first (unxz)."),
-    (b"PAR1", "a Parquet file", "Export it as JSON lines or CSV."),
+    (b"7z\xbc\xaf", "a 7z archive", "Unpack it first."),
     (b"PK\x03\x04", "a zip or spreadsheet file", "Unpack it, or save the sheet as CSV."),
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet or document", "Save it as CSV."),
-    (b"ARROW1", "an Arrow file", "Export it as JSON lines or CSV."),
+    (b"ARROW1", "an Arrow file", "Export it as Parquet, JSON lines or CSV."),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "Export it as Parquet, JSON lines or CSV."),
+    (b"PARE", "an encrypted Parquet file", "Decrypt it first."),
     (b"SQLite format 3\0", "a database", "Export the table as CSV."),
-    (b"%PDF", "a PDF document", "Cloister imports JSON lines and CSV."),
-    (b"\x7fELF", "a program", "Cloister imports JSON lines and CSV."),
+    (b"%PDF", "a PDF document", "Save its text as UTF-8."),
+    (b"\x7fELF", "a program", "Name a file of rows."),
     (b"\x80\x02", "a Python pickle", "Pickles are never opened; export it as JSON lines."),
+    (b"\x80\x03", "a Python pickle", "Pickles are never opened; export it as JSON lines."),
     (b"\x80\x04", "a Python pickle", "Pickles are never opened; export it as JSON lines."),
     (b"\x80\x05", "a Python pickle", "Pickles are never opened; export it as JSON lines."),
     (codecs.BOM_UTF16_LE, "UTF-16 text", "Save it as UTF-8 (iconv -f UTF-16 -t UTF-8)."),
     (codecs.BOM_UTF16_BE, "UTF-16 text", "Save it as UTF-8 (iconv -f UTF-16 -t UTF-8)."),
 )
+_TAR_AT = 257
+_TABLE_LINES = 5
 
 
 class Source:
     """A recognised source: its format by name, and its rows once.
+
+    Args:
+        stream: bytes from where they stand; Parquet needs a regular file, anything else may be a pipe.
 
     Raises:
         InvalidInput: it is empty, or in no format that is imported.
     """
 
     def __init__(self, stream: BinaryIO, config: ImportConfig, problems: ProblemLog) -> None:
-        self._blocks = Blocks(stream, config.max_row_bytes)
+        self._raw = stream
         self._config = config
         self._problems = problems
-        head = self._blocks.peek(HEAD_BYTES)
-        if b"\n" not in head:
-            head = self._blocks.peek(config.max_row_bytes)
-        if head.startswith(codecs.BOM_UTF8):
-            self._blocks.skip(len(codecs.BOM_UTF8))
-            head = head[len(codecs.BOM_UTF8) :]
-        _refuse_foreign(head, config.source_name)
-        columns = _checked_columns(config)
+        self._columns = checked_columns(config.columns)
+        self.packing: str | None = None
+        self._unpacked: Unpacked | None = None
+        blocks = Blocks(stream, config.max_row_bytes)
+        if packing := _packing(blocks.peek(4)):
+            self.packing = packing
+            self._unpacked = Unpacked(_Read(blocks), packing)
+            blocks = Blocks(self._unpacked, config.max_row_bytes)
+        self._blocks = blocks
+        self._parquet: ReadApart | None = None
+        self._array: Array | None = None
         self._shape: Shape | None = None
-        if _is_json(head, config):
-            self._shape = _shape_of(head, columns, config)
-        self._columns = columns
-        self.name = self._shape.name if self._shape else "csv"
+        head = blocks.peek(HEAD_BYTES)
+        if b"\n" not in head:
+            head = blocks.peek(config.max_row_bytes)
+        if head.startswith(codecs.BOM_UTF8):
+            blocks.skip(len(codecs.BOM_UTF8))
+            head = head[len(codecs.BOM_UTF8) :]
+        _refuse_foreign(head, config.source_name, self.packing)
+        self._rows = self._recognise(head)
 
     @property
     def consumed(self) -> int:
-        """Bytes read so far."""
-        return self._blocks.consumed
+        """Bytes of the source read so far."""
+        if self._parquet is not None:
+            return self._parquet.done
+        if self._unpacked is not None:
+            return self._unpacked.expansion.packed
+        return self._array.consumed if self._array is not None else self._blocks.consumed
+
+    @property
+    def line(self) -> int:
+        """The line on which what is read now begins."""
+        return self._blocks.line
+
+    @property
+    def expansion(self) -> float:
+        """Bytes that came out of each packed byte; 1 where nothing is packed."""
+        return self._unpacked.expansion.ratio if self._unpacked is not None else 1.0
 
     def batches(self) -> Iterator[list[Row]]:
         """Good rows in order, some at a time (perhaps none); bad ones go to the problem log."""
-        limit = self._config.max_row_bytes
-        if self._shape:
-            return read_jsonl(self._blocks, self._shape, limit, self._problems)
-        return read_csv(
-            self._blocks,
-            self._columns,
-            system=self._config.system_prompt,
-            max_row_bytes=limit,
-            problems=self._problems,
-            source_name=self._config.source_name,
-        )
+        return self._rows
+
+    def _recognise(self, head: bytes) -> Iterator[list[Row]]:
+        config = self._config
+        kind = config.format if config.format != "auto" else self._kind(head)
+        if (kind == "parquet") != head.startswith(PARQUET):
+            told = "this is" if kind != "parquet" else "this is not"
+            raise InvalidInput(
+                f"{told} a Parquet file", where=config.source_name, remedy="Leave --format out."
+            )
+        if kind == "parquet":
+            from cloister.datasets.parquet import read_parquet
+
+            if self._unpacked is not None:
+                raise InvalidInput(
+                    "this is a Parquet file inside packed data, where it cannot be read from its end",
+                    where=config.source_name,
+                    remedy="Unpack it first; Parquet packs its pages by itself.",
+                )
+            self.name = "parquet"
+            self._parquet = read_parquet(self._raw, config, self._columns)
+            return self._parquet.rows(self._problems)
+        limit = config.max_row_bytes
+        if kind in ("text", "lines"):
+            if self._columns is not None:
+                raise InvalidInput(
+                    "plain text has no columns",
+                    where=config.source_name,
+                    remedy="Leave out --text, --input and --group.",
+                )
+            self.name = "text"
+            return read_text(self._blocks, limit, self._problems, by_line=kind == "lines")
+        if kind == "csv":
+            _plan, rows = read_csv(
+                self._blocks,
+                self._columns,
+                system=config.system_prompt,
+                max_row_bytes=limit,
+                problems=self._problems,
+                source_name=config.source_name,
+            )
+            self.name = "csv"
+            return rows
+        if kind == "json":
+            source: Readable = self._unpacked or self._raw
+            self._array = Array(source, self._blocks.take(), limit)
+            self.name, rows = _array_rows(self._array, config, self._problems)
+            return rows
+        self._shape = _shape_of_lines(head, config)
+        self.name = self._shape.name
+        return read_jsonl(self._blocks, self._shape, limit, self._problems)
+
+    def _kind(self, head: bytes) -> str:
+        start = head.lstrip()[:1]
+        if head.startswith(PARQUET):
+            return "parquet"
+        if start == b"[":
+            return "json"
+        if start == b"{":
+            return "jsonl"
+        return "csv" if self._columns is not None or looks_like_table(head) else "text"
 
 
-def _refuse_foreign(head: bytes, name: str) -> None:
+class _Read:
+    """The start that was peeked at, then the rest, as a stream."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._ahead = blocks.take()
+        self._source = blocks.source
+
+    def read(self, size: int, /) -> bytes:
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
+        return self._source.read(size)
+
+
+def _packing(head: bytes) -> str | None:
+    return next((name for signature, name in PACKINGS.items() if head.startswith(signature)), None)
+
+
+def _refuse_foreign(head: bytes, name: str, packing: str | None) -> None:
+    inside = f", inside {packing} data" if packing else ""
     if not head.strip():
-        raise InvalidInput("the file is empty", where=name)
+        raise InvalidInput(f"the file is empty{inside}", where=name)
+    if packing and (again := _packing(head)):
+        raise InvalidInput(
+            f"this is {again} data inside {packing} data: one level is unpacked, no more",
+            where=name,
+            remedy="Unpack it first.",
+        )
+    if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
+        raise InvalidInput(f"this is a tar archive{inside}", where=name, remedy="Unpack it first.")
     for signature, what, remedy in _SIGNATURES:
         if head.startswith(signature):
-            raise InvalidInput(f"this is {what}, not text", where=name, remedy=remedy)
+            raise InvalidInput(f"this is {what}{inside}, not rows", where=name, remedy=remedy)
 
 
-def _checked_columns(config: ImportConfig) -> ColumnMap | None:
-    columns = config.columns
-    if columns is None:
-        return None
-    if (columns.output is None) == (columns.label is None):
-        raise InvalidInput(
-            "exactly one of an output column and a label column must be given",
-            remedy="Use --output or --label.",
-        )
-    names = [columns.input, columns.output or columns.label, columns.system]
-    given = [name for name in names if name is not None]
-    if "" in given or len(set(given)) < len(given):
-        raise InvalidInput("each column must be given by a name of its own")
-    return columns
+def looks_like_table(head: bytes) -> bool:
+    """Whether what is neither JSON nor Parquet is a table: its header is of a known format, or the first lines
+    have the same number of delimiters, two fields or more. In doubt it is a table, and then refused by name."""
+    from cloister.datasets.columns import recognised
+
+    lines = [line for line in io.StringIO(head.decode(errors="replace"), newline="\n") if line.strip()]
+    if not lines:
+        return False
+    lines = lines[: _TABLE_LINES + 1]
+    if len(lines) > 1 and not lines[-1].endswith("\n"):
+        lines.pop()
+    for delimiter, names in split_header(lines[0]):
+        if recognised(names, None, None) is not None:
+            return True
+        counts = {line.count(delimiter) for line in lines}
+        if len(counts) == 1 and counts.pop() > 0:
+            return True
+    return False
 
 
-def _is_json(head: bytes, config: ImportConfig) -> bool:
-    if config.format != "auto":
-        return config.format == "jsonl"
-    start = head.lstrip()[:1]
-    if start == b"[":
-        raise InvalidInput(
-            "this looks like a JSON array, not JSON lines",
-            where=config.source_name,
-            remedy="Write one object a line (jq -c '.[]').",
-        )
-    return start == b"{"
-
-
-def _shape_of(head: bytes, columns: ColumnMap | None, config: ImportConfig) -> Shape:
+def _shape_of_lines(head: bytes, config: ImportConfig) -> Shape:
     """The shape of the first row that has a known one; every other row is held to it."""
-    system = config.system_prompt
-    if columns is not None:
-        return FieldsShape(columns, closed=False, system=system)
     strange: tuple[int, dict[str, object]] | None = None
     for number, line in enumerate(head.split(b"\n"), 1):
+        if number == 1 and line.strip() == b"{":
+            raise InvalidInput(
+                "this looks like one JSON object over several lines, not JSON lines",
+                where=f"{config.source_name}:1",
+                remedy="Write one object a line (jq -c .), or an array of them.",
+            )
         value, faults = parse_object(line) if line.strip() else (None, [])
         if faults or not isinstance(value, dict):
             continue
-        labelled = "label" in value
-        if "messages" in value:
-            return ChatShape(labelled=labelled, system=system)
-        if "prompt" in value or "completion" in value:
-            pair = ColumnMap(input="prompt", output="completion")
-            return FieldsShape(pair, closed=True, system=system, labelled=labelled)
+        shape = shape_of(value, config.columns, config.system_prompt)
+        if shape is not None:
+            return shape
         strange = strange or (number, value)
-    if strange:
+    return _no_shape(strange, config)
+
+
+def _no_shape(strange: tuple[int, dict[str, object]] | None, config: ImportConfig) -> Shape:
+    if strange and strange[1]:
         raise InvalidInput(
-            _unknown_shape(strange[1]),
-            where=f"{config.source_name}:{strange[0]}",
-            remedy="Map its fields with --input and --output or --label.",
+            unknown_shape(strange[1]), where=f"{config.source_name}:{strange[0]}", remedy=MAP_FIELDS
         )
-    return ChatShape(labelled=False, system=system)
+    shape = shape_of({"messages": []}, config.columns, config.system_prompt)
+    assert shape is not None
+    return shape
 
 
-def _unknown_shape(value: dict[str, object]) -> str:
-    if "conversations" in value:
-        return "this looks like ShareGPT `conversations`, which is not imported; write chat `messages`"
-    if "instruction" in value:
-        return "this looks like Alpaca `instruction`, which needs its fields mapped"
-    return "rows have neither `messages` nor `prompt` and `completion`"
+def _array_rows(array: Array, config: ImportConfig, problems: ProblemLog) -> tuple[str, Iterator[list[Row]]]:
+    """The name of the shape of an array's elements, and their rows."""
+    parts = iter(array)
+    first = next(parts, None)
+    shape = None
+    strange: tuple[int, dict[str, object]] | None = None
+    for position, element in enumerate(first.values if first else ()):
+        value, faults = parse_object(element)
+        if faults or not isinstance(value, dict):
+            continue
+        shape = shape_of(value, config.columns, config.system_prompt)
+        if shape is not None:
+            break
+        strange = strange or (first.line_of(position) if first else 1, value)
+    held = shape or _no_shape(strange, config)
+
+    def rows() -> Iterator[list[Row]]:
+        part = first
+        while part is not None:
+            yield rows_of(part.data, part.values, held, problems, part.line_of)
+            part = next(parts, None)
+
+    return held.name, rows()

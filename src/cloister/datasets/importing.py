@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from cloister.api import ImportConfig
-from cloister.datasets.canonical import DatasetMeta, DatasetWriter, Task
+from cloister.datasets.canonical import DatasetMeta, DatasetWriter, Files, Task
 from cloister.datasets.formats import Source
-from cloister.datasets.problems import Problem, ProblemLog
+from cloister.datasets.problems import Fault, Problem, ProblemLog, Unreadable
 from cloister.errors import InvalidInput
-from cloister.vault import ObjectWriter
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import made. `dropped` counts bad rows left out, `labels` distinct labels."""
+    """What an import made. `dropped` counts bad rows left out, `labels` distinct labels; `expansion` is how many
+    bytes came out of each packed byte."""
 
     rows: int
     train_rows: int
@@ -30,12 +30,14 @@ class ImportSummary:
     labels: int
     task: Task
     source_format: str
+    packing: str | None = None
+    expansion: float = 1.0
 
 
 def import_rows(
     source: BinaryIO,
     config: ImportConfig,
-    writer: ObjectWriter,
+    writer: Files,
     *,
     report: Callable[[Problem], None],
     progress: Callable[[int, int], None],
@@ -44,7 +46,7 @@ def import_rows(
 
     Args:
         source: bytes, read once from where it stands; a pipe will do.
-        writer: the new object; this adds its files, the caller finishes it.
+        writer: the new object; this adds its files, the caller finishes it. `Nowhere` to try an import.
         report: gets each problem as it is found.
         progress: gets bytes done and bytes in all (0 where the source cannot tell).
 
@@ -56,6 +58,7 @@ def import_rows(
     problems = ProblemLog(report)
     total = _size(source)
     good = 0
+    recognised: Source | None = None
     try:
         recognised = Source(source, config, problems)
         with DatasetWriter(writer, holdout=config.holdout, seed=config.seed) as dataset:
@@ -67,10 +70,19 @@ def import_rows(
             _decide(good, problems, config)
             meta = dataset.finish(source_format=recognised.name)
     except InvalidInput as error:
+        if isinstance(error, Unreadable):
+            _place(error, recognised, problems, config)
         error.where = error.where or config.source_name
         error.values = {"rows": good, "bad_rows": problems.rows, "problems": problems.problems}
         raise
-    return _summary(meta, problems)
+    return _summary(meta, problems, recognised)
+
+
+def _place(error: Unreadable, source: Source | None, problems: ProblemLog, config: ImportConfig) -> None:
+    """Report where a source breaks off as a problem, and say so in the error."""
+    line = error.line or (source.line if source else 1)
+    problems.add(line, [Fault("", error.message)], error.place)
+    error.where = f"{config.source_name}:{error.place or line}"
 
 
 def _decide(good: int, problems: ProblemLog, config: ImportConfig) -> None:
@@ -85,7 +97,7 @@ def _decide(good: int, problems: ProblemLog, config: ImportConfig) -> None:
         raise InvalidInput("the file has no rows", where=config.source_name)
 
 
-def _summary(meta: DatasetMeta, problems: ProblemLog) -> ImportSummary:
+def _summary(meta: DatasetMeta, problems: ProblemLog, source: Source) -> ImportSummary:
     return ImportSummary(
         rows=meta.rows,
         train_rows=meta.train_rows,
@@ -94,6 +106,8 @@ def _summary(meta: DatasetMeta, problems: ProblemLog) -> ImportSummary:
         labels=len(meta.labels),
         task=meta.task,
         source_format=meta.source_format,
+        packing=source.packing,
+        expansion=round(source.expansion, 1),
     )
 
 

@@ -1,15 +1,17 @@
-"""JSON lines into rows: a whole block at once where nothing is doubtful, else line by line, exactly.
+"""JSON values into rows: a whole block at once where nothing is doubtful, else one by one, exactly.
 
 The quick way decodes straight into typed rows and then proves, by counting keys in the raw bytes, that
 no object had a key twice. Whatever it cannot vouch for goes the exact way, which names every broken
-rule. Both ways accept the same lines and give the same rows.
+rule. Both ways accept the same lines and give the same rows. Serves JSON lines and JSON arrays.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from operator import add
 from typing import Any
 
 import msgspec
@@ -17,7 +19,8 @@ import msgspec
 from cloister.datasets.blocks import Block, Blocks
 from cloister.datasets.problems import Fault, ProblemLog
 from cloister.datasets.rows import Row
-from cloister.datasets.shapes import JsonObject, Shape
+from cloister.datasets.shapes import Shape
+from cloister.datasets.toolcalls import DECODER
 from cloister.datasets.validate import is_sound
 
 _SPACE = b" \t\r\n"
@@ -35,8 +38,15 @@ def read_jsonl(blocks: Blocks, shape: Shape, max_row_bytes: int, problems: Probl
         lines = block.data.split(b"\n")
         if not lines[-1]:
             lines.pop()
-        rows = _quick(block.data, lines, shape)
-        yield list(_exact(block.line, lines, shape, problems)) if rows is None else rows
+        yield rows_of(block.data, lines, shape, problems, partial(add, block.line))
+
+
+def rows_of(
+    data: bytes, values: list[bytes], shape: Shape, problems: ProblemLog, line: Callable[[int], int]
+) -> list[Row]:
+    """The good rows of `values`, which all lie in `data`; `line` tells where the n-th one begins."""
+    rows = _quick(data, values, shape)
+    return list(_exact(values, shape, problems, line)) if rows is None else rows
 
 
 def parse_line(line: bytes, shape: Shape) -> tuple[Row | None, list[Fault]]:
@@ -56,7 +66,7 @@ def parse_object(line: bytes) -> tuple[Any, list[Fault]]:
     if "\0" in text:
         return None, [Fault("", f"NUL byte at byte {line.index(0) + 1} of the line")]
     try:
-        return _EXACT.decode(text.strip(" \t\r\n")), []
+        return DECODER.decode(text.strip(" \t\r\n")), []
     except RecursionError:
         return None, [Fault("", "nested too deeply")]
     except json.JSONDecodeError as error:
@@ -69,6 +79,8 @@ def parse_object(line: bytes) -> tuple[Any, list[Fault]]:
 
 def _quick(data: bytes, lines: list[bytes], shape: Shape) -> list[Row] | None:
     """The rows of a block in which nothing is doubtful, else None."""
+    if shape.doubtful is not None and shape.doubtful in data:
+        return None
     try:
         items = list(map(shape.decode, lines))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -81,31 +93,15 @@ def _quick(data: bytes, lines: list[bytes], shape: Shape) -> list[Row] | None:
     return rows if all(map(is_sound, rows)) else None
 
 
-def _exact(first: int, lines: list[bytes], shape: Shape, problems: ProblemLog) -> Iterator[Row]:
-    for number, line in enumerate(lines, first):
-        if quick := _quick(line, [line], shape):
+def _exact(
+    values: list[bytes], shape: Shape, problems: ProblemLog, line: Callable[[int], int]
+) -> Iterator[Row]:
+    for position, value in enumerate(values):
+        if quick := _quick(value, [value], shape):
             yield quick[0]
             continue
-        row, faults = parse_line(line, shape)
+        row, faults = parse_line(value, shape)
         if faults:
-            problems.add(number, faults)
+            problems.add(line(position), faults)
         elif row is not None:
             yield row
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> JsonObject:
-    value = JsonObject(pairs)
-    if len(value) < len(pairs):
-        seen: set[str] = set()
-        value.repeated = tuple({k: None for k, _ in pairs if k in seen or seen.add(k)})  # type: ignore[func-returns-value]
-    return value
-
-
-def _constant(_: str) -> Any:
-    raise ValueError("NaN and Infinity are no JSON")
-
-
-# Numbers are never content of a row, so their digits are not converted: a huge one costs nothing.
-_EXACT = json.JSONDecoder(
-    object_pairs_hook=_pairs, parse_int=lambda _: 0, parse_float=lambda _: 0.0, parse_constant=_constant
-)

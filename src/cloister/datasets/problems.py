@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from cloister.errors import InvalidInput
+
 _SHOWABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
 
 
@@ -20,16 +22,29 @@ class Fault(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One broken rule, at the line (from 1) on which its row begins."""
+    """One broken rule, at the line (from 1) on which its row begins, or at a `place` where there are no lines."""
 
     line: int
     field: str
     rule: str
+    place: str = ""
 
     def format(self, source_name: str) -> str:
         """`file:line: field: rule`, on one line whatever the file is called."""
         name = "".join(c if c.isprintable() else "?" for c in source_name)
-        return f"{name}:{self.line}: {self.field or 'row'}: {self.rule}"
+        return f"{name}:{self.place or self.line}: {self.field or 'row'}: {self.rule}"
+
+
+class Unreadable(InvalidInput):
+    """A source breaks off: what follows cannot be told apart any more. `line` is 0 where it is not known.
+
+    Raised by what reads a format; the import adds the file's name and counts it as a problem.
+    """
+
+    def __init__(self, rule: str, *, line: int = 0, place: str = "", remedy: str | None = None) -> None:
+        super().__init__(rule, remedy=remedy)
+        self.line = line
+        self.place = place
 
 
 def shown_name(name: str, position: int) -> str:
@@ -46,9 +61,9 @@ class ProblemLog:
         self.rows = 0
         self.problems = 0
 
-    def add(self, line: int, faults: Iterable[Fault]) -> None:
-        """Report all faults of the one bad row at `line`."""
+    def add(self, line: int, faults: Iterable[Fault], place: str = "") -> None:
+        """Report all faults of the one bad row at `line`, or at `place`."""
         self.rows += 1
         for fault in faults:
             self.problems += 1
-            self._report(Problem(line, fault.field, fault.rule))
+            self._report(Problem(line, fault.field, fault.rule, place))

@@ -1,29 +1,35 @@
-"""The shapes that a JSON object may have: chat `messages`, `prompt`/`completion`, mapped columns.
+"""What a JSON object of a source may be: the protocol of its shapes, and the checks that they share.
 
 Each shape knows its fields twice: as a typed decoder that is fast, and as an exact check of a plain
-value that names every broken rule. Neither knows lines, files or sealing.
+value that names every broken rule. None knows lines, files or sealing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol
 
 import msgspec
 
-from cloister.api import ColumnMap
 from cloister.datasets.problems import Fault, shown_name
 from cloister.datasets.rows import Message, Row
-from cloister.datasets.validate import MISSING, NOT_TEXT, row_faults, text_fault
-
-ROLES = ("system", "user", "assistant")
+from cloister.datasets.validate import MISSING, NOT_TEXT, group_fault, text_fault
 
 
 class JsonObject(dict[str, Any]):
     """A decoded JSON object that remembers which of its keys came more than once."""
 
     repeated: tuple[str, ...] = ()
+
+
+class Number:
+    """A decoded JSON number, as its text: a huge one costs nothing."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 class Shape(Protocol):
@@ -40,6 +46,10 @@ class Shape(Protocol):
     def decode(self) -> Callable[[bytes], Any]:
         """A typed value from one line; raises on anything doubtful."""
 
+    @property
+    def doubtful(self) -> bytes | None:
+        """Where these bytes occur, the typed decoder is not to be trusted."""
+
     def build(self, item: Any) -> Row:
         """The row of a typed value."""
 
@@ -53,153 +63,32 @@ class Shape(Protocol):
         """The row of a plain value, or every rule that it breaks."""
 
 
-def build_row(system: str | None, user: str, answer: str, label: str | None) -> Row:
+def build_row(
+    system: str | None, user: str, answer: str, label: str | None, groups: dict[str, str] | None = None
+) -> Row:
     """A row of one question and one answer."""
     turns = (Message("user", user), Message("assistant", answer))
-    return Row((Message("system", system), *turns) if system else turns, label)
+    return Row((Message("system", system), *turns) if system else turns, label, groups=groups or {})
 
 
-class _ChatTurn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class _ChatLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    messages: tuple[_ChatTurn, ...]
-    label: str | None = None
-
-
-class ChatShape:
-    """`{"messages": [{"role": …, "content": …}, …]}`, and `label` where the first row has one."""
-
-    name = "chat"
-
-    def __init__(self, *, labelled: bool, system: str | None) -> None:
-        self._labelled = labelled
-        self._system = Message("system", system) if system else None
-        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(_ChatLine).decode
-        self.keys = _pattern(["messages", "role", "content", "label"])
-
-    def build(self, item: _ChatLine) -> Row:
-        return self._led(Row(tuple([Message(turn.role, turn.content) for turn in item.messages]), item.label))
-
-    def _led(self, row: Row) -> Row:
-        """With the system turn that every row without one gets."""
-        if self._system and row.messages and row.messages[0].role != "system":
-            return Row((self._system, *row.messages), row.label)
-        return row
-
-    def occurrences(self, items: Sequence[_ChatLine]) -> int:
-        turns = sum([len(item.messages) for item in items])
-        labels = sum([item.label is not None for item in items])
-        return len(items) + 2 * turns + labels if labels == self._labelled * len(items) else -1
-
-    def exact(self, value: Any) -> tuple[Row | None, list[Fault]]:
-        known = ("messages", "label") if self._labelled else ("messages",)
-        faults = object_faults(value, "", known)
-        if not isinstance(value, dict):
-            return None, faults
-        turns = value.get("messages")
-        if "messages" in value and not isinstance(turns, list):
-            faults.append(Fault("messages", "must be an array of turns"))
-        label = _text(value, "label", faults) if self._labelled else None
-        messages: list[Message] = []
-        for position, turn in enumerate(turns if isinstance(turns, list) else ()):
-            field = f"messages[{position}]"
-            found = object_faults(turn, field, ("role", "content"))
-            if isinstance(turn, dict):
-                role, content = turn.get("role"), turn.get("content")
-                if "role" in turn and role not in ROLES:
-                    found.append(Fault(f"{field}.role", "must be one of system, user, assistant"))
-                if "content" in turn and not isinstance(content, str):
-                    found.append(Fault(f"{field}.content", NOT_TEXT))
-                if not found:
-                    messages.append(Message(cast(Any, role), cast(str, content)))
-            faults += found
-        if faults:
-            return None, faults
-        row = Row(tuple(messages), label)
-        if faults := row_faults(row):
-            return None, faults
-        return self._led(row), []
-
-
-class FieldsShape:
-    """One flat object a row: a field for the question, one for the answer, perhaps one for the system turn.
-
-    Args:
-        columns: which fields; `label` in place of `output` marks a classification task.
-        closed: whether any other field is a fault (so for `prompt`/`completion`), or not looked at
-            (so for columns that somebody has mapped).
-    """
-
-    def __init__(
-        self, columns: ColumnMap, *, closed: bool, system: str | None, labelled: bool = False
-    ) -> None:
-        self.name = "prompt-completion" if closed else "columns"
-        self._columns = columns
-        self._closed = closed
-        self._system = system
-        self._answer = columns.label or columns.output or ""
-        self._is_label = columns.label is not None
-        self._labelled = labelled
-        fields: list[Any] = [("input", str), ("answer", str)]
-        names = {"input": columns.input, "answer": self._answer}
-        if columns.system:
-            fields.append(("system", str | None, None))
-            names["system"] = columns.system
-        if labelled:
-            fields.append(("label", str))
-            names["label"] = "label"
-        wire = msgspec.defstruct(
-            "Fields", fields, rename=names, frozen=True, gc=False, forbid_unknown_fields=closed
-        )
-        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(wire).decode
-        self.keys = _pattern(names.values())
-        self._required = len(names) - (columns.system is not None)
-
-    def build(self, item: Any) -> Row:
-        system = (getattr(item, "system", None) or self._system) if self._columns.system else self._system
-        if self._is_label:
-            label = item.answer.strip()
-            return build_row(system, item.input, label, label)
-        return build_row(system, item.input, item.answer, item.label if self._labelled else None)
-
-    def occurrences(self, items: Sequence[Any]) -> int:
-        systems = sum([item.system is not None for item in items]) if self._columns.system else 0
-        return len(items) * self._required + systems
-
-    def exact(self, value: Any) -> tuple[Row | None, list[Fault]]:
-        columns = self._columns
-        known = tuple(n for n in (columns.input, self._answer, "label" if self._labelled else None) if n)
-        optional = (columns.system,) if columns.system else ()
-        faults = object_faults(value, "", known, optional=optional, closed=self._closed)
-        if not isinstance(value, dict):
-            return None, faults
-        question = _text(value, columns.input, faults)
-        answer = _text(value, self._answer, faults)
-        label = _text(value, "label", faults) if self._labelled else None
-        system = None
-        if columns.system and value.get(columns.system) is not None:
-            blank = value[columns.system] == ""
-            system = None if blank else _text(value, columns.system, faults)
-        if faults or question is None or answer is None:
-            return None, faults
-        if self._is_label:
-            answer = label = answer.strip()
-        elif label is not None and label != answer:
-            return None, [Fault("label", "must be the same as the assistant's last answer")]
-        return build_row(system or self._system, question, answer, label), []
-
-
-def _pattern(names: Iterable[str]) -> re.Pattern[bytes]:
+def key_pattern(names: Iterable[str]) -> re.Pattern[bytes]:
+    """Finds these names where a JSON string begins with one."""
     return re.compile(b'"(?:%s)' % b"|".join(re.escape(msgspec.json.encode(name)[1:]) for name in names))
 
 
 def object_faults(
-    value: Any, field: str, known: Sequence[str], *, optional: Sequence[str] = (), closed: bool = True
+    value: Any,
+    field: str,
+    known: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    ignored: Sequence[str] = (),
+    closed: bool = True,
 ) -> list[Fault]:
-    """Whether `value` is an object with the `known` keys, each once, and no other unless it is open."""
+    """Whether `value` is an object with the `known` keys, each once, and no other unless it is open.
+
+    A key that is not known and holds null says nothing, so it may be there.
+    """
     if not isinstance(value, dict):
         return [Fault(field, "must be an object")]
     prefix = f"{field}." if field else ""
@@ -207,12 +96,12 @@ def object_faults(
     wanted = (*known, *optional)
     places = {key: place for place, key in enumerate(value, 1)}
     for key in getattr(value, "repeated", ()):
-        if closed or key in wanted:
+        if (closed and key not in ignored) or key in wanted:
             faults.append(Fault(prefix + _shown(key, wanted, places), "comes twice in one object"))
     if closed:
-        only = ", ".join(known)
+        only = ", ".join(wanted)
         for key, place in places.items():
-            if key not in wanted:
+            if key not in wanted and key not in ignored and value[key] is not None:
                 faults.append(
                     Fault(prefix + shown_name(key, place), f"unknown field; only {only} may be there")
                 )
@@ -223,7 +112,8 @@ def _shown(key: str, wanted: Sequence[str], places: Mapping[str, int]) -> str:
     return key if key in wanted else shown_name(key, places[key])
 
 
-def _text(value: Mapping[str, Any], name: str, faults: list[Fault]) -> str | None:
+def text_of(value: Mapping[str, Any], name: str, faults: list[Fault]) -> str | None:
+    """The text in a field, None where it is missing or at fault."""
     if name not in value:
         return None
     text = value[name]
@@ -234,3 +124,28 @@ def _text(value: Mapping[str, Any], name: str, faults: list[Fault]) -> str | Non
         faults.append(Fault(name, rule))
         return None
     return text
+
+
+def optional_text_of(value: Mapping[str, Any], name: str, faults: list[Fault]) -> str | None:
+    """The text in a field that may be missing, null or empty."""
+    return None if value.get(name) is None or value[name] == "" else text_of(value, name, faults)
+
+
+def groups_of(value: Mapping[str, Any], names: Sequence[str], faults: list[Fault]) -> dict[str, str]:
+    """The groups that a row belongs to. Null and empty mean none; a number counts as its text."""
+    groups: dict[str, str] = {}
+    for name in names:
+        held = value.get(name)
+        if isinstance(held, Number):
+            held = held.text
+        elif isinstance(held, int):
+            held = str(held).lower()  # true and false as JSON spells them
+        if held is None or held == "":
+            continue
+        if not isinstance(held, str):
+            faults.append(Fault(name, "must be a string or a number to be a group"))
+        elif rule := group_fault(held):
+            faults.append(Fault(name, rule))
+        else:
+            groups[name] = held
+    return groups

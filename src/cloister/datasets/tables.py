@@ -13,14 +13,14 @@ from contextlib import contextmanager
 
 from cloister.api import ColumnMap
 from cloister.datasets.blocks import Blocks, Overlong
+from cloister.datasets.columns import Columns, recognised
 from cloister.datasets.problems import Fault, ProblemLog
 from cloister.datasets.rows import Row
-from cloister.datasets.shapes import build_row
-from cloister.datasets.validate import is_bad_text, text_fault
 from cloister.errors import InvalidInput
 
 DELIMITERS = (",", ";", "\t")
 ROWS_A_BATCH = 2048
+PAIR_NAMES = ("prompt", "completion")
 
 
 class _TooLongError(Exception):
@@ -110,41 +110,40 @@ def read_csv(
     max_row_bytes: int,
     problems: ProblemLog,
     source_name: str,
-) -> Iterator[list[Row]]:
-    """Yield good rows in batches, in order; report the others.
-
-    Without `columns` the header must name `prompt` and `completion`.
+) -> tuple[Columns, Iterator[list[Row]]]:
+    """The header's plan, and the good rows in batches, in order; the others are reported.
 
     Raises:
-        InvalidInput: the header lacks a mapped column or has it twice.
+        InvalidInput: the header lacks a mapped column or has it twice, or is of no known format.
     """
-    columns = columns or ColumnMap(input="prompt", output="completion")
-    answer = columns.label or columns.output or ""
-    wanted = [name for name in (columns.input, answer, columns.system) if name]
     feed = _Feed(blocks, max_row_bytes)
     with _field_limit(max_row_bytes + 1):
-        header, delimiter = _header(feed, wanted, problems, source_name)
-        places = [header.index(name) for name in wanted]
-        batch: list[Row] = []
+        header, delimiter, plan = _header(feed, columns, system, problems, source_name)
+    return plan, _rows(feed, header, delimiter, plan, max_row_bytes, problems)
+
+
+def _rows(
+    feed: _Feed, header: list[str], delimiter: str, plan: Columns, max_row_bytes: int, problems: ProblemLog
+) -> Iterator[list[Row]]:
+    places = [header.index(name) if name in header else None for name in plan.names]
+    batch: list[Row] = []
+    with _field_limit(max_row_bytes + 1):
         for cells in _records(feed, delimiter, len(header), max_row_bytes, problems):
-            question, text = cells[places[0]], cells[places[1]]
-            own = cells[places[2]] if columns.system else ""
-            if columns.label:
-                text = text.strip()
-            if is_bad_text(question) or is_bad_text(text) or own.isspace():
-                told = zip(wanted, (question, text, own or "none"), strict=False)
-                faults = [Fault(name, rule) for name, cell in told if (rule := text_fault(cell))]
+            values = [None if place is None else cells[place] for place in places]
+            if not plan.sound(values) and (faults := plan.faults(values)):
                 problems.add(feed.begins, faults)
                 continue
-            batch.append(build_row(own or system, question, text, text if columns.label else None))
+            batch.append(plan.row(values))
             if len(batch) >= ROWS_A_BATCH:
                 yield batch
                 batch = []
         yield batch
 
 
-def _header(feed: _Feed, wanted: list[str], problems: ProblemLog, source_name: str) -> tuple[list[str], str]:
-    """The header's names and the delimiter that finds the wanted ones among them."""
+def _header(
+    feed: _Feed, columns: ColumnMap | None, system: str | None, problems: ProblemLog, source_name: str
+) -> tuple[list[str], str, Columns]:
+    """The header's names, the delimiter that finds the wanted ones among them, and what they make."""
     where = f"{source_name}:1"
     try:
         while not (line := next(feed)).strip():
@@ -164,24 +163,41 @@ def _header(feed: _Feed, wanted: list[str], problems: ProblemLog, source_name: s
             "lines end in bare carriage returns", where=where, remedy="Save the file with Unix line endings."
         )
     header: list[str] = []
-    best = ","
-    for delimiter in DELIMITERS:
-        try:
-            names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True))]
-        except (csv.Error, StopIteration):
-            continue
-        if not header or len(set(names) & set(wanted)) > len(set(header) & set(wanted)):
-            header, best = names, delimiter
-    faults = [Fault(name, "no such column in the header") for name in wanted if name not in header]
-    faults += [Fault(name, "comes twice in the header") for name in wanted if header.count(name) > 1]
-    if faults:
+    best, plan = ",", None
+    for delimiter, names in split_header(line):
+        found = recognised(names, columns, system)
+        wanted = set(found.names if found else PAIR_NAMES)
+        if not header or len(set(names) & wanted) > len(
+            set(header) & set(plan.names if plan else PAIR_NAMES)
+        ):
+            header, best, plan = names, delimiter, found
+    faults: list[Fault] = []
+    if plan is None:
+        missing = [name for name in PAIR_NAMES if name not in header]
+    else:
+        known = (*plan.required, *plan.groups, *(plan.optional if plan.name == "columns" else ()))
+        missing = [name for name in known if name not in header]
+        faults = [Fault(name, "comes twice in the header") for name in plan.names if header.count(name) > 1]
+    faults = [*(Fault(name, "no such column in the header") for name in missing), *faults]
+    if faults or plan is None:
         problems.add(feed.begins, faults)
         raise InvalidInput(
             "; ".join(f"column `{fault.field}` {_told(fault.rule)}" for fault in faults),
             where=where,
-            remedy=f"The header has {len(header)} columns; map them with --input and --output or --label.",
+            remedy=f"The header has {len(header)} columns; map them with --input and --output or --label, "
+            "or with --text.",
         )
-    return header, best
+    return header, best, plan
+
+
+def split_header(line: str) -> Iterator[tuple[str, list[str]]]:
+    """Each delimiter, and the names that it finds in the line."""
+    for delimiter in DELIMITERS:
+        try:
+            cells = next(csv.reader([line], delimiter=delimiter, strict=True))
+        except (csv.Error, StopIteration):
+            continue
+        yield delimiter, [cell.strip() for cell in cells]
 
 
 def _told(rule: str) -> str:

@@ -1,0 +1,189 @@
+"""Reading in a process of its own: what a hostile source does to its reader stays there.
+
+The child has a bound on its memory, and hands rows and problems back through a pipe. A crash of the library that
+reads, or memory that runs out, is an error that names the place where it came to. It knows no format.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from cloister.datasets.problems import Fault, ProblemLog, Unreadable
+from cloister.datasets.rows import Row
+
+_LENGTH = 8
+_LINGER_MS = 500
+_MAX_FRAME = 1 << 30
+
+
+class Part(msgspec.Struct, tag=True, frozen=True, array_like=True, gc=False):
+    """Some good rows, the faults of some bad ones by place, and how much of the source has been read."""
+
+    rows: list[Row]
+    bad: list[tuple[int, str, list[tuple[str, str]]]] = []
+    done: int = 0
+
+
+class At(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """What is read next."""
+
+    place: str
+
+
+class Broken(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """The source cannot be read further."""
+
+    rule: str
+    place: str = ""
+    remedy: str | None = None
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """All was read."""
+
+
+Said = Part | At | Broken | Ended
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Said)
+
+
+class ReadApart:
+    """Runs `read` in a child process; iterate for its rows.
+
+    Args:
+        read: yields what it has to say, and raises Unreadable; it runs in the child.
+        memory: bytes that the child may hold beyond what it holds once it has begun.
+        what: what is read, for messages.
+    """
+
+    def __init__(self, read: Callable[[], Iterator[Said]], *, memory: int, what: str) -> None:
+        self._read = read
+        self._memory = memory
+        self._what = what
+        self.done = 0
+
+    def rows(self, problems: ProblemLog) -> Iterator[list[Row]]:
+        """Rows as they come. Raises Unreadable where the source, or its reader, breaks."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _be_child(self._read, reading, writing, self._memory)
+        os.close(writing)
+        place = ""
+        try:
+            with os.fdopen(reading, "rb") as pipe:
+                for said in _frames(pipe.read):
+                    if isinstance(said, At):
+                        place = said.place
+                    elif isinstance(said, Part):
+                        for line, where, faults in said.bad:
+                            problems.add(line, [Fault(*fault) for fault in faults], where)
+                        self.done = said.done
+                        yield said.rows
+                    elif isinstance(said, Broken):
+                        raise Unreadable(said.rule, place=said.place or place, remedy=said.remedy)
+                    else:
+                        return
+        finally:
+            status = _end(child)
+        raise Unreadable(
+            self._fate(status), place=place, remedy="The file is damaged, or made to break its readers."
+        )
+
+    def _fate(self, status: int) -> str:
+        if status == -signal.SIGKILL:
+            return f"reading the {self._what} was ended by the system: memory ran out"
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return f"the reader of the {self._what} crashed ({how})"
+
+
+def _frames(read: Callable[[int], bytes]) -> Iterator[Said]:
+    """What the child said; it ends without a word where the child did."""
+    while len(length := read(_LENGTH)) == _LENGTH:
+        size = int.from_bytes(length, "little")
+        data = read(size) if size <= _MAX_FRAME else b""
+        if len(data) < size:
+            return
+        yield _DECODER.decode(data)
+
+
+def _end(child: int) -> int:
+    """Its exit status, or minus the signal that ended it. One that does not end by itself is ended."""
+    ended = select.poll()
+    pidfd = os.pidfd_open(child)
+    try:
+        ended.register(pidfd, select.POLLIN)
+        if not ended.poll(_LINGER_MS):
+            os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(pidfd)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _be_child(read: Callable[[], Iterator[Said]], reading: int, writing: int, memory: int) -> None:
+    """Read, say what is read, and end; never returns."""
+    status = 1
+    try:
+        os.close(reading)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 2)  # a library's last words hold content
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with os.fdopen(writing, "wb", buffering=0) as pipe:
+            status = _say_all(read, pipe.write, memory)
+    except BaseException:
+        status = 1
+    finally:
+        os._exit(status)
+
+
+def _say_all(
+    read: Callable[[], Iterator[Said]], write: Callable[[memoryview], int | None], memory: int
+) -> int:
+    def say(said: Said) -> None:
+        data = memoryview(_framed(said))
+        while data:
+            data = data[write(data) or 0 :]
+
+    _bound(memory)
+    try:
+        for said in read():
+            say(said)
+        say(Ended())
+    except Unreadable as error:
+        say(Broken(error.message, error.place, error.remedy))
+    except MemoryError:
+        _bound(1 << 62)
+        say(
+            Broken(
+                f"takes more than {memory >> 20} MiB of memory to read",
+                remedy="Write it with smaller row groups and pages.",
+            )
+        )
+    return 0
+
+
+def _framed(said: Said) -> bytes:
+    data = _ENCODER.encode(said)
+    return len(data).to_bytes(_LENGTH, "little") + data
+
+
+def _bound(memory: int) -> None:
+    """Let this process hold so much more private memory than it holds now, and no more."""
+    held = 0
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmData:"):
+            held = int(line.split()[1]) << 10
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = held + memory
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (min(soft, (1 << 63) - 1), hard))

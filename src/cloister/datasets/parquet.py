@@ -1,0 +1,255 @@
+"""Parquet into rows, row group by row group, in a process of its own with bounded memory.
+
+pyarrow reads from the descriptor that was handed over and never sees a path. Columns that no row needs are not
+read. Nested columns (messages, tools) become plain values, nulls left out, and are held to the shapes of JSON.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from cloister.api import ColumnMap, ImportConfig
+from cloister.datasets.apart import At, Part, ReadApart, Said
+from cloister.datasets.columns import Columns, recognised
+from cloister.datasets.compression import Expansion
+from cloister.datasets.problems import Fault, Unreadable
+from cloister.datasets.recognise import MAP_FIELDS, shape_of, unknown_shape
+from cloister.datasets.rows import Row
+from cloister.datasets.shapes import Shape
+from cloister.datasets.validate import row_faults
+from cloister.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+MEMORY = 768 << 20
+"""What reading may hold beyond what pyarrow itself takes: one page of each column, and one batch."""
+BATCH_BYTES = 4 << 20
+MAX_BATCH = 1024
+MAX_COLUMNS = 10_000
+_STRINGS = 64 << 20
+_CONTAINERS = 1_000_000
+"""Bounds on the footer: bytes of one string in it, and entries of one list."""
+
+
+def read_parquet(source: BinaryIO, config: ImportConfig, columns: ColumnMap | None) -> ReadApart:
+    """What reads the file; it tells of bad rows by row group and row.
+
+    Raises:
+        InvalidInput: the source is no regular file.
+    """
+    try:
+        status = os.fstat(source.fileno())
+        regular = stat.S_ISREG(status.st_mode)
+        size = status.st_size
+    except (OSError, AttributeError):
+        regular = source.seekable()
+        size = source.seek(0, os.SEEK_END) if regular else 0
+    if not regular:
+        raise InvalidInput(
+            "Parquet is read from its end, which a pipe does not have yet",
+            where=config.source_name,
+            remedy="Name the file itself.",
+        )
+    memory = MEMORY + 8 * config.max_row_bytes
+    return ReadApart(lambda: _read(source, size, config, columns), memory=memory, what="Parquet file")
+
+
+def _read(source: BinaryIO, size: int, config: ImportConfig, columns: ColumnMap | None) -> Iterator[Said]:
+    """In the child: what there is to say of the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pa.set_memory_pool(pa.system_memory_pool())
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    yield At("footer")
+    try:
+        file = pq.ParquetFile(
+            pa.PythonFile(source, mode="r"),
+            memory_map=False,
+            pre_buffer=False,
+            buffer_size=1 << 16,
+            thrift_string_size_limit=_STRINGS,
+            thrift_container_size_limit=_CONTAINERS,
+            page_checksum_verification=True,
+            arrow_extensions_enabled=False,
+        )
+        names = [str(name) for name in file.schema_arrow.names]
+    except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError, RuntimeError):
+        raise Unreadable("the footer is damaged, or is none", place="footer") from None
+    if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
+        raise Unreadable(f"has a column twice, or more than {MAX_COLUMNS}", place="footer")
+    plan, shape, wanted = _planned(file, names, config, columns)
+    expansion = Expansion("the Parquet file")
+    expansion.packed = size
+    number = 0
+    for group in range(file.metadata.num_row_groups):
+        yield At(f"row group {group}")
+        try:
+            yield from _group(file, group, number, plan, shape, wanted, config, expansion, size)
+            number += file.metadata.row_group(group).num_rows
+        except MemoryError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, UnicodeDecodeError, RuntimeError, OverflowError):
+            raise Unreadable("its pages are damaged", place=f"row group {group}") from None
+
+
+def _planned(
+    file: pq.ParquetFile, names: list[str], config: ImportConfig, columns: ColumnMap | None
+) -> tuple[Columns | None, Shape | None, list[str]]:
+    """How rows are made: from flat texts, or from nested values; and the columns that it takes."""
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    system = config.system_prompt
+    nested = {name for name in names if pa.types.is_nested(schema.field(name).type)}
+    turns = next((n for n in ("messages", "conversations") if n in names), None)
+    mapped = columns is not None and (columns.input or columns.text)
+    groups = columns.groups if columns else ()
+    shape: Shape | None = None
+    plan = None
+    wanted: list[str] = []
+    if not mapped and (turns or {"prompt", "completion"} & nested):
+        sample: dict[str, Any] = {name: [] for name in names if name in ("prompt", "completion")}
+        if turns:
+            sample = {turns: [{"role": ""}] if _turn_has(schema.field(turns).type, "role") else []}
+        shape = shape_of(sample, columns, system, closed=False)
+        core = (turns,) if turns else ("prompt", "completion")
+        wanted = [
+            name for name in (*core, "tools", *(("system",) if turns else ()), *groups) if name in names
+        ]
+        missing = [name for name in (*core, *groups) if name not in names]
+    else:
+        plan = recognised(names, columns, system)
+        if plan is None:
+            raise Unreadable(f"{unknown_shape(names)}", place="footer", remedy=MAP_FIELDS)
+        needed = (*plan.required, *plan.groups, *(plan.optional if plan.name == "columns" else ()))
+        missing = [name for name in needed if name not in names]
+        wanted = [name for name in plan.names if name in names]
+    if missing:
+        told = "; ".join(f"column `{name}` is not in the file" for name in missing)
+        raise Unreadable(told, place="footer", remedy=f"The file has {len(names)} columns.")
+    return plan, shape, wanted
+
+
+def _turn_has(kind: Any, name: str) -> bool:
+    import pyarrow as pa
+
+    inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
+    return inner is not None and pa.types.is_struct(inner) and inner.get_field_index(name) >= 0
+
+
+def _group(
+    file: pq.ParquetFile,
+    group: int,
+    first: int,
+    plan: Columns | None,
+    shape: Shape | None,
+    wanted: list[str],
+    config: ImportConfig,
+    expansion: Expansion,
+    size: int,
+) -> Iterator[Said]:
+    """The rows of one row group, in batches of about `BATCH_BYTES`."""
+    about = file.metadata.row_group(group)
+    each = max(1, about.total_byte_size // max(1, about.num_rows))
+    amount = min(MAX_BATCH, max(1, BATCH_BYTES // each))
+    total = max(1, file.metadata.num_rows)
+    row = 0
+    for batch in file.iter_batches(batch_size=amount, row_groups=[group], columns=wanted, use_threads=False):
+        rows: list[Row] = []
+        bad: list[tuple[int, str, list[tuple[str, str]]]] = []
+        for values in _values(batch):
+            place = f"row group {group}, row {row}"
+            found, faults = _row(values, plan, shape, wanted, config, expansion)
+            if faults:
+                bad.append((first + row + 1, place, [tuple(fault) for fault in faults]))  # type: ignore[misc]
+            elif found is not None:
+                rows.append(found)
+            row += 1
+        try:
+            expansion.check()
+        except Unreadable as error:
+            raise Unreadable(
+                error.message, place=f"row group {group}, row {row}", remedy=error.remedy
+            ) from None
+        yield Part(rows, bad, int(size * min(1.0, (first + row) / total)))
+
+
+def _values(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """The rows of a batch as plain values; None where the bytes of one are no text."""
+    import pyarrow as pa
+
+    try:
+        batch.validate(full=True)
+        yield from batch.to_pylist()
+        return
+    except (UnicodeDecodeError, pa.ArrowInvalid):
+        pass
+    for position in range(batch.num_rows):
+        try:
+            one = batch.slice(position, 1)
+            one.validate(full=True)
+            values = one.to_pylist()[0]
+        except (UnicodeDecodeError, pa.ArrowInvalid):
+            values = None
+        yield values
+
+
+def _row(
+    values: dict[str, Any] | None,
+    plan: Columns | None,
+    shape: Shape | None,
+    wanted: list[str],
+    config: ImportConfig,
+    expansion: Expansion,
+) -> tuple[Row | None, list[Fault]]:
+    if values is None:
+        return None, [Fault("", "invalid UTF-8")]
+    held = _size(values)
+    expansion.unpacked += held
+    if held > config.max_row_bytes:
+        return None, [Fault("", f"longer than {config.max_row_bytes} bytes")]
+    if shape is not None:
+        return shape.exact(dict(_told(values).items()))
+    assert plan is not None
+    texts: list[str | None] = []
+    faults: list[Fault] = []
+    for name in plan.names:
+        value = values.get(name)
+        if name in plan.groups and isinstance(value, int):
+            value = str(value).lower()
+        if value is not None and not isinstance(value, str):
+            faults.append(Fault(name, "must be a string"))
+            value = None
+        texts.append(value)
+    faults = faults or plan.faults(texts)
+    if faults:
+        return None, faults
+    row = plan.row(texts)
+    found = row_faults(row)
+    return (None, found) if found else (row, [])
+
+
+def _size(value: Any) -> int:
+    """About how many bytes of text a value holds."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values())) + sum(map(len, value))
+    if isinstance(value, list):
+        return sum(map(_size, value)) + len(value)
+    return 8
+
+
+def _told(value: Any) -> Any:
+    """Without what is null: a struct has every field in every row."""
+    if isinstance(value, dict):
+        return {name: _told(held) for name, held in value.items() if held is not None}
+    if isinstance(value, list):
+        return [_told(held) for held in value]
+    return value

@@ -1,0 +1,102 @@
+"""Which shape a row has, told by the names of its fields; every other row of the source is held to it.
+
+Knows the formats by their field names. It does not know files, lines or how a name was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cloister.api import ColumnMap
+from cloister.datasets.alpaca import AlpacaShape
+from cloister.datasets.columns import FieldsShape, recognised
+from cloister.datasets.shapes import Shape
+from cloister.datasets.turns import CHAT, CONVERSATIONS, SHAREGPT, ConversationShape, PairShape
+from cloister.errors import InvalidInput
+
+MAP_FIELDS = "Map its fields with --input and --output or --label, or with --text."
+
+
+def checked_columns(columns: ColumnMap | None) -> ColumnMap | None:
+    """What was mapped.
+
+    Raises:
+        InvalidInput: it makes no row, or a name is empty or stands twice.
+    """
+    if columns is None:
+        return None
+    if columns.text is not None:
+        if columns.input or columns.output or columns.label or columns.system:
+            raise InvalidInput(
+                "a text column stands alone", remedy="Use --text, or --input with --output or --label."
+            )
+    elif columns.input is not None:
+        if (columns.output is None) == (columns.label is None):
+            raise InvalidInput(
+                "exactly one of an output column and a label column must be given",
+                remedy="Use --output or --label.",
+            )
+    elif columns.output or columns.label or columns.system:
+        raise InvalidInput("an input column must be given, too", remedy="Use --input.")
+    names = [columns.input, columns.output, columns.label, columns.system, columns.text, *columns.groups]
+    given = [name for name in names if name is not None]
+    if "" in given or len(set(given)) < len(given):
+        raise InvalidInput("each column must be given by a name of its own")
+    return columns
+
+
+def shape_of(
+    value: Mapping[str, Any], columns: ColumnMap | None, system: str | None, *, closed: bool = True
+) -> Shape | None:
+    """The shape of rows like this one, None where it is of no known format.
+
+    Args:
+        closed: whether fields that the format does not know are faults.
+    """
+    given = columns or ColumnMap()
+    groups, ignored = given.groups, given.ignore
+    if given.input or given.text:
+        plan = recognised((), columns, system)
+        assert plan is not None
+        return FieldsShape(plan, closed=False)
+    if "messages" in value or "conversations" in value:
+        spelling = CHAT if "messages" in value else SHAREGPT
+        if spelling is SHAREGPT and _first_turn_has(value["conversations"], "role"):
+            spelling = CONVERSATIONS
+        return ConversationShape(
+            spelling,
+            labelled="label" in value and "label" not in (*groups, *ignored) and closed,
+            system=system,
+            groups=groups,
+            ignored=ignored,
+            closed=closed,
+        )
+    if "prompt" in value or "completion" in value:
+        if isinstance(value.get("prompt"), list) or isinstance(value.get("completion"), list):
+            return PairShape(system=system, groups=groups, ignored=ignored, closed=closed)
+    elif "instruction" in value and "output" in value:
+        return AlpacaShape(system=system, groups=groups, ignored=ignored)
+    names = set(value) - set(ignored)
+    plan = recognised(names, columns, system, closed=closed and "label" not in groups)
+    return FieldsShape(plan, closed=closed, ignored=ignored) if plan else None
+
+
+def _first_turn_has(turns: Any, name: str) -> bool:
+    first = turns[0] if isinstance(turns, list) and turns else None
+    return isinstance(first, dict) and name in first
+
+
+def unknown_shape(names: object) -> str:
+    """What to say of rows with these fields, which are of no known format."""
+    held = set(names) if isinstance(names, dict | set | list | tuple) else set()
+    if {"chosen", "rejected"} & held:
+        return "this looks like preference data (`chosen`, `rejected`), from which nothing here is trained"
+    if "instruction" in held:
+        return "this looks like Alpaca, but rows have no `output`"
+    if "text" in held:
+        return "rows have `text` and other fields, which may be plain text or a question"
+    return (
+        "rows are of no known format: `messages`, `conversations`, `prompt` and `completion`, `instruction` and "
+        "`output`, or `text` alone"
+    )
