@@ -273,6 +273,7 @@ class JobDocument(Document):
     job_id: ObjectId
     verb: Literal[
         "import",
+        "dry-run",
         "base",
         "train",
         "evaluate",
@@ -625,11 +626,12 @@ Classification = Literal["public", "internal", "confidential", "restricted"]
 
 
 class DatasetImport(Document):
-    """`classification` None takes that of the settings."""
+    """`classification` None takes that of the settings. A `dry_run` reads and reports; it makes no dataset."""
 
     name: Name
     config: ImportConfig
     classification: Classification | None = None
+    dry_run: bool = False
 
 
 class ClassifyRequest(Document):

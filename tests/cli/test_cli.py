@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cli_shell import CLOISTER, Shell
 from tests.conftest import BASE_FOLDER, PASSPHRASE
@@ -106,6 +108,47 @@ def test_unknown_names_bad_names_and_bad_options(cloister: Shell) -> None:
 
 def import_(cloister: Shell, path: Path, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return cloister("dataset", "import", str(path), "--name", path.stem, *options, code=code)
+
+
+def test_a_dry_run_tells_what_an_import_would_do_and_keeps_nothing(cloister: Shell, tmp_path: Path) -> None:
+    source = tmp_path / "tried.csv"
+    source.write_text("question;reply;site\nwhat?;that;Ulm\nwho?;they;Graz\n")
+    dataset = ("dataset", "import", str(source), "--dry-run")
+    refused = cloister(*dataset, code=2)
+    assert "tried.csv:1: prompt: no such column in the header" in refused.stderr
+    assert "It would be refused" in refused.stderr
+    mapped = tmp_path / "map.yaml"
+    mapped.write_text("input: question\noutput: reply\ngroups: site\n")
+    found = cloister.json(*dataset, "--map", str(mapped))
+    assert (found["would_import"], found["rows"], found["groups"]) == (True, 2, ["site"])
+    source.write_text(source.read_text() + "why?;;Ulm\n")
+    found = cloister.json(*dataset, "--map", str(mapped), code=2)
+    assert (found["would_import"], found["bad_rows"], found["problems"]) == (False, 1, 1)
+    assert found["first_problems"] == ["tried.csv:4: reply: is empty"]
+    assert cloister("dataset", "import", str(source), code=2).stderr.count("--name") == 1
+    mapped.write_text("input: question\nanswer: reply\n")
+    assert "answer" in cloister(*dataset, "--map", str(mapped), code=2).stderr
+    assert [d["name"] for d in cloister.json("dataset", "list")] == []
+    entries = cloister("audit", "search", "--action", "dataset.import", "--json").stdout
+    assert entries.count('"dry_run":true') + entries.count('"dry_run": true') == 3
+
+
+def test_a_source_is_removed_once_its_rows_are_sealed(cloister: Shell, tmp_path: Path) -> None:
+    source = tmp_path / "leaving.parquet"
+    pq.write_table(pa.table({"text": ["A paragraph,\nof two lines.", "Another one."]}), source)
+    remove = ("dataset", "import", str(source), "--name", "leaving", "--remove-source")
+    assert "--yes" in cloister(*remove, code=2).stderr
+    link = tmp_path / "link.parquet"
+    link.symlink_to(source)
+    assert "symbolic link" in cloister(*remove[:2], str(link), *remove[3:], "--yes", code=2).stderr
+    assert [d["name"] for d in cloister.json("dataset", "list")] == []
+    assert source.exists()
+    done = cloister.json(*remove, "--yes")
+    assert done["counts"]["rows"] == 2
+    assert done["details"]["task"] == "text"
+    assert done["source_removed"]["promise"]
+    assert not source.exists()
+    cloister("dataset", "shred", "leaving", "--yes", "leaving")
 
 
 def test_every_bad_row_is_named_and_none_is_shown(cloister: Shell, tmp_path: Path) -> None:

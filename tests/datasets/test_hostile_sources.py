@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -23,6 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+
+from cloister.datasets.apart import At, Part, ReadApart, Said
+from cloister.datasets.problems import ProblemLog, Unreadable
+from cloister.datasets.rows import Row
 
 MIB = 1 << 20
 LIMIT = 192 * MIB
@@ -429,3 +434,45 @@ def test_random_damage_is_refused_or_harmless(bring_in, kind: int) -> None:
         except InvalidInput as error:
             assert error.where
             assert error.where.startswith("rows.txt")
+
+
+def crashing(how: Callable[[], object]) -> Callable[[], Iterator[Said]]:
+    def read() -> Iterator[Said]:
+        yield Part([Row(text="one")])
+        yield At("row group 3")
+        how()
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "the reader of the file crashed (signal 11)"),
+        (lambda: os.abort(), "the reader of the file crashed (signal 6)"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "reading the file was ended by the system: memory ran out",
+        ),
+        (lambda: bytearray(256 * MIB), "takes more than 64 MiB of memory to read"),
+        (lambda: {}[SECRET], "the reader of the file crashed (exit status 1)"),
+    ],
+    ids=["segmentation fault", "abort", "killed", "memory", "exception"],
+)
+def test_a_reader_that_crashes_is_told_by_its_place(how: Callable[[], object], told: str) -> None:
+    apart = ReadApart(crashing(how), memory=64 * MIB, what="file")
+    rows = apart.rows(ProblemLog(lambda problem: None))
+    assert next(rows) == [Row(text="one")]
+    with pytest.raises(Unreadable) as broken:
+        next(rows)
+    assert (broken.value.message, broken.value.place) == (told, "row group 3")
+    assert SECRET not in str(broken.value)
+
+
+def test_a_reader_that_nobody_hears_ends() -> None:
+    def endless() -> Iterator[Said]:
+        while True:
+            yield Part([Row(text="x" * MIB)])
+
+    apart = ReadApart(endless, memory=64 * MIB, what="file")
+    assert apart.close() != 0

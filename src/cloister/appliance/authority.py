@@ -45,7 +45,7 @@ from cloister.appliance.gpu_alarms import GpuAlarms
 from cloister.appliance.gpus import Gpus
 from cloister.appliance.guard import Guard
 from cloister.appliance.holds import Holds
-from cloister.appliance.jobs import EXPORT
+from cloister.appliance.jobs import DRY_RUN, EXPORT
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.leftovers import Leftovers
 from cloister.appliance.lineage import SUCCESSOR
@@ -174,6 +174,7 @@ class Authority:
         )
         self.queue.gate_resume = self.requests.gate_resume
         self.queue.starts.gate = self.requests.gate_start
+        self.queue.completions[DRY_RUN] = self.requests.complete_dry_run
         self.model_exports = ModelExports(
             parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
         )

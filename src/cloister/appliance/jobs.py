@@ -21,7 +21,9 @@ OUTPUT_KIND = {
 }
 EXPORT = "export"
 """The verb that makes no object: what it is about goes out through a pipe."""
-LIGHT = frozenset({"import", "base", EXPORT})
+DRY_RUN = "dry-run"
+"""The verb that reads a source as an import does, and makes nothing."""
+LIGHT = frozenset({"import", DRY_RUN, "base", EXPORT})
 """What waits for a client's descriptors."""
 SHORT = LIGHT | {"forget"}
 """What takes a light slot, and leaves nothing behind where it ends badly."""

@@ -15,6 +15,7 @@ from cloister.api import (
     DatasetImport,
     EvaluateConfig,
     Job,
+    JobState,
     JobTicket,
     MergeRequest,
     ObjectKind,
@@ -29,6 +30,7 @@ from cloister.appliance.classifying import classify
 from cloister.appliance.facts import run_facts
 from cloister.appliance.guard import Guard
 from cloister.appliance.ids import new_id
+from cloister.appliance.jobs import DRY_RUN, announce
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer, asker
 from cloister.appliance.queue import Queue
@@ -78,6 +80,8 @@ class Requests:
         if request.config.system_prompt is not None:  # content: the state holds a keyed digest of it
             unwritten["system_prompt"] = config["system_prompt"]
             config["system_prompt"] = self._seal.config_digest({"system_prompt": config["system_prompt"]})
+        if request.dry_run:
+            return await self._try_import(peer, request.name, config, unwritten)
         return await self._import(
             peer,
             "import",
@@ -87,6 +91,30 @@ class Requests:
             unwritten,
             classification=classification,
         )
+
+    async def _try_import(
+        self, peer: Peer, name: str, config: dict[str, Any], unwritten: dict[str, Any]
+    ) -> JobTicket:
+        """Queue a reading of the source that makes nothing. It is entered like an import: rows are read."""
+        await self._refuse_start()
+        digests = {"config": self._seal.config_digest(config)}
+        await self._recorder.record(peer, "dataset.import", digests=digests, name=name, dry_run=True)
+        with self._state.change() as change:
+            row = self._queue.add(
+                change, peer.account, DRY_RUN, name, config, {}, waits_for_source=True, unwritten=unwritten
+            )
+            job = records.job(row)
+        return JobTicket(
+            job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
+        )
+
+    async def complete_dry_run(self, job_id: str, values: dict[str, Any], ledger_index: int) -> None:
+        """Keep what a dry run found: counts and problems, in the job alone."""
+        with self._state.change() as change:
+            job = change.session.get_one(JobRow, job_id)
+            job.state, job.ended_at, job.result, job.error = JobState.DONE, change.now, values, None
+            job.stopping = None
+            announce(change, job)
 
     async def import_base(self, peer: Peer, request: BaseImport) -> JobTicket:
         return await self._import(

@@ -3,126 +3,20 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
-import threading
-from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
 
 from cloister.cli import shredding
-from cloister.cli.leaving import Left
+from cloister.cli.importing import ClassName, import_
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
 from cloister.cli.session import connect, watch
 
 app = typer.Typer(no_args_is_help=True)
 
-FormatName = Literal["auto", "jsonl", "csv"]
-ClassName = Literal["public", "internal", "confidential", "restricted"]
 
-
-@app.command("import")
-def import_(
-    source: Annotated[
-        Path, typer.Argument(help="JSON lines (chat or prompt/completion) or CSV.", show_default=False)
-    ],
-    name: Annotated[str, typer.Option("--name", "-n", help="What to call the dataset.")],
-    input: Annotated[str | None, typer.Option(help="CSV: the column that the customer says.")] = None,
-    output: Annotated[str | None, typer.Option(help="CSV: the column with the answer.")] = None,
-    label: Annotated[
-        str | None, typer.Option(help="CSV: the column with the class, for a classification.")
-    ] = None,
-    system: Annotated[str | None, typer.Option(help="CSV: the column with the system message.")] = None,
-    system_file: Annotated[
-        Path | None, typer.Option(help="A file with one system message for every row.")
-    ] = None,
-    format: Annotated[FormatName, typer.Option(help="Recognised by content unless given.")] = "auto",
-    holdout: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Share of rows kept apart for measuring.")
-    ] = 0.1,
-    max_dropped: Annotated[int, typer.Option(min=0, help="How many bad rows may be left out.")] = 0,
-    seed: Annotated[int, typer.Option(help="Decides which rows are held out.")] = 0,
-    classification: Annotated[
-        ClassName | None,
-        typer.Option(
-            "--class", help="How strictly it is kept, and all that is made of it; else as the settings say."
-        ),
-    ] = None,
-    json: JsonFlag = False,
-) -> None:
-    """Import a file, sealed. Every bad row is named as `file:line: field: rule`; one is enough to refuse."""
-    from cloister.api import ColumnMap, DatasetImport, ImportConfig
-    from cloister.cli.validation import validated
-    from cloister.errors import CloisterError, InvalidInput
-
-    columns = None
-    if input or output or label or system:
-        if not input or (output is None) == (label is None):
-            raise InvalidInput("a table needs --input, and either --output or --label")
-        columns = ColumnMap(input=input, output=output, label=label, system=system)
-    prompt = None
-    if system_file is not None:
-        try:
-            prompt = system_file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            raise InvalidInput("cannot be read as text", where=str(system_file)) from None
-    request = validated(
-        DatasetImport,
-        name=name,
-        config=validated(
-            ImportConfig,
-            source_name=source.name,
-            format=format,
-            columns=columns,
-            system_prompt=prompt,
-            holdout=holdout,
-            max_dropped=max_dropped,
-            seed=seed,
-        ),
-        classification=classification,
-    )
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidInput(f"cannot be opened: {error.strerror}", where=str(source)) from None
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InvalidInput("is a folder, not a file", where=str(source))
-    with connect() as client:
-        reading, writing = os.pipe()
-        reporter = threading.Thread(target=_print_report, args=(reading,), daemon=True)
-        reporter.start()
-        try:
-            try:
-                job = client.import_dataset(request, {"source": descriptor, "report": writing})
-            finally:
-                os.close(descriptor)
-                os.close(writing)
-            job = watch(client, job.job_id, quiet=json)
-        except Left:
-            raise  # the worker has not closed its end yet
-        except CloisterError:
-            reporter.join(timeout=5)
-            raise
-        reporter.join(timeout=5)
-        stored = client.dataset(job.subject or name)
-    if json:
-        print_json(stored)
-    else:
-        counts = stored.counts
-        say(
-            f"{visible(stored.name)} ({stored.object_id}): {counts.get('rows', 0)} rows, "
-            f"{counts.get('train_rows', 0)} to train on, {counts.get('holdout_rows', 0)} held out, "
-            f"{counts.get('dropped', 0)} dropped; sealed, {size(stored.sealed_bytes)}; {stored.classification}."
-        )
-
-
-def _print_report(descriptor: int) -> None:
-    """The worker's problems, line by line, straight from the worker to this terminal."""
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            print(visible(line.rstrip("\n")), file=sys.stderr)
+app.command("import")(import_)
 
 
 @app.command("list")

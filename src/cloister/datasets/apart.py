@@ -6,6 +6,7 @@ reads, or memory that runs out, is an error that names the place where it came t
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import select
@@ -55,7 +56,9 @@ _DECODER = msgspec.msgpack.Decoder(Said)
 
 
 class ReadApart:
-    """Runs `read` in a child process; iterate for its rows.
+    """Runs `read` in a child process, from now on; take its `rows`, or `close` it.
+
+    Make it before this process has threads: only the one that forks goes on in the child.
 
     Args:
         read: yields what it has to say, and raises Unreadable; it runs in the child.
@@ -64,38 +67,45 @@ class ReadApart:
     """
 
     def __init__(self, read: Callable[[], Iterator[Said]], *, memory: int, what: str) -> None:
-        self._read = read
         self._memory = memory
         self._what = what
         self.done = 0
+        reading, writing = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            _be_child(read, reading, writing, memory)
+        os.close(writing)
+        self._pipe = os.fdopen(reading, "rb")
+        self._status: int | None = None
 
     def rows(self, problems: ProblemLog) -> Iterator[list[Row]]:
         """Rows as they come. Raises Unreadable where the source, or its reader, breaks."""
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            _be_child(self._read, reading, writing, self._memory)
-        os.close(writing)
         place = ""
         try:
-            with os.fdopen(reading, "rb") as pipe:
-                for said in _frames(pipe.read):
-                    if isinstance(said, At):
-                        place = said.place
-                    elif isinstance(said, Part):
-                        for line, where, faults in said.bad:
-                            problems.add(line, [Fault(*fault) for fault in faults], where)
-                        self.done = said.done
-                        yield said.rows
-                    elif isinstance(said, Broken):
-                        raise Unreadable(said.rule, place=said.place or place, remedy=said.remedy)
-                    else:
-                        return
+            for said in _frames(self._pipe.read):
+                if isinstance(said, At):
+                    place = said.place
+                elif isinstance(said, Part):
+                    for line, where, faults in said.bad:
+                        problems.add(line, [Fault(*fault) for fault in faults], where)
+                    self.done = said.done
+                    yield said.rows
+                elif isinstance(said, Broken):
+                    raise Unreadable(said.rule, place=said.place or place, remedy=said.remedy)
+                else:
+                    return
         finally:
-            status = _end(child)
+            status = self.close()
         raise Unreadable(
             self._fate(status), place=place, remedy="The file is damaged, or made to break its readers."
         )
+
+    def close(self) -> int:
+        """Let go of the child, and end it where it has not ended. Returns its exit status, or minus the signal."""
+        if self._status is None:
+            self._pipe.close()
+            self._status = _end(self._child)
+        return self._status
 
     def _fate(self, status: int) -> str:
         if status == -signal.SIGKILL:
@@ -132,6 +142,7 @@ def _be_child(read: Callable[[], Iterator[Said]], reading: int, writing: int, me
     status = 1
     try:
         os.close(reading)
+        faulthandler.disable()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         null = os.open(os.devnull, os.O_RDWR)

@@ -105,6 +105,11 @@ class Source:
         """Bytes that came out of each packed byte; 1 where nothing is packed."""
         return self._unpacked.expansion.ratio if self._unpacked is not None else 1.0
 
+    def close(self) -> None:
+        """End what still reads."""
+        if self._parquet is not None:
+            self._parquet.close()
+
     def batches(self) -> Iterator[list[Row]]:
         """Good rows in order, some at a time (perhaps none); bad ones go to the problem log."""
         return self._rows

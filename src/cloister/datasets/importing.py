@@ -75,6 +75,9 @@ def import_rows(
         error.where = error.where or config.source_name
         error.values = {"rows": good, "bad_rows": problems.rows, "problems": problems.problems}
         raise
+    finally:
+        if recognised is not None:
+            recognised.close()
     return _summary(meta, problems, recognised)
 
 

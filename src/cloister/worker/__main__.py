@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "import": "cloister.worker.verbs.import_",
+    "dry-run": "cloister.worker.verbs.import_",
     "base": "cloister.worker.verbs.base",
     "train": "cloister.worker.verbs.train",
     "evaluate": "cloister.worker.verbs.evaluate",

@@ -1,4 +1,4 @@
-"""The worker's verb `import`: a source on a descriptor becomes a sealed dataset.
+"""The worker's verbs `import` and `dry-run`: a source on a descriptor becomes a sealed dataset, or is only read.
 
 Knows the job document and where problems go; it does not know formats or sealing.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cloister.api import ImportConfig, JobDocument
-from cloister.datasets import ImportSummary, Problem, import_rows
+from cloister.datasets import ImportSummary, Nowhere, Problem, import_rows
+from cloister.datasets.canonical import Files
 from cloister.errors import Interrupted, InvalidInput
 from cloister.vault import ObjectWriter
 
@@ -79,19 +80,24 @@ class Progress:
 
 
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
-    """Import `descriptors["source"]` into `output` as the job's configuration says.
+    """Import `descriptors["source"]` into `output` as the job's configuration says; without one, only read it.
 
     Returns:
-        the counts of the new dataset, its task and format, and the first dropped rows' problems.
+        the counts of the new dataset, its task and format, and the first dropped rows' problems; of a dry run
+        also whether an import would be refused, and why.
 
     Raises:
         InvalidInput: the source is refused; `values` hold the counts and the first problems.
         Interrupted: the job was asked to stop.
     """
     config = ImportConfig.model_validate(job.config)
+    if "source" not in job.descriptors:
+        raise InvalidInput("an import needs a source", where=job.job_id)
+    if job.verb == "dry-run":
+        return _dry_run(job, config, emit)
     output = job.output
-    if output is None or output.key is None or "source" not in job.descriptors:
-        raise InvalidInput("an import needs a source and a sealed output", where=job.job_id)
+    if output is None or output.key is None:
+        raise InvalidInput("an import needs a sealed output", where=job.job_id)
     writer = ObjectWriter(
         Path(output.path),
         object_id=output.object_id,
@@ -99,34 +105,61 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         version=output.version,
         key=base64.b64decode(output.key),
     )
-    report = ProblemReport(job.descriptors.get("report"), config.source_name)
-    try:
-        with os.fdopen(job.descriptors["source"], "rb", buffering=0) as source:
-            summary = import_rows(
-                source,
-                config,
-                writer,
-                report=report,
-                progress=Progress(emit, job.job_id),
-            )
-    except InvalidInput as error:
-        error.values = {**error.values, "first_problems": report.first}
-        raise
-    finally:
-        report.close()
-    counts = _counts(summary)
-    details = {
-        "task": summary.task,
-        "source_format": summary.source_format,
-        "holdout": config.holdout,
-        "seed": config.seed,
-    }
+    summary, first = _read(job, config, writer, emit)
+    counts, details = _counts(summary), _details(summary, config)
     writer.finish(
         created_at=datetime.now(UTC).isoformat(),
         counts=counts,
         details=details,
     )
-    return {**counts, **details, "first_problems": report.first}
+    return {**counts, **details, "first_problems": first}
+
+
+def _dry_run(job: JobDocument, config: ImportConfig, emit: Emitter) -> dict[str, Any]:
+    """Read all of the source and keep none of it."""
+    try:
+        summary, first = _read(job, config, Nowhere(), emit)
+    except InvalidInput as error:
+        told = {"refused": error.message, "where": error.where, "remedy": error.remedy}
+        return {"would_import": False, "rows": 0, "bad_rows": 0, "problems": 0, **error.values, **told}
+    counts = _counts(summary)
+    return {
+        "would_import": True,
+        **counts,
+        "bad_rows": summary.dropped,
+        **_details(summary, config),
+        "first_problems": first,
+    }
+
+
+def _read(
+    job: JobDocument, config: ImportConfig, writer: Files, emit: Emitter
+) -> tuple[ImportSummary, list[str]]:
+    """The source, read into `writer`; and the first problems."""
+    report = ProblemReport(job.descriptors.get("report"), config.source_name)
+    try:
+        with os.fdopen(job.descriptors["source"], "rb", buffering=0) as source:
+            progress = Progress(emit, job.job_id)
+            return import_rows(source, config, writer, report=report, progress=progress), report.first
+    except InvalidInput as error:
+        error.values = {**error.values, "first_problems": report.first}
+        raise
+    finally:
+        report.close()
+
+
+def _details(summary: ImportSummary, config: ImportConfig) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "task": summary.task,
+        "source_format": summary.source_format,
+        "holdout": config.holdout,
+        "seed": config.seed,
+    }
+    if summary.packing:
+        details |= {"packing": summary.packing, "expansion": summary.expansion}
+    if config.columns and config.columns.groups:
+        details["groups"] = list(config.columns.groups)
+    return details
 
 
 def _counts(summary: ImportSummary) -> dict[str, int]:
