@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import compress, count
 from pathlib import Path
 from typing import Literal
@@ -75,13 +75,13 @@ class DatasetReader(ObjectReader):
         begin, end = _OFFSETS.unpack(self._index.read(8 * number, 16))
         return self._decoded(self._rows.read(begin, end - begin))
 
-    def indices(self, split: Side = "all") -> array[int]:
-        """Row numbers of one side in order, as unsigned 64-bit numbers (8 bytes a row)."""
+    def indices(self, split: Side = "all") -> Sequence[int]:
+        """Row numbers of one side in order; four bytes a row (eight past 2^32 rows), none for all of them."""
         if split == "all":
-            return array("Q", range(len(self)))
+            return range(len(self))
         wanted = HOLDOUT if split == "holdout" else TRAIN
         table = bytes([side == wanted for side in range(256)])
-        numbers = array("Q")
+        numbers = array("I" if len(self) <= 1 << 32 else "Q")
         first = 0
         with self.open(SPLIT) as file:
             for sides in file.stream():
