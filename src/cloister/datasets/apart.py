@@ -13,9 +13,11 @@ import select
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
+from cloister.datasets.canonical import EncodedRows
 from cloister.datasets.problems import Fault, ProblemLog, Unreadable
 from cloister.datasets.rows import Row
 
@@ -30,6 +32,13 @@ class Part(msgspec.Struct, tag=True, frozen=True, array_like=True, gc=False):
     rows: list[Row]
     bad: list[tuple[int, str, list[tuple[str, str]]]] = []
     done: int = 0
+
+
+class Encoded(msgspec.Struct, tag=True, frozen=True, array_like=True, gc=False):
+    """As `Part`, its rows ready to be stored."""
+
+    rows: EncodedRows
+    bad: list[tuple[int, str, list[tuple[str, str]]]] = []
 
 
 class At(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -50,7 +59,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """All was read."""
 
 
-Said = Part | At | Broken | Ended
+Said = Part | Encoded | At | Broken | Ended
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Said)
 
@@ -73,7 +82,8 @@ class ReadApart:
         reading, writing = os.pipe()
         self._child = os.fork()
         if self._child == 0:
-            _be_child(read, reading, writing, memory)
+            os.close(reading)
+            become_reader(lambda: _tell(read, writing, memory))
         os.close(writing)
         self._pipe = os.fdopen(reading, "rb")
         self._status: int | None = None
@@ -82,7 +92,7 @@ class ReadApart:
         """Rows as they come. Raises Unreadable where the source, or its reader, breaks."""
         place = ""
         try:
-            for said in _frames(self._pipe.read):
+            for said in frames(self._pipe.read):
                 if isinstance(said, At):
                     place = said.place
                 elif isinstance(said, Part):
@@ -104,7 +114,7 @@ class ReadApart:
         """Let go of the child, and end it where it has not ended. Returns its exit status, or minus the signal."""
         if self._status is None:
             self._pipe.close()
-            self._status = _end(self._child)
+            self._status = end_reader(self._child)
         return self._status
 
     def _fate(self, status: int) -> str:
@@ -114,7 +124,7 @@ class ReadApart:
         return f"the reader of the {self._what} crashed ({how})"
 
 
-def _frames(read: Callable[[int], bytes]) -> Iterator[Said]:
+def frames(read: Callable[[int], bytes]) -> Iterator[Said]:
     """What the child said; it ends without a word where the child did."""
     while len(length := read(_LENGTH)) == _LENGTH:
         size = int.from_bytes(length, "little")
@@ -124,7 +134,7 @@ def _frames(read: Callable[[int], bytes]) -> Iterator[Said]:
         yield _DECODER.decode(data)
 
 
-def _end(child: int) -> int:
+def end_reader(child: int) -> int:
     """Its exit status, or minus the signal that ended it. One that does not end by itself is ended."""
     ended = select.poll()
     pidfd = os.pidfd_open(child)
@@ -137,30 +147,34 @@ def _end(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _be_child(read: Callable[[], Iterator[Said]], reading: int, writing: int, memory: int) -> None:
-    """Read, say what is read, and end; never returns."""
+def become_reader(work: Callable[[], object]) -> NoReturn:
+    """In a child that was just forked: do the work in silence, and end."""
     status = 1
     try:
-        os.close(reading)
         faulthandler.disable()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 2)  # a library's last words hold content
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with os.fdopen(writing, "wb", buffering=0) as pipe:
-            status = _say_all(read, pipe.write, memory)
+        work()
+        status = 0
     except BaseException:
         status = 1
     finally:
         os._exit(status)
 
 
+def _tell(read: Callable[[], Iterator[Said]], writing: int, memory: int) -> None:
+    with os.fdopen(writing, "wb", buffering=0) as pipe:
+        _say_all(read, pipe.write, memory)
+
+
 def _say_all(
     read: Callable[[], Iterator[Said]], write: Callable[[memoryview], int | None], memory: int
-) -> int:
+) -> None:
     def say(said: Said) -> None:
-        data = memoryview(_framed(said))
+        data = memoryview(framed(said))
         while data:
             data = data[write(data) or 0 :]
 
@@ -179,10 +193,10 @@ def _say_all(
                 remedy="Write it with smaller row groups and pages.",
             )
         )
-    return 0
 
 
-def _framed(said: Said) -> bytes:
+def framed(said: Said) -> bytes:
+    """What is said, behind its length."""
     data = _ENCODER.encode(said)
     return len(data).to_bytes(_LENGTH, "little") + data
 

@@ -103,8 +103,10 @@ class Blocks:
             yield Block(line, b"".join(held))
 
     def _read(self) -> bytes:
-        chunk = self._ahead or self.source.read(self._read_size)
-        self._ahead = b""
+        if self._ahead:
+            chunk, self._ahead = self._ahead[: self._read_size], self._ahead[self._read_size :]
+        else:
+            chunk = self.source.read(self._read_size)
         self.consumed += len(chunk)
         return chunk
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import accumulate
 from types import TracebackType
@@ -38,6 +39,20 @@ class DatasetMeta(msgspec.Struct, frozen=True):
     holdout: float
     seed: int
     labels: dict[str, int] = {}
+
+
+class EncodedRows(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Rows as they are stored, back to back: 32-bit sizes and 64-bit hashes in this machine's byte order."""
+
+    data: bytes
+    sizes: bytes
+    hashes: bytes
+    labels: dict[str, int]
+    is_text: bool
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.sizes) // 4
 
 
 class Sides(Protocol):
@@ -130,18 +145,24 @@ class DatasetWriter:
         Raises:
             InvalidInput: there are more distinct labels than any classification has.
         """
-        if not rows:
-            return
-        encoded = list(map(encode_row, rows))
-        ends = list(accumulate(map(len, encoded), initial=self._end))
-        self._rows.write(b"".join(encoded))
+        if rows:
+            self._append(encoded(rows), self._splitter.add(rows))
+
+    def add_encoded(self, some: EncodedRows) -> None:
+        """As `add`, for rows that somebody has encoded and hashed already."""
+        assert isinstance(self._splitter, Splitter)
+        if some.sizes:
+            self._append(some, self._splitter.add_hashed(array("Q", some.hashes)))
+
+    def _append(self, some: EncodedRows, sides: bytes) -> None:
+        ends = list(accumulate(array("I", some.sizes), initial=self._end))
+        self._rows.write(some.data)
         self._index.write(_offsets(ends[1:]))
         self._end = ends[-1]
-        self._split.write(self._splitter.add(rows))
-        self.rows += len(rows)
-        self._is_text = self._is_text or rows[0].text is not None
-        if rows[0].label is not None:
-            self._count_labels(rows)
+        self._split.write(sides)
+        self.rows += len(ends) - 1
+        self._is_text = self._is_text or some.is_text
+        self._count_labels(some.labels)
 
     @property
     def _task(self) -> Task:
@@ -166,16 +187,28 @@ class DatasetWriter:
             file.write(msgspec.json.encode(meta))
         return meta
 
-    def _count_labels(self, rows: list[Row]) -> None:
+    def _count_labels(self, found: dict[str, int]) -> None:
         labels = self._labels
-        for row in rows:
-            if row.label is not None:
-                labels[row.label] = labels.get(row.label, 0) + 1
+        for label, count in found.items():
+            labels[label] = labels.get(label, 0) + count
         if len(labels) > MAX_LABELS:
             raise InvalidInput(
                 f"the label column holds more than {MAX_LABELS} different labels",
                 remedy="Is it the label column? For free text use an output column.",
             )
+
+
+def encoded(rows: Sequence[Row], hashes: Sequence[int] = ()) -> EncodedRows:
+    """Rows, with the hashes of their inputs where the split is not left to the writer."""
+    data = list(map(encode_row, rows))
+    labels: dict[str, int] = {}
+    if rows and rows[0].label is not None:
+        for row in rows:
+            if row.label is not None:
+                labels[row.label] = labels.get(row.label, 0) + 1
+    sizes = array("I", map(len, data)).tobytes()
+    is_text = bool(rows) and rows[0].text is not None
+    return EncodedRows(b"".join(data), sizes, array("Q", hashes).tobytes(), labels, is_text)
 
 
 def _offsets(values: list[int]) -> bytes:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import codecs
 import io
 from collections.abc import Iterator
+from functools import partial
 from typing import BinaryIO
 
 from cloister.api import ImportConfig
 from cloister.datasets.apart import ReadApart
 from cloister.datasets.arrays import Array
 from cloister.datasets.blocks import Blocks
+from cloister.datasets.canonical import EncodedRows
 from cloister.datasets.compression import PACKINGS, Readable, Unpacked
-from cloister.datasets.jsonl import parse_object, read_jsonl, rows_of
+from cloister.datasets.jsonl import overlong, parse_object, read_block, read_jsonl, rows_of
 from cloister.datasets.plaintext import read_text
 from cloister.datasets.problems import ProblemLog
 from cloister.datasets.recognise import MAP_FIELDS, checked_columns, shape_of, unknown_shape
 from cloister.datasets.rows import Row
 from cloister.datasets.shapes import Shape
+from cloister.datasets.side_by_side import LEAST, SideBySide
 from cloister.datasets.tables import read_csv, split_header
 from cloister.errors import InvalidInput
 
@@ -56,12 +59,15 @@ class Source:
 
     Args:
         stream: bytes from where they stand; Parquet needs a regular file, anything else may be a pipe.
+        processes: how many may read long JSON lines at a time.
 
     Raises:
         InvalidInput: it is empty, or in no format that is imported.
     """
 
-    def __init__(self, stream: BinaryIO, config: ImportConfig, problems: ProblemLog) -> None:
+    def __init__(
+        self, stream: BinaryIO, config: ImportConfig, problems: ProblemLog, processes: int = 1
+    ) -> None:
         self._raw = stream
         self._config = config
         self._problems = problems
@@ -75,6 +81,8 @@ class Source:
             blocks = Blocks(self._unpacked, config.max_row_bytes)
         self._blocks = blocks
         self._parquet: ReadApart | None = None
+        self._beside: SideBySide | None = None
+        self._processes = processes
         self._array: Array | None = None
         self._shape: Shape | None = None
         head = blocks.peek(HEAD_BYTES)
@@ -109,12 +117,14 @@ class Source:
         """End what still reads."""
         if self._parquet is not None:
             self._parquet.close()
+        if self._beside is not None:
+            self._beside.close()
 
-    def batches(self) -> Iterator[list[Row]]:
+    def batches(self) -> Iterator[list[Row] | EncodedRows]:
         """Good rows in order, some at a time (perhaps none); bad ones go to the problem log."""
         return self._rows
 
-    def _recognise(self, head: bytes) -> Iterator[list[Row]]:
+    def _recognise(self, head: bytes) -> Iterator[list[Row] | EncodedRows]:
         config = self._config
         kind = config.format if config.format != "auto" else self._kind(head)
         if (kind == "parquet") != head.startswith(PARQUET):
@@ -162,7 +172,11 @@ class Source:
             return rows
         self._shape = _shape_of_lines(head, config)
         self.name = self._shape.name
-        return read_jsonl(self._blocks, self._shape, limit, self._problems)
+        if self._processes < 2 or len(self._blocks.peek(LEAST)) < LEAST:
+            return read_jsonl(self._blocks, self._shape, limit, self._problems)
+        seed = config.seed if config.holdout else None
+        self._beside = SideBySide(partial(read_block, shape=self._shape), self._processes, seed)
+        return self._beside.rows(self._blocks, overlong(limit), self._problems)
 
     def _kind(self, head: bytes) -> str:
         start = head.lstrip()[:1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from cloister.api import ImportConfig
-from cloister.datasets.canonical import DatasetMeta, DatasetWriter, Files, Task
+from cloister.datasets.canonical import DatasetMeta, DatasetWriter, EncodedRows, Files, Task
 from cloister.datasets.formats import Source
 from cloister.datasets.problems import Fault, Problem, ProblemLog, Unreadable
 from cloister.errors import InvalidInput
@@ -41,6 +41,7 @@ def import_rows(
     *,
     report: Callable[[Problem], None],
     progress: Callable[[int, int], None],
+    processes: int = 1,
 ) -> ImportSummary:
     """Read all of `source`, report every bad row, and write the good ones into the object.
 
@@ -48,6 +49,7 @@ def import_rows(
         source: bytes, read once from where it stands; a pipe will do.
         writer: the new object; this adds its files, the caller finishes it. `Nowhere` to try an import.
         report: gets each problem as it is found.
+        processes: how many may read long JSON lines at a time; the result is the same.
         progress: gets bytes done and bytes in all (0 where the source cannot tell).
 
     Raises:
@@ -60,11 +62,15 @@ def import_rows(
     good = 0
     recognised: Source | None = None
     try:
-        recognised = Source(source, config, problems)
+        recognised = Source(source, config, problems, processes)
         with DatasetWriter(writer, holdout=config.holdout, seed=config.seed) as dataset:
             for rows in recognised.batches():
                 good += len(rows)
-                if problems.rows <= config.max_dropped:
+                if problems.rows > config.max_dropped:
+                    pass
+                elif isinstance(rows, EncodedRows):
+                    dataset.add_encoded(rows)
+                else:
                     dataset.add(rows)
                 progress(recognised.consumed, max(total, recognised.consumed) if total else 0)
             _decide(good, problems, config)

@@ -32,13 +32,23 @@ def read_jsonl(blocks: Blocks, shape: Shape, max_row_bytes: int, problems: Probl
     """Yield the good rows of each block in order; report the others."""
     for block in blocks:
         if not isinstance(block, Block):
-            problems.add(block.line, [Fault("", f"longer than {max_row_bytes} bytes")])
+            problems.add(block.line, [overlong(max_row_bytes)])
             yield []
             continue
-        lines = block.data.split(b"\n")
-        if not lines[-1]:
-            lines.pop()
-        yield rows_of(block.data, lines, shape, problems, partial(add, block.line))
+        yield read_block(block, problems, shape)
+
+
+def overlong(max_row_bytes: int) -> Fault:
+    """What is wrong with a line over the limit."""
+    return Fault("", f"longer than {max_row_bytes} bytes")
+
+
+def read_block(block: Block, problems: ProblemLog, shape: Shape) -> list[Row]:
+    """The good rows of whole lines; the others are reported."""
+    lines = block.data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return rows_of(block.data, lines, shape, problems, partial(add, block.line))
 
 
 def rows_of(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cloister.datasets.rows import Row
 
@@ -33,6 +33,22 @@ def _normalised(text: str) -> bytes:
     return text.encode().translate(_LOWER, _WHITE)
 
 
+class InputHash:
+    """The seeded hash of a row's normalised input."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64], person=b"cloister-split")
+
+    def of(self, rows: Sequence[Row]) -> list[int]:
+        """One number of 64 bits a row."""
+        hashes = []
+        for row in rows:
+            state = self._state.copy()
+            state.update(normalised_input(row))
+            hashes.append(int.from_bytes(state.digest(), "little"))
+        return hashes
+
+
 class Splitter:
     """Gives each row its side, and sees to it that neither side stays empty where that can be had.
 
@@ -42,7 +58,7 @@ class Splitter:
 
     def __init__(self, share: float, seed: int) -> None:
         self._threshold = int(share * _SPAN)
-        self._hash = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64], person=b"cloister-split")
+        self._hash = InputHash(seed)
         self._decided = self._threshold == 0
         self._waiting = bytearray()
         self._extreme: int | None = None
@@ -54,13 +70,14 @@ class Splitter:
         if self._threshold == 0:
             self.counts[TRAIN] += len(rows)
             return bytes(len(rows))
+        return self.add_hashed(self._hash.of(rows))
+
+    def add_hashed(self, hashes: Sequence[int]) -> bytes:
+        """As `add`, for rows whose inputs somebody has hashed already."""
+        if self._threshold == 0:
+            self.counts[TRAIN] += len(hashes)
+            return bytes(len(hashes))
         threshold = self._threshold
-        base = self._hash
-        hashes = []
-        for row in rows:
-            state = base.copy()
-            state.update(normalised_input(row))
-            hashes.append(int.from_bytes(state.digest(), "little"))
         sides = bytes([value < threshold for value in hashes])
         held_out = sum(sides)
         self.counts[HOLDOUT] += held_out
@@ -88,7 +105,7 @@ class Splitter:
         table = bytes([self._side, 1 - self._side]) + bytes(range(2, 256))
         return bytes(self._waiting.translate(table))
 
-    def _wait(self, hashes: list[int], sides: bytes) -> None:
+    def _wait(self, hashes: Sequence[int], sides: bytes) -> None:
         """Remember which rows have the hash nearest to the border: 1 in `_waiting`."""
         if not sides:
             return

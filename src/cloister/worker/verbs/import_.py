@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PROGRESS_BYTES = 64 << 20
 """How often progress is told where the source cannot say how long it is."""
 
+MAX_PROCESSES = 16
+
 SHOWN_PROBLEMS = 50
 """So many problems go into the job's own result; every one goes to the `report` descriptor."""
 
@@ -140,7 +142,11 @@ def _read(
     try:
         with os.fdopen(job.descriptors["source"], "rb", buffering=0) as source:
             progress = Progress(emit, job.job_id)
-            return import_rows(source, config, writer, report=report, progress=progress), report.first
+            processes = min(MAX_PROCESSES, job.threads or len(os.sched_getaffinity(0)))
+            summary = import_rows(
+                source, config, writer, report=report, progress=progress, processes=processes
+            )
+            return summary, report.first
     except InvalidInput as error:
         error.values = {**error.values, "first_problems": report.first}
         raise

@@ -1,0 +1,92 @@
+"""JSON lines read by several processes: the same rows, problems and sides as by one, and a crash that is told."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+
+import pytest
+
+from cloister.api import ImportConfig
+from cloister.datasets import DatasetReader, import_rows
+from cloister.datasets.blocks import Block, Blocks
+from cloister.datasets.problems import Fault, ProblemLog, Unreadable
+from cloister.datasets.rows import Row
+from cloister.datasets.side_by_side import LEAST, SideBySide
+from cloister.errors import InvalidInput
+from cloister.vault import ObjectWriter
+
+
+def lines(*, bad: bool) -> bytes:
+    rng = random.Random(5)
+    made, size = [], 0
+    while size < LEAST + (1 << 20):
+        text = f"{rng.random()} " * rng.randint(1, 120)
+        line = json.dumps({"text": text, "cat": f"c{rng.randrange(5)}", "site": "x"}).encode()
+        if bad and rng.random() < 0.01:
+            line = rng.choice(
+                [b"{}", b"[", b'{"text": "\xff"}', b"", b"x" * 3000, line.replace(b'"c', b'"', 1)]
+            )
+        made.append(line)
+        size += len(line) + 1
+    return b"\n".join(made)
+
+
+def imported(folder, data: bytes, processes: int, **more: object):
+    key = bytes(32)
+    problems: list[object] = []
+    writer = ObjectWriter(folder, object_id="ds-000000000001", kind="dataset", key=key)
+    columns = {"input": "text", "label": "cat", "groups": ["site"]}
+    config = ImportConfig(source_name="f", columns=columns, max_row_bytes=2600, holdout=0.3, **more)
+    summary = import_rows(
+        io.BytesIO(data),
+        config,
+        writer,
+        report=problems.append,
+        progress=lambda d, t: None,
+        processes=processes,
+    )
+    writer.finish(created_at="2026-01-01T00:00:00Z")
+    with DatasetReader(folder, key=key) as reader:
+        return summary, problems, reader.meta, list(reader.rows()), list(reader.indices("holdout"))
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_several_processes_make_what_one_makes(tmp_path, bad):
+    data = lines(bad=bad)
+    alone = imported(tmp_path / "one", data, 1, max_dropped=10_000)
+    beside = imported(tmp_path / "three", data, 3, max_dropped=10_000)
+    assert alone == beside
+    assert bool(alone[1]) is bad
+    assert len(alone[3]) > 1000
+
+
+def test_problems_refuse_whoever_finds_them(tmp_path):
+    with pytest.raises(InvalidInput, match="rows are bad"):
+        imported(tmp_path / "x", lines(bad=True), 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_reader_that_crashes_is_told_by_its_line(number):
+    def read(block: Block, problems: ProblemLog) -> list[Row]:
+        if block.line > 1:
+            os.kill(os.getpid(), number)
+        return [Row(text="one")]
+
+    beside = SideBySide(read, 2, seed=None)
+    blocks = Blocks(io.BytesIO(b"a\n" * 1000), 100, read_size=1000)
+    rows = beside.rows(blocks, Fault("", ""), ProblemLog(lambda problem: None))
+    assert len(next(rows)) == 1
+    with pytest.raises(Unreadable) as broken:
+        list(rows)
+    assert broken.value.line == 501
+
+
+def test_children_end_with_whoever_made_them():
+    beside = SideBySide(lambda block, problems: [], 3, seed=1)
+    beside.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
