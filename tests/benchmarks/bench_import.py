@@ -1,15 +1,18 @@
-"""Importing JSON lines against what reading and AES-GCM alone take, on the same generated file.
+"""Importing each format against what reading and AES-GCM alone take, on the same generated rows.
 
-    python tests/benchmarks/bench_import.py [--mib 256]
+    python tests/benchmarks/bench_import.py [--mib 128]
 
-Prints MB/s of source for: reading and sealing in memory, reading and writing one sealed file, the
-import of chat rows, and the import of the same rows as CSV; each import as a ratio to the first.
+Prints MB/s for: reading and sealing in memory, reading and writing one sealed file (what JSON lines are held
+against), and importing the rows as chat JSON lines (by one process and by one a core), JSON array, packed JSON lines,
+CSV, Parquet and plain text. The megabytes are always those of the JSON lines, so figures compare rows. CSV and Parquet
+are bounded by their parsers, whose own rates are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import io
 import json
 import os
@@ -17,8 +20,12 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
 from cryptography.cobblestone import Cobblestone256Encryptor
 
 from cloister.api import ColumnMap, ImportConfig
@@ -27,29 +34,43 @@ from cloister.vault import ObjectWriter, SealedWriter
 
 BLOCK = 1 << 20
 ROUNDS = 3
+CORES = len(os.sched_getaffinity(0))
 WORDS = [line for line in Path(__file__).read_text().split() if line.isalpha()]
 
 
-def generate(folder: Path, mib: int) -> tuple[Path, Path]:
-    """The same rows as chat JSON lines (about `mib` MiB, 600 bytes a row) and as CSV."""
+def generate(folder: Path, mib: int) -> dict[str, Path]:
+    """The same rows in every format (about `mib` MiB of chat JSON lines, 600 bytes a row)."""
     rng = random.Random(0)
     pairs = [
         (" ".join(rng.choices(WORDS, k=rng.randint(40, 120))), " ".join(rng.choices(WORDS, k=8)))
         for _ in range(20_000)
     ]
-    lines = io.StringIO()
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    for question, answer in pairs:
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        lines.write(json.dumps({"messages": turns}) + "\n")
-        writer.writerow([question, answer])
-    block, cells = lines.getvalue().encode(), table.getvalue().encode()
+    rows = [
+        json.dumps(
+            {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
+        )
+        for asked, answer in pairs
+    ]
+    cells = io.StringIO()
+    csv.writer(cells, lineterminator="\n").writerows(pairs)
+    block = ("\n".join(rows) + "\n").encode()
     times = max(1, (mib << 20) // len(block))
-    chat, sheet = folder / "rows.jsonl", folder / "rows.csv"
-    chat.write_bytes(block * times)
-    sheet.write_bytes(b"text,answer\n" + cells * times)
-    return chat, sheet
+    made = {
+        "jsonl": block * times,
+        "json": b"[" + b",\n".join([",\n".join(rows).encode()] * times) + b"]",
+        "csv": b"text,answer\n" + cells.getvalue().encode() * times,
+        "text": "".join(f"{asked}\n{answer}\n\n" for asked, answer in pairs).encode() * times,
+    }
+    made["gzip"] = gzip.compress(made["jsonl"], 6)
+    made["zstd"] = zstandard.compress(made["jsonl"], 3)
+    files = {name: folder / f"rows.{name}" for name in (*made, "parquet")}
+    for name, data in made.items():
+        files[name].write_bytes(data)
+    table = pa.table({"text": [asked for asked, _ in pairs], "answer": [answer for _, answer in pairs]})
+    with pq.ParquetWriter(files["parquet"], table.schema, compression="zstd") as writer:
+        for _ in range(times):
+            writer.write_table(table)
+    return files
 
 
 def read_and_seal(source: Path, folder: Path) -> None:
@@ -71,23 +92,38 @@ def read_and_write_sealed(source: Path, folder: Path) -> None:
             out.write(buffer[:count])
 
 
-def import_file(source: Path, folder: Path) -> None:
-    columns = ColumnMap(input="text", output="answer") if source.suffix == ".csv" else None
+def parse_csv(source: Path, folder: Path) -> None:
+    with source.open(newline="") as file:
+        for _ in csv.reader(file):
+            pass
+
+
+def parse_parquet(source: Path, folder: Path) -> None:
+    with pq.ParquetFile(source) as file:
+        for batch in file.iter_batches(batch_size=1024, use_threads=False):
+            batch.to_pylist()
+
+
+def import_file(source: Path, folder: Path, processes: int = 1) -> None:
+    mapped = source.suffix in (".csv", ".parquet")
+    columns = ColumnMap(input="text", output="answer") if mapped else None
     writer = ObjectWriter(folder, object_id="ds-000000000001", kind="dataset", key=os.urandom(32))
     config = ImportConfig(source_name=source.name, columns=columns)
     with source.open("rb", buffering=0) as file:
-        import_rows(file, config, writer, report=print, progress=lambda done, total: None)
+        import_rows(
+            file, config, writer, report=print, progress=lambda done, total: None, processes=processes
+        )
     writer.finish(created_at="2026-01-01T00:00:00Z")
 
 
-def rate(work: Callable[[Path, Path], None], source: Path) -> float:
-    """The best of some rounds, in MB of source a second."""
+def rate(work: Callable[[Path, Path], None], source: Path, size: int) -> float:
+    """The best of some rounds, in MB a second of `size` bytes."""
     best = 0.0
     for _ in range(ROUNDS):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             work(source, Path(folder))
-            best = max(best, source.stat().st_size / (time.perf_counter() - start) / 1e6)
+            best = max(best, size / (time.perf_counter() - start) / 1e6)
     return best
 
 
@@ -95,20 +131,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mib", type=int, default=256)
-    size = parser.parse_args().mib
+    parser.add_argument("--mib", type=int, default=128)
+    mib = parser.parse_args().mib
     with tempfile.TemporaryDirectory() as folder:
-        chat, sheet = generate(Path(folder), size)
-        limit = rate(read_and_seal, chat)
+        files = generate(Path(folder), mib)
+        size = files["jsonl"].stat().st_size
         figures = {
-            "read_and_seal": limit,
-            "read_and_write_sealed": rate(read_and_write_sealed, chat),
-            "import_jsonl": rate(import_file, chat),
-            "import_csv": rate(import_file, sheet),
+            "read_and_seal": rate(read_and_seal, files["jsonl"], size),
+            "read_and_write_sealed": rate(read_and_write_sealed, files["jsonl"], size),
+            "import_jsonl": rate(partial(import_file, processes=CORES), files["jsonl"], size),
+            "import_jsonl_one_process": rate(import_file, files["jsonl"], size),
+            "import_gzip": rate(partial(import_file, processes=CORES), files["gzip"], size),
+            "import_zstd": rate(partial(import_file, processes=CORES), files["zstd"], size),
+            "import_json_array": rate(import_file, files["json"], size),
+            "import_csv": rate(import_file, files["csv"], size),
+            "parse_csv_alone": rate(parse_csv, files["csv"], size),
+            "import_parquet": rate(import_file, files["parquet"], size),
+            "parse_parquet_alone": rate(parse_parquet, files["parquet"], size),
+            "import_text": rate(import_file, files["text"], size),
         }
+    limit = figures["read_and_write_sealed"]
     for name, value in figures.items():
-        print(f"{name:24} {value:8.0f} MB/s   {value / limit:6.3f} of reading and AES-GCM")
-    print(json.dumps({"benchmark": "import", "mib": size, **{k: round(v, 1) for k, v in figures.items()}}))
+        print(f"{name:26} {value:8.0f} MB/s   {value / limit:6.3f} of reading, AES-GCM and writing")
+    ratios = {"jsonl_of_limit": round(figures["import_jsonl"] / limit, 3)}
+    ratios["processes_gain"] = round(figures["import_jsonl"] / figures["import_jsonl_one_process"], 2)
+    rounded = {k: round(v, 1) for k, v in figures.items()}
+    print(json.dumps({"benchmark": "import", "mib": mib, "cores": CORES, **rounded, **ratios}))
 
 
 if __name__ == "__main__":

@@ -192,6 +192,14 @@ def test_groups_are_kept_by_name(bring_in, form):
     assert bring_in.problems[0].field in ("place", "")
 
 
+def test_plain_text_takes_no_system_message(bring_in):
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": ["prose"]}), out)
+    for data in (b"prose\n", b'{"text":"prose"}\n', b'[{"text":"prose"}]', b"text\nprose\n", out.getvalue()):
+        with pytest.raises(InvalidInput, match="system message"):
+            bring_in(data, system_prompt="S")
+
+
 def test_groups_and_ignored_fields_beside_a_known_format(bring_in):
     line = {**TURNS, "site": "Ulm", "id": {"deep": [1, "role"]}}
     chat = {"messages": [*TURNS["prompt"], *TURNS["completion"]], "site": "", "id": 3}

@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from cloister.datasets.apart import At, Part, ReadApart, Said
+from cloister.datasets.apart import At, Encoded, ReadApart, Said
+from cloister.datasets.canonical import encoded
 from cloister.datasets.problems import ProblemLog, Unreadable
 from cloister.datasets.rows import Row
 
@@ -438,7 +439,7 @@ def test_random_damage_is_refused_or_harmless(bring_in, kind: int) -> None:
 
 def crashing(how: Callable[[], object]) -> Callable[[], Iterator[Said]]:
     def read() -> Iterator[Said]:
-        yield Part([Row(text="one")])
+        yield Encoded(encoded([Row(text="one")]))
         yield At("row group 3")
         how()
 
@@ -462,7 +463,7 @@ def crashing(how: Callable[[], object]) -> Callable[[], Iterator[Said]]:
 def test_a_reader_that_crashes_is_told_by_its_place(how: Callable[[], object], told: str) -> None:
     apart = ReadApart(crashing(how), memory=64 * MIB, what="file")
     rows = apart.rows(ProblemLog(lambda problem: None))
-    assert next(rows) == [Row(text="one")]
+    assert len(next(rows)) == 1
     with pytest.raises(Unreadable) as broken:
         next(rows)
     assert (broken.value.message, broken.value.place) == (told, "row group 3")
@@ -472,7 +473,7 @@ def test_a_reader_that_crashes_is_told_by_its_place(how: Callable[[], object], t
 def test_a_reader_that_nobody_hears_ends() -> None:
     def endless() -> Iterator[Said]:
         while True:
-            yield Part([Row(text="x" * MIB)])
+            yield Encoded(encoded([Row(text="x" * MIB)]))
 
     apart = ReadApart(endless, memory=64 * MIB, what="file")
     assert apart.close() != 0

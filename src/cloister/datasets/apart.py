@@ -19,26 +19,18 @@ import msgspec
 
 from cloister.datasets.canonical import EncodedRows
 from cloister.datasets.problems import Fault, ProblemLog, Unreadable
-from cloister.datasets.rows import Row
 
 _LENGTH = 8
 _LINGER_MS = 500
 _MAX_FRAME = 1 << 30
 
 
-class Part(msgspec.Struct, tag=True, frozen=True, array_like=True, gc=False):
-    """Some good rows, the faults of some bad ones by place, and how much of the source has been read."""
-
-    rows: list[Row]
-    bad: list[tuple[int, str, list[tuple[str, str]]]] = []
-    done: int = 0
-
-
 class Encoded(msgspec.Struct, tag=True, frozen=True, array_like=True, gc=False):
-    """As `Part`, its rows ready to be stored."""
+    """Some good rows, ready to be stored; the faults of some bad ones by line and place; how much was read."""
 
     rows: EncodedRows
     bad: list[tuple[int, str, list[tuple[str, str]]]] = []
+    done: int = 0
 
 
 class At(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -59,7 +51,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """All was read."""
 
 
-Said = Part | Encoded | At | Broken | Ended
+Said = Encoded | At | Broken | Ended
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Said)
 
@@ -88,14 +80,14 @@ class ReadApart:
         self._pipe = os.fdopen(reading, "rb")
         self._status: int | None = None
 
-    def rows(self, problems: ProblemLog) -> Iterator[list[Row]]:
+    def rows(self, problems: ProblemLog) -> Iterator[EncodedRows]:
         """Rows as they come. Raises Unreadable where the source, or its reader, breaks."""
         place = ""
         try:
             for said in frames(self._pipe.read):
                 if isinstance(said, At):
                     place = said.place
-                elif isinstance(said, Part):
+                elif isinstance(said, Encoded):
                     for line, where, faults in said.bad:
                         problems.add(line, [Fault(*fault) for fault in faults], where)
                     self.done = said.done

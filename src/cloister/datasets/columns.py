@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from cloister.api import ColumnMap
-from cloister.datasets.problems import Fault
+from cloister.datasets.problems import Fault, Unreadable
 from cloister.datasets.rows import Row
 from cloister.datasets.shapes import (
     build_row,
@@ -124,9 +124,14 @@ def recognised(
     """The plan for rows with these names: the mapped columns, else those of a known format, else None.
 
     A column `text` is taken for plain text only where it is the only one that tells what a row is.
+
+    Raises:
+        Unreadable: rows are plain text, and a system message is to lead them.
     """
     given = columns or ColumnMap()
     if given.input or given.text:
+        if given.text:
+            _refuse_system(system)
         return Columns(given, system=system)
     with_groups = {"groups": given.groups}
     labelled = closed and "label" in names
@@ -137,8 +142,14 @@ def recognised(
         plan = ALPACA.model_copy(update=with_groups)
         return Columns(plan, name="alpaca", more="input", system=system)
     if "text" in names and not set(names) - {"text", *given.groups, *given.ignore}:
+        _refuse_system(system)
         return Columns(TEXT.model_copy(update=with_groups), name="text")
     return None
+
+
+def _refuse_system(system: str | None) -> None:
+    if system:
+        raise Unreadable("plain text has no system message", remedy="Leave --system-file out.")
 
 
 class FieldsShape:
@@ -150,8 +161,6 @@ class FieldsShape:
             (so for fields that somebody has mapped).
         ignored: fields that may be there all the same.
     """
-
-    doubtful = None
 
     def __init__(self, columns: Columns, *, closed: bool, ignored: Sequence[str] = ()) -> None:
         self.name = columns.name

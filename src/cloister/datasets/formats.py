@@ -146,11 +146,11 @@ class Source:
             return self._parquet.rows(self._problems)
         limit = config.max_row_bytes
         if kind in ("text", "lines"):
-            if self._columns is not None:
+            if self._columns is not None or config.system_prompt:
                 raise InvalidInput(
-                    "plain text has no columns",
+                    "plain text has neither columns nor a system message",
                     where=config.source_name,
-                    remedy="Leave out --text, --input and --group.",
+                    remedy="Leave out --text, --input, --group and --system-file.",
                 )
             self.name = "text"
             return read_text(self._blocks, limit, self._problems, by_line=kind == "lines")

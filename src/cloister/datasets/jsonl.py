@@ -89,8 +89,6 @@ def parse_object(line: bytes) -> tuple[Any, list[Fault]]:
 
 def _quick(data: bytes, lines: list[bytes], shape: Shape) -> list[Row] | None:
     """The rows of a block in which nothing is doubtful, else None."""
-    if shape.doubtful is not None and shape.doubtful in data:
-        return None
     try:
         items = list(map(shape.decode, lines))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

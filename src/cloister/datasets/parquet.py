@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cloister.api import ColumnMap, ImportConfig
-from cloister.datasets.apart import At, Part, ReadApart, Said
+from cloister.datasets.apart import At, Encoded, ReadApart, Said
+from cloister.datasets.canonical import encoded
 from cloister.datasets.columns import Columns, recognised
 from cloister.datasets.compression import Expansion
 from cloister.datasets.problems import Fault, Unreadable
 from cloister.datasets.recognise import MAP_FIELDS, shape_of, unknown_shape
 from cloister.datasets.rows import Row
 from cloister.datasets.shapes import Shape
+from cloister.datasets.split import InputHash
 from cloister.datasets.validate import row_faults
 from cloister.errors import InvalidInput
 
@@ -160,6 +162,7 @@ def _group(
     amount = min(MAX_BATCH, max(1, BATCH_BYTES // each))
     total = max(1, file.metadata.num_rows)
     row = 0
+    hashed = InputHash(config.seed) if config.holdout else None
     for batch in file.iter_batches(batch_size=amount, row_groups=[group], columns=wanted, use_threads=False):
         rows: list[Row] = []
         bad: list[tuple[int, str, list[tuple[str, str]]]] = []
@@ -177,7 +180,8 @@ def _group(
             raise Unreadable(
                 error.message, place=f"row group {group}, row {row}", remedy=error.remedy
             ) from None
-        yield Part(rows, bad, int(size * min(1.0, (first + row) / total)))
+        hashes = hashed.of(rows) if hashed else [0] * len(rows)
+        yield Encoded(encoded(rows, hashes), bad, int(size * min(1.0, (first + row) / total)))
 
 
 def _values(batch: Any) -> Iterator[dict[str, Any] | None]:

@@ -46,10 +46,6 @@ class Shape(Protocol):
     def decode(self) -> Callable[[bytes], Any]:
         """A typed value from one line; raises on anything doubtful."""
 
-    @property
-    def doubtful(self) -> bytes | None:
-        """Where these bytes occur, the typed decoder is not to be trusted."""
-
     def build(self, item: Any) -> Row:
         """The row of a typed value."""
 

@@ -99,9 +99,10 @@ class ConversationShape:
         self._spelt_alike = {
             r for r, meant in spelling.roles.items() if meant != "tool" and r != spelling.calls
         }
-        self.doubtful: bytes | None = b'"tool' if self._own else None
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._wire()).decode
-        self.keys: re.Pattern[bytes] = key_pattern([*self._known, spelling.role, spelling.content, "label"])
+        # Tools make more of them than `occurrences` tells, so lines with tools go the exact way.
+        names = (spelling.role, spelling.content, "tool", "tool_calls")
+        self.keys: re.Pattern[bytes] = key_pattern([*self._known, *names])
 
     def _wire(self) -> type:
         """The type of a usual line. OpenAI's turns are decoded straight into ours; tools are then doubtful."""
@@ -182,7 +183,6 @@ class PairShape:
     """A `prompt` and a `completion` that are lists of turns, as TRL writes them; together one conversation."""
 
     name = "prompt-completion"
-    doubtful = None
     keys = key_pattern(["prompt", "completion"])
 
     def __init__(
