@@ -176,13 +176,56 @@ class TrainConfig(Document):
     seed: int = 0
 
 
+class Costs(Document):
+    """Prices, from the settings: `hour` of the device, `case` what a person's minutes on one case cost."""
+
+    currency: str = "EUR"
+    hour: float | None = None
+    case: float | None = None
+
+
+class TableConfig(Document):
+    """The whole table: prompting, retrieval, and a larger base where one is granted.
+
+    `few_shot` and `retrieve` are examples before a question, fewer where they do not fit; 0 leaves the line out.
+    On `alike_rows` rows each question is asked again: `repeat` times at temperature 0.7, and in other words.
+    `metric` names a function of the file that is handed over, whose SHA-256 is `metric_sha256`; so of a glossary.
+    """
+
+    few_shot: int = Field(default=8, ge=0, le=256)
+    retrieve: int = Field(default=8, ge=0, le=256)
+    repeat: int = Field(default=2, ge=0, le=100)
+    alike_rows: int = Field(default=24, ge=0, le=10_000)
+    general: bool = True
+    metric: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")
+    metric_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    glossary_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _file_and_function(self) -> TableConfig:
+        if (self.metric is None) != (self.metric_sha256 is None):
+            raise ValueError("a metric is a function and the digest of its file")
+        return self
+
+
 class EvaluateConfig(Document):
-    """Base against tuned on the hold-out. `max_rows` 0 means every row of it."""
+    """Base against tuned on the hold-out, with `table` the whole comparison. `max_rows` 0 means every row of it.
+
+    `costs` are the authority's to fill in.
+    """
 
     max_rows: int = Field(default=0, ge=0)
     max_new_tokens: int = Field(default=96, ge=1, le=4096)
     batch_size: int = Field(default=64, ge=1)
     seed: int = 0
+    table: TableConfig | None = None
+    costs: Costs | None = None
+
+
+class ErrorsConfig(Document):
+    """The rows of an evaluation that the tuned model answered worst: so many, the worst first."""
+
+    worst: int = Field(default=10, ge=1, le=1000)
 
 
 class MergeConfig(Document):
@@ -281,6 +324,7 @@ class JobDocument(Document):
         "rotate",
         "forget",
         "reveal",
+        "errors",
         "export",
         "serve",
         "self-check",
@@ -681,6 +725,32 @@ class Run(BaseModel):
     adapter: str | None = None
     evaluation: dict[str, Any] | None = None
     from_run: str | None = None
+
+
+class EvaluationRequest(Document):
+    """Measure a run's adapter again. `larger` is another base model to set against it, by name or id.
+
+    The files that its table names by digest follow as descriptors, roles `metric` and `glossary`.
+    """
+
+    config: EvaluateConfig = EvaluateConfig(table=TableConfig())
+    larger: str | None = Field(default=None, max_length=64)
+
+
+class ErrorsTicket(BaseModel):
+    """Send the descriptor that the answers are to be written to, role `output`, with `token` over the side socket."""
+
+    shown_id: str
+    token: str = Field(repr=False)
+    side_socket: str
+
+
+class ErrorsShown(BaseModel):
+    """How many rows were written, and which entry says so."""
+
+    rows: int
+    bytes: int
+    entry: int
 
 
 class MergeRequest(Document):

@@ -81,3 +81,27 @@ def test_fused_and_unfused_answers_are_the_same(prompts: list[list[int]]) -> Non
     before = greedy(made, tiny.tokenizer(), prompts[:10], 5, 4)
     fuse(made)
     assert greedy(made, tiny.tokenizer(), prompts[:10], 5, 4) == before
+
+
+def test_what_all_prompts_begin_with_goes_through_once(model: Any, prompts: list[list[int]]) -> None:
+    tokenizer = tiny.tokenizer()
+    begin = tokenizer("<|user|>a long instruction, and examples, for all of them<|end|>")["input_ids"]
+    longer = [begin + prompt for prompt in prompts]
+    seen: list[int] = []
+    hook = model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: seen.append(int(given[0].numel()))
+    )
+    together = greedy(model, tokenizer, longer, 12, 16)
+    hook.remove()
+    assert seen[0] >= len(begin) and max(seen[1:]) < 16 * len(begin)
+    assert together == [greedy(model, tokenizer, [prompt], 12, 1)[0] for prompt in longer]
+    assert greedy(model, tokenizer, [begin, begin], 3, 2)[0] == greedy(model, tokenizer, [begin], 3, 1)[0]
+
+
+def test_drawn_answers_differ_and_are_seeded(model: Any, prompts: list[list[int]]) -> None:
+    tokenizer = tiny.tokenizer()
+    drawn = [greedy(model, tokenizer, prompts, 8, 16, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert greedy(model, tokenizer, prompts, 8, 16, temperature=1e-4) == greedy(
+        model, tokenizer, prompts, 8, 16
+    )

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 import tiny
 import worker_jobs
-from cloister.api import EvaluateConfig, Grant, MergeConfig
+from cloister.api import Costs, ErrorsConfig, EvaluateConfig, Grant, MergeConfig, TableConfig
 from cloister.errors import InvalidInput, JobFailed
+from cloister.evaluation import table
 from cloister.evaluation.report import decode_samples
 from cloister.models.load import load_base
+from cloister.sandbox import memory_file
 from cloister.vault import ObjectReader
-from cloister.worker.verbs import evaluate, merge, train
+from cloister.worker.verbs import errors, evaluate, merge, train
 from worker_jobs import Recorder
 
 
@@ -52,6 +58,93 @@ def test_base_against_tuned(stored: Any, run: tuple[Grant, dict[str, Any]], tmp_
     assert len(samples) == values["rows"]
     right = sum(sample.tuned == sample.expected for sample in samples)
     assert right / len(samples) == values["tuned"]["exact_match"]
+
+
+METRIC = b"""
+def metric(prediction, expected, row):
+    return {"same": prediction == expected, "asked": len(row["messages"][0]["content"])}
+"""
+
+
+def table_job(stored: Any, run: tuple[Grant, Any], out: Grant, files: dict[str, bytes], **more: Any) -> Any:
+    """An evaluation with the whole table; `files` are handed over as the authority would."""
+    digests = {f"{role}_sha256": hashlib.sha256(data).hexdigest() for role, data in files.items()}
+    wanted = TableConfig(few_shot=3, retrieve=2, repeat=1, alike_rows=4, general=False, **digests, **more)
+    config = EvaluateConfig(max_new_tokens=8, batch_size=8, table=wanted, costs=Costs(hour=2.0, case=1.0))
+    descriptors = {role: memory_file(role, data) for role, data in files.items()}
+    given = inputs(stored, run, larger=stored.base)
+    return worker_jobs.job("evaluate", config, out, inputs=given, descriptors=descriptors)
+
+
+def test_the_whole_table(stored: Any, run: tuple[Grant, dict[str, Any]], tmp_path: Path) -> None:
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    values = evaluate.run(table_job(stored, run, out, {"metric": METRIC}, metric="metric"), Recorder())
+    full = values["full"]
+    made = table.of(full["table"])
+    lines = {line.name: line for line in made.lines}
+    assert list(lines) == ["base", "few-shot", "retrieval", "tuned", "larger", "larger few-shot"]
+    tuned = lines["tuned"]
+    assert tuned.figures["accuracy"].value >= values["tuned"]["accuracy"]
+    assert tuned.figures["own.same"].value == values["tuned"]["exact_match"]
+    assert made.primary == "own.same" and made.kind == "label"
+    assert lines["retrieval"].examples == 2 and lines["few-shot"].examples > 0 and lines["base"].instructed
+    assert lines["larger"].figures == lines["base"].figures, "the larger one is the base itself here"
+    assert lines["few-shot"].prompt_tokens > lines["base"].prompt_tokens > tuned.prompt_tokens
+    assert all(line.consistency and line.latency_s and line.cost for line in made.lines)
+    assert full["verdict"]["advice"] == "deploy" and full["bounds"]["gain_low"] > 0
+    assert full["bounds"]["accuracy_low"] <= tuned.figures["accuracy"].value
+    with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+        report = msgspec.json.decode(reader.read("report.json"))
+        samples = decode_samples(reader.read("samples.bin"))
+        manifest = reader.manifest
+    assert report["full"] == msgspec.to_builtins(full) and {one["label"] for one in report["labels"]} == {
+        "tree",
+        "other",
+    }
+    assert samples[0].question.startswith("last of") and set(samples[0].others) == set(lines) - {"tuned"}
+    spoken = json.dumps([values, msgspec.to_builtins(manifest.details)])
+    assert "tree" not in spoken and "last of" not in spoken
+
+
+def test_errors_are_written_worst_first(stored: Any, run: tuple[Grant, Any], tmp_path: Path) -> None:
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    config = EvaluateConfig(max_new_tokens=8, batch_size=8)
+    values = evaluate.run(worker_jobs.job("evaluate", config, out, inputs=inputs(stored, run)), Recorder())
+    reading, writing = os.pipe()
+    given = {"evaluation": worker_jobs.as_input(out)}
+    job = worker_jobs.job(
+        "errors", ErrorsConfig(worst=5), None, inputs=given, descriptors={"output": writing}
+    )
+    told = errors.run(job, Recorder())
+    with os.fdopen(reading, "rb") as file:
+        shown = msgspec.json.decode(file.read())
+    assert told["rows"] == len(shown["worst"]) == 5 and shown["labels"] == []
+    wrong = [one["tuned"] != one["expected"] for one in shown["worst"]]
+    assert wrong == sorted(wrong, reverse=True)
+    assert sum(wrong) == min(5, round((1 - values["tuned"]["exact_match"]) * values["rows"]))
+
+
+def test_a_metric_that_fails_fails_the_job_before_anything_is_measured(
+    stored: Any, run: tuple[Grant, Any], tmp_path: Path
+) -> None:
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    with pytest.raises(JobFailed, match="SyntaxError in line 1"):
+        evaluate.run(table_job(stored, run, out, {"metric": b"def ("}, metric="metric"), Recorder())
+    job = table_job(stored, run, out, {"metric": METRIC}, metric="metric")
+    os.close(job.descriptors["metric"])
+    lost = job.model_copy(update={"descriptors": {}})
+    with pytest.raises(JobFailed, match="handed over for an earlier attempt"):
+        evaluate.run(lost, Recorder())
+    other = job.model_copy(update={"descriptors": {"metric": memory_file("metric", METRIC + b" ")}})
+    with pytest.raises(InvalidInput, match="announced"):
+        evaluate.run(other, Recorder())
+
+
+def test_groups_are_told_by_number(stored: Any, run: tuple[Grant, Any], tmp_path: Path) -> None:
+    rows = [replace(row, groups={"site": f"site {i % 3}"}) for i, row in enumerate(tiny.rows(9))]
+    columns, positions = evaluate._groups(rows)
+    assert columns == [{"column": "site", "groups": ["site 0", "site 1", "site 2"]}]
+    assert positions == [[[0, 3, 6], [1, 4, 7], [2, 5, 8]]]
 
 
 def test_fewer_rows_and_another_holdout(stored: Any, run: tuple[Grant, Any], tmp_path: Path) -> None:

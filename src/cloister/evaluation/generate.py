@@ -1,18 +1,24 @@
 """Greedy answers for many prompts at once, equal to those of one prompt at a time.
 
 Prompts go through in batches of like length, padded on the left and told apart by position, never by
-token id; a batch shrinks as its rows end. Knows token ids only: no rows, no metrics.
+token id; a batch shrinks as its rows end. What all prompts begin with (an instruction, examples) goes through the
+model once. Knows token ids only: no rows, no metrics.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from cloister.evaluation.loss import stop_if
+
+SHARED_AT_LEAST = 32
+"""Tokens that prompts have to begin with alike for these to go through the model by themselves."""
 
 
 class HasEos(Protocol):
@@ -30,10 +36,12 @@ def greedy(
     max_new_tokens: int,
     batch_size: int,
     *,
+    temperature: float = 0.0,
+    seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[list[int]]:
-    """The most likely continuation of each prompt, token by token.
+    """The most likely continuation of each prompt, token by token; with a `temperature` a drawn one, by `seed`.
 
     Args:
         model: a causal language model of transformers; it is put into evaluation mode and back.
@@ -50,13 +58,15 @@ def greedy(
     answers: list[list[int]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
+    draw = torch.Generator().manual_seed(seed)
     try:
+        shared = _shared(model, prompts)
         for start in range(0, len(order), batch_size):
             stop_if(should_stop)
             rows = order[start : start + batch_size]
-            for row, answer in zip(
-                rows, _continue(model, [prompts[i] for i in rows], max_new_tokens, stops), strict=True
-            ):
+            chosen = [prompts[i] for i in rows]
+            made = _continue(model, chosen, max_new_tokens, stops, shared, temperature, draw)
+            for row, answer in zip(rows, made, strict=True):
                 answers[row] = answer
             if on_progress is not None:
                 on_progress(start + len(rows), len(order))
@@ -88,23 +98,56 @@ def stop_ids(model: Any, tokenizer: HasEos) -> frozenset[int]:
     return frozenset(found)
 
 
+def _shared(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[int, Any]:
+    """How many tokens all prompts begin with alike, and the cache of these for one row; 0 and None where it does not
+    pay, or where a layer looks back over so many tokens only: it counts padding in."""
+    from transformers import DynamicCache
+
+    config = getattr(model.config, "text_config", None) or model.config
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False))
+    length = min(sum(1 for _ in alike), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
+    slides = getattr(config, "sliding_window", None) or "full_attention" not in (
+        getattr(config, "layer_types", None) or ["full_attention"]
+    )
+    if length < SHARED_AT_LEAST or slides:
+        return 0, None
+    device = next(model.parameters()).device
+    cache = DynamicCache(config=model.config)
+    ids = torch.tensor([list(prompts[0][:length])], device=device)
+    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return length, cache
+
+
 def _continue(
-    model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: frozenset[int]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stops: frozenset[int],
+    shared: tuple[int, Any] = (0, None),
+    temperature: float = 0.0,
+    draw: torch.Generator | None = None,
 ) -> list[list[int]]:
-    """One batch. Rows that ended leave the batch once they are half of it."""
+    """One batch. Rows that ended leave the batch once they are half of it. Padding stands behind what is shared."""
     from transformers import DynamicCache
 
     device = next(model.parameters()).device
-    longest = max(map(len, prompts))
+    known, cache = shared
+    longest = max(map(len, prompts)) - known
     ids = torch.zeros((len(prompts), longest), dtype=torch.long)
     mask = torch.zeros((len(prompts), longest), dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-        mask[row, longest - len(prompt) :] = 1
+        rest = prompt[known:]
+        ids[row, longest - len(rest) :] = torch.tensor(rest)
+        mask[row, longest - len(rest) :] = 1
     ids, mask = ids.to(device), mask.to(device)
     padded = not bool(mask.all())
-    positions = (mask.cumsum(1) - 1).clamp_(min=0)
-    cache = DynamicCache(config=model.config)
+    positions = known + (mask.cumsum(1) - 1).clamp_(min=0)
+    if cache is None:
+        cache = DynamicCache(config=model.config)
+    else:
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(prompts))
+        mask = torch.cat([mask.new_ones((len(prompts), known)), mask], 1)
     answers: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which answer each row of the batch continues; -1 once it has ended
     for _ in range(max_new_tokens):
@@ -116,7 +159,7 @@ def _continue(
             use_cache=True,
             logits_to_keep=1,
         ).logits
-        ids = logits[:, -1].argmax(-1, keepdim=True)
+        ids = _chosen(logits[:, -1], temperature, draw)
         for slot, token in enumerate(ids.flatten().tolist()):
             row = rows[slot]
             if row >= 0:
@@ -134,3 +177,11 @@ def _continue(
             ids, mask, positions = ids[keep], mask[keep], positions[keep]
             rows = [rows[slot] for slot in alive]
     return answers
+
+
+def _chosen(logits: Tensor, temperature: float, draw: torch.Generator | None) -> Tensor:
+    """The next token of each row [rows, 1]."""
+    if not temperature:
+        return logits.argmax(-1, keepdim=True)
+    shares = torch.softmax(logits.float() / temperature, -1).cpu()
+    return torch.multinomial(shares, 1, generator=draw).to(logits.device)

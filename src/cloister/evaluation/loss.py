@@ -57,6 +57,32 @@ def mean_loss(
     return nats / count
 
 
+@torch.no_grad()
+def row_losses(
+    model: Any,
+    batches: Iterable[LossBatch],
+    *,
+    on_batch: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> tuple[list[float], list[int]]:
+    """Nats and supervised tokens of each batch, which holds one row: what an interval is drawn from."""
+    nats: list[float] = []
+    counts: list[int] = []
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            stop_if(should_stop)
+            loss = supervised_loss(model, batch.input_ids, batch.supervised)
+            nats.append(float(loss.nats))
+            counts.append(loss.count)
+            if on_batch is not None:
+                on_batch(len(nats))
+    finally:
+        model.train(was_training)
+    return nats, counts
+
+
 def stop_if(should_stop: Callable[[], bool] | None) -> None:
     """Raise Interrupted where someone asked for it."""
     if should_stop is not None and should_stop():

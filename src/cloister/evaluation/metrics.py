@@ -1,9 +1,16 @@
-"""Numbers about answers: exact match, accuracy, macro-F1. Works on strings; knows no model and no torch."""
+"""Numbers about answers: exact match, labels, JSON fields, ROUGE-L, house terms. Strings only; no model, no torch."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_WORDS = re.compile(r"\w+")
+_FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
+MISSING = object()
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
@@ -35,6 +42,108 @@ def agreement(answers: Sequence[Sequence[int]], others: Sequence[Sequence[int]])
     if len(answers) != len(others) or not answers:
         raise ValueError("agreement needs two lists of answers of one length, not empty")
     return sum(list(a) == list(b) for a, b in zip(answers, others, strict=True)) / len(answers)
+
+
+class Labels:
+    """The labels of a task, and which of them an answer names.
+
+    A model that was not tuned may answer in a sentence, in other case, or between quotes: a program that asks it
+    would read that, so it counts. Several labels in one answer name none.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.names = sorted({label.strip() for label in labels})
+        self._exact = {name: number for number, name in enumerate(self.names)}
+        self._numbers = {_plain(name): number for number, name in enumerate(self.names)}
+        by_length = sorted(self._numbers, key=len, reverse=True)
+        self._any = re.compile(r"(?<!\w)(?:" + "|".join(map(re.escape, by_length)) + r")(?!\w)")
+
+    def number(self, answer: str) -> int:
+        """Of the label that `answer` names, from 0; -1 where it names none, or more than one."""
+        if answer.strip() in self._exact:
+            return self._exact[answer.strip()]
+        plain = _plain(answer)
+        if plain in self._numbers:
+            return self._numbers[plain]
+        found = set(self._any.findall(plain.partition("\n")[0]))
+        return self._numbers[found.pop()] if len(found) == 1 else -1
+
+
+def json_object(answer: str) -> dict[str, Any] | None:
+    """The JSON object that an answer is, also between the fences of a Markdown block; None where it is none."""
+    text = answer.strip()
+    fenced = _FENCE.match(text)
+    try:
+        found = json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def fields_right(answer: Mapping[str, Any] | None, expected: Mapping[str, Any]) -> float:
+    """The share of the expected fields that the answer has with their values; strings without white space around.
+
+    A field too many counts like one that is wrong.
+    """
+    given = answer or {}
+    right = sum(_value(given.get(name, MISSING)) == _value(value) for name, value in expected.items())
+    return float(right / max(1, len(expected.keys() | given.keys())))
+
+
+def rouge_l(answer: str, expected: str) -> float:
+    """ROUGE-L (Lin, 2004) as an F-measure over words, letter case aside: their longest common subsequence."""
+    from rapidfuzz.distance import LCSseq
+
+    said, wanted = words(answer), words(expected)
+    if not said or not wanted:
+        return float(said == wanted)
+    common = int(LCSseq.similarity(said, wanted))
+    return 2 * common / (len(said) + len(wanted))
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters and digits, without their case."""
+    return _WORDS.findall(text.casefold())
+
+
+class Glossary:
+    """House terms: `term` a line, or `avoided -> term` for what is not to be said. Lines with # are comments."""
+
+    def __init__(self, text: str) -> None:
+        self._terms: list[re.Pattern[str]] = []
+        self._avoided: list[re.Pattern[str]] = []
+        for line in text.splitlines():
+            line = line.strip()
+            if not line or line.startswith("#"):
+                continue
+            avoided, arrow, term = (part.strip() for part in line.partition("->"))
+            self._terms.append(_whole(term if arrow else avoided))
+            if arrow and avoided:
+                self._avoided.append(_whole(avoided))
+
+    def __len__(self) -> int:
+        return len(self._terms)
+
+    def use(self, answer: str, expected: str) -> float | None:
+        """Of the terms in the expected answer, the share that the answer uses; each avoided one that it uses and
+        that was not expected is one more that is wrong. None where there is nothing to say."""
+        due = [term for term in self._terms if term.search(expected)]
+        slips = sum(bool(one.search(answer)) and not one.search(expected) for one in self._avoided)
+        if not due and not slips:
+            return None
+        return sum(bool(term.search(answer)) for term in due) / (len(due) + slips)
+
+
+def _whole(term: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(term)}(?!\w)", re.IGNORECASE)
+
+
+def _plain(text: str) -> str:
+    return text.strip().strip("\"'`*.,:;! ").casefold()
+
+
+def _value(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _paired(answers: Sequence[str], expected: Sequence[str]) -> list[tuple[str, str]]:

@@ -13,20 +13,35 @@ import msgspec
 from cloister.evaluation.metrics import accuracy, exact_match, macro_f1
 
 
-class Sample(msgspec.Struct, frozen=True):
-    """One row's answers. `row` counts from 0, as in the dataset. Content: it is only ever stored sealed."""
+class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One row's answers. `row` counts from 0, as in the dataset. Content: it is only ever stored sealed.
+
+    `right` is the tuned answer's deciding figure, the larger the better. `others` are the answers of the table's other
+    lines, by name.
+    """
 
     row: int
     expected: str
     base: str
     tuned: str
+    question: str = ""
+    right: float | None = None
+    others: dict[str, str] = {}
+    groups: dict[str, str] = {}
+
+    @property
+    def badness(self) -> tuple[float, int]:
+        """The worst first."""
+        right = self.right if self.right is not None else float(self.tuned.strip() == self.expected.strip())
+        return right, self.row
 
 
 class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How well one model did. `loss` is nats a supervised token; the last two are for labelled tasks."""
+    """How well one model did. `loss` is nats a supervised token; the others are for rows with an answer, the last two
+    for labelled tasks."""
 
     loss: float
-    exact_match: float
+    exact_match: float | None = None
     accuracy: float | None = None
     macro_f1: float | None = None
 
@@ -34,7 +49,9 @@ class Scores(msgspec.Struct, frozen=True, omit_defaults=True):
 def score(
     loss: float, answers: Sequence[str], expected: Sequence[str], labels: Sequence[str] | None
 ) -> Scores:
-    """The numbers of one model. `labels` where every row has one."""
+    """The numbers of one model. `labels` where every row has one; no answers where the rows are plain text."""
+    if not answers:
+        return Scores(loss)
     match = exact_match(answers, expected)
     if labels is None:
         return Scores(loss, match)

@@ -169,6 +169,20 @@ def program(machine: str | None = None) -> bytes:
     return b"".join(code)
 
 
+def allow_only(numbers: Sequence[int], machine: str | None = None) -> bytes:
+    """A filter that allows these system calls alone; any other fails with EPERM. Raises ValueError as `program`."""
+    machine = machine or platform.machine()
+    if machine not in _ARCHITECTURES:
+        raise ValueError(f"There is no system-call filter for {machine}: use x86_64 or aarch64.")
+    code = [_load(_ARCH), _jump(_JEQ, _ARCHITECTURES[machine][0], 1, 0), _give(_KILL), _load(_NR)]
+    if machine == "x86_64":
+        code += [_jump(_JGE, _X32_BIT, 0, 1), _give(_ERRNO | errno.ENOSYS)]
+    for number in numbers:
+        code += [_jump(_JEQ, number, 0, 1), _give(_ALLOW)]
+    code.append(_give(_ERRNO | errno.EPERM))
+    return b"".join(code)
+
+
 def _guard(number: int, body: Sequence[bytes]) -> list[bytes]:
     """`body`, which always answers, run only for system call `number`."""
     return [_jump(_JEQ, number, 0, len(body)), *body]

@@ -31,6 +31,7 @@ VERBS = {
     "train": "cloister.worker.verbs.train",
     "evaluate": "cloister.worker.verbs.evaluate",
     "merge": "cloister.worker.verbs.merge",
+    "errors": "cloister.worker.verbs.errors",
     "reveal": "cloister.worker.verbs.reveal",
     "rotate": "cloister.worker.verbs.rotate",
     "forget": "cloister.worker.verbs.forget",

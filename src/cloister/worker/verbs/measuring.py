@@ -58,6 +58,7 @@ def require_rows(rows: RowSource) -> None:
 class Measured:
     """What a verb that measures works on: base and adapter, and the rows of the hold-out that it measures."""
 
+    dataset: DatasetReader
     base: ObjectReader
     adapter: ObjectReader
     holdout: RowSource
@@ -70,7 +71,7 @@ def open_measured(job: JobDocument, stack: ExitStack, *, max_rows: int, seed: in
     adapter = stack.enter_context(opening.open_object(job, "adapter"))
     holdout = open_holdout(job, dataset, stack)
     require_rows(holdout)
-    return Measured(base, adapter, sample(holdout, max_rows, seed))
+    return Measured(dataset, base, adapter, sample(holdout, max_rows, seed))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""A metric of the user's own over all answers: `def metric(prediction: str, expected: str, row: dict)`, a number or
+numbers by name. It runs in a process of its own (`sandbox.confine`); here are its arguments and its columns."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cloister.datasets.rows import Row
+from cloister.errors import JobFailed
+from cloister.evaluation.statistics import Floats
+from cloister.sandbox.confine import Confined
+
+MOST_COLUMNS = 8
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+"""Names leave the sandbox with the numbers, so they are words of a program and no text."""
+
+
+def columns(function: Confined, name: str, answers: Sequence[str], rows: Sequence[Row]) -> dict[str, Floats]:
+    """By column `own` or `own.NAME`, a number a row; NaN where it gave one that is not finite, or none by that name.
+
+    Raises:
+        JobFailed: it failed, or named what is no name.
+    """
+    found: dict[str, list[float]] = {}
+    for number, (answer, row) in enumerate(zip(answers, rows, strict=True)):
+        value = function.call(answer, row.answer, as_dict(row))
+        given = (
+            {f"own.{key}": one for key, one in value.items()} if isinstance(value, dict) else {"own": value}
+        )
+        for key, one in given.items():
+            if key not in found:
+                if len(found) >= MOST_COLUMNS or not _NAME.fullmatch(key.removeprefix("own.")):
+                    raise JobFailed(
+                        "The metric fails: its numbers have too many names, or one that is none.",
+                        where=name,
+                        remedy=f"At most {MOST_COLUMNS} names of lower-case letters, digits and _.",
+                    )
+                found[key] = [math.nan] * len(rows)
+            if isinstance(one, int | float) and math.isfinite(one):
+                found[key][number] = float(one)
+    return {key: np.array(numbers) for key, numbers in found.items()}
+
+
+def as_dict(row: Row) -> dict[str, Any]:
+    """What a metric sees of a row."""
+    return {
+        "messages": [{"role": turn.role, "content": turn.content} for turn in row.messages],
+        "label": row.label,
+        "groups": dict(row.groups),
+    }

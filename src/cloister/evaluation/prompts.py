@@ -1,0 +1,168 @@
+"""How a model that was not tuned is asked: with an instruction, with examples, with the examples nearest by BM25.
+
+Examples are turns of the conversation before the question. As many as fit into the context, none cut. Knows rows and
+token counts; it does not know which model answers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cloister.datasets.render import prompt_ids_all
+from cloister.datasets.rows import Message, Row
+from cloister.evaluation.metrics import words
+
+FRAMES = ("Please answer this. {}", "{}\nThank you.", "I have the following for you: {}")
+"""The same question in other words around it; none changes what is asked."""
+
+Ids = list[int]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is asked, a row each. `examples` is how many came before the question, on average over the rows."""
+
+    rows: tuple[Row, ...]
+    input_ids: list[Ids]
+    examples: float
+    instructed: bool
+
+    @property
+    def tokens(self) -> float:
+        """The mean length of a prompt, in tokens."""
+        return sum(map(len, self.input_ids)) / len(self.input_ids)
+
+
+def plain(rows: Sequence[Row], tokenizer: Any) -> Prompts:
+    """Each row asked as it stands, which is how a tuned model learnt it."""
+    return Prompts(tuple(rows), prompt_ids_all(rows, tokenizer), 0.0, False)
+
+
+def fitted(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    most_tokens: int,
+    *,
+    instruction: str | None,
+    examples: Sequence[Sequence[Row]],
+) -> Prompts:
+    """Each row asked after its examples, the nearest of them last, and the instruction before all.
+
+    Where a prompt would be longer than `most_tokens`, examples are left out from the front; the instruction is, for
+    all rows, where it does not fit by itself.
+    """
+    if instruction is not None:
+        bare = prompt_ids_all([asked(row, instruction, ()) for row in rows], tokenizer)
+        if max(map(len, bare)) > most_tokens:
+            instruction = None
+    counts = [len(some) for some in examples]
+    chosen: dict[int, tuple[Row, Ids]] = {}
+    waiting = list(range(len(rows)))
+    while waiting:
+        tried = [asked(rows[i], instruction, examples[i][len(examples[i]) - counts[i] :]) for i in waiting]
+        left = []
+        for i, row, ids in zip(waiting, tried, prompt_ids_all(tried, tokenizer), strict=True):
+            if len(ids) <= most_tokens or counts[i] == 0:
+                chosen[i] = row, ids
+            else:
+                counts[i] -= 1
+                left.append(i)
+        waiting = left
+    return Prompts(
+        tuple(chosen[i][0] for i in range(len(rows))),
+        [chosen[i][1] for i in range(len(rows))],
+        sum(counts) / len(rows),
+        instruction is not None,
+    )
+
+
+def alike_for_all(
+    rows: Sequence[Row],
+    tokenizer: Any,
+    most_tokens: int,
+    *,
+    instruction: str | None,
+    examples: Sequence[Row],
+) -> Prompts:
+    """The same examples before every row: as many as fit before the longest of them."""
+    for count in range(len(examples), -1, -1):
+        found = fitted(
+            rows, tokenizer, most_tokens, instruction=instruction, examples=[examples[:count]] * len(rows)
+        )
+        if found.examples == count:
+            return found
+    raise AssertionError("no example at all always fits")
+
+
+def framed(rows: Sequence[Row], frame: str) -> list[Row]:
+    """The same rows with their last question put into a frame."""
+    made = []
+    for row in rows:
+        last = max((i for i, turn in enumerate(row.prompt) if turn.role == "user"), default=None)
+        turns = list(row.messages)
+        if last is not None:
+            turns[last] = Message("user", frame.format(turns[last].content))
+        made.append(Row(tuple(turns), tools=row.tools))
+    return made
+
+
+def asked(row: Row, instruction: str | None, examples: Sequence[Row]) -> Row:
+    """One row as it is asked: its system turns, the examples, its question; the instruction opens the first turn."""
+    systems = [turn for turn in row.prompt if turn.role == "system"]
+    shown = [turn for example in examples for turn in example.messages if turn.role != "system"]
+    turns = [*systems, *shown, *(turn for turn in row.prompt if turn.role != "system")]
+    if instruction is not None:
+        for i, turn in enumerate(turns):
+            if turn.role == "user":
+                turns[i] = Message("user", f"{instruction}\n\n{turn.content}")
+                break
+    return Row((*turns, row.messages[-1]), tools=row.tools)
+
+
+def few_shot(pool: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """A seeded choice of training rows, each label as often as every other (as far as `count` goes)."""
+    draw = random.Random(seed)  # noqa: S311 - a choice of examples, no secret
+    order = list(pool)
+    draw.shuffle(order)
+    by_label: dict[str | None, list[Row]] = {}
+    for row in order:
+        by_label.setdefault(row.label, []).append(row)
+    chosen: list[Row] = []
+    while by_label and len(chosen) < count:
+        for label in list(by_label):
+            chosen.append(by_label[label].pop())
+            if not by_label[label]:
+                del by_label[label]
+    return chosen[:count]
+
+
+class Retriever:
+    """Training rows by the words of their questions, with BM25. The index lies in memory only."""
+
+    def __init__(self, pool: Sequence[Row]) -> None:
+        import bm25s
+
+        self._pool = pool
+        self._index = bm25s.BM25(backend="numpy")
+        self._index.index([_terms(row) for row in pool], show_progress=False)
+
+    def nearest(self, rows: Sequence[Row], count: int) -> list[list[Row]]:
+        """Of each row the `count` nearest, the nearest last: it stands next to the question."""
+        count = min(count, len(self._pool))
+        found = []
+        for row in rows:
+            terms = _terms(row)
+            scores = self._index.get_scores(terms) if terms else np.zeros(len(self._pool), np.float32)
+            best = np.argsort(-scores, kind="stable")[:count]
+            found.append([self._pool[int(i)] for i in best[::-1]])
+        return found
+
+
+def _terms(row: Row) -> list[str]:
+    """A row's question as words. A question without any gets one that no other has."""
+    return words(" ".join(turn.content for turn in row.prompt if turn.role != "system")) or ["\0"]

@@ -1,0 +1,168 @@
+"""The verdict in words, by rules on the intervals of the table. Knows numbers; it says nothing that they do not.
+
+The tuned model is set against the best of what needs no tuning. It is worth deploying where the whole interval of its
+gain is above zero; not, where the interval holds no gain that anybody would notice; else there are too few rows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cloister.evaluation.general import CANNOT, General
+from cloister.evaluation.statistics import rows_needed
+from cloister.evaluation.table import BASE, FEW_SHOT, LARGER, LOWER_IS_BETTER, RETRIEVAL, TUNED, Line, Table
+
+Advice = Literal["deploy", "do-not-deploy", "cannot-tell"]
+NOTICED = 0.03
+"""A gain of fewer points than that is not worth a model of one's own."""
+NOTICED_NATS = 0.02
+
+_CALLED = {
+    BASE: "the base as it is",
+    FEW_SHOT: "few-shot prompting",
+    RETRIEVAL: "prompting with retrieved examples",
+}
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows. `against` is the line that the tuned model was set against."""
+
+    advice: Advice
+    against: str | None
+    sentences: list[str]
+
+
+def verdict(table: Table) -> Verdict:
+    """The rules, in order: against prompting, against a larger model, what it costs, what was lost."""
+    rivals = [line for line in table.lines if line.name in _CALLED and line.gain is not None]
+    advice: Advice = "cannot-tell"
+    sentences: list[str] = []
+    against: str | None = None
+    if rivals:
+        best = min(rivals, key=lambda line: line.gain.value if line.gain else 0.0)
+        against = best.name
+        advice, sentences = _against(table, best)
+    if advice != "do-not-deploy":
+        sentences += [text for line in table.lines if (text := _larger(table, line))]
+        sentences += _money(table)
+    tuned = table.line(TUNED)
+    if tuned is not None and tuned.consistency is not None and tuned.consistency.high < 0.9:
+        sentences.append(
+            f"Asked again, in other words or at a temperature, it answers alike only {tuned.consistency.value:.0%} of "
+            "the time."
+        )
+    if table.general is not None:
+        sentences.append(_lost(table.general))
+    return Verdict(advice=advice, against=against, sentences=sentences)
+
+
+def _against(table: Table, best: Line) -> tuple[Advice, list[str]]:
+    gain, called = best.gain, _CALLED[best.name]
+    assert gain is not None
+    least = _noticed(table, best)
+    told = f"{_points(table, gain.value)} [{_number(table, gain.low)}, {_number(table, gain.high)}]"
+    figure = table.primary.replace("_", " ")
+    if gain.high < 0:
+        worse = f"{_points(table, -gain.value)} [{_number(table, -gain.high)}, {_number(table, -gain.low)}]"
+        return "do-not-deploy", [
+            f"{_capital(called)} is better than fine-tuning by {worse} ({figure}, {table.rows} rows): do not deploy."
+        ]
+    if gain.high < least:
+        so = "within the noise of" if gain.low <= 0 else "as good as makes no difference to"
+        return "do-not-deploy", [
+            f"{_capital(called)} is {so} fine-tuning here: do not deploy. The difference is {told} "
+            f"({figure}, {table.rows} rows)."
+        ]
+    if gain.low > 0:
+        return "deploy", [f"Fine-tuning is better than {called} by {told} ({figure}, {table.rows} rows)."]
+    if (
+        gain.value <= 0 and gain.high < 2 * least
+    ):  # no better, and no gain that would count twice over is left
+        return "do-not-deploy", [
+            f"{_capital(called)} is within the noise of fine-tuning here: do not deploy. The difference is {told} "
+            f"({figure}, {table.rows} rows)."
+        ]
+    needed = rows_needed(table.rows, gain, least)
+    return "cannot-tell", [
+        f"Too few hold-out rows ({table.rows}) to tell fine-tuning from {called}: the difference is {told} ({figure}). "
+        f"About {needed} rows would do."
+    ]
+
+
+def _noticed(table: Table, best: Line) -> float:
+    """What a gain has to be for anybody to notice; of a metric of one's own, whose scale is not known, a share."""
+    if table.primary in LOWER_IS_BETTER:
+        return NOTICED_NATS
+    if not table.primary.startswith("own"):
+        return NOTICED
+    tuned = table.line(TUNED)
+    values = [abs(line.figures[table.primary].value) for line in (best, tuned) if line is not None]
+    return NOTICED * max(values)
+
+
+def _larger(table: Table, line: Line) -> str | None:
+    if not line.name.startswith(LARGER) or line.gain is None:
+        return None
+    called = "The larger untuned model" + (" with few-shot examples" if "few-shot" in line.name else "")
+    told = _points(table, abs(line.gain.value))
+    if line.gain.low > 0:
+        return f"{called} does worse by {told}."
+    if line.gain.high < 0:
+        return f"{called} does better by {told}: weigh it against a model of your own."
+    return f"{called} is within the noise of the tuned one."
+
+
+def _money(table: Table) -> list[str]:
+    if table.currency is None:
+        return ["What it costs is not known: the settings name no price (`costs`)."]
+    said = []
+    for line in table.lines:
+        if line.name not in _CALLED or line.cost is None or table.training_cost is None:
+            continue
+        if line.pays_after is not None:
+            said.append(f"after {line.pays_after:,.0f} queries against {_CALLED[line.name]}")
+    if table.pays_after_person is not None:
+        said.append(f"after {table.pays_after_person:,.0f} cases against a person's minutes")
+    if said:
+        return [f"Its training is paid back {'; '.join(said)}."]
+    return ["By cost alone it never pays: a query is no cheaper than one that is prompted."]
+
+
+def _lost(general: General) -> str:
+    change = f"{abs(general.change.value) * 100:.0f} points"
+    if general.base.value < CANNOT:
+        return (
+            f"The base cannot do the general check either ({general.base.value:.0%} of {general.items} items): nothing "
+            "can be said about what was lost."
+        )
+    if general.change.high < 0:
+        return (
+            f"General abilities fell by {change} [{-general.change.high * 100:.0f}, {-general.change.low * 100:.0f}], "
+            f"from {general.base.value:.0%} to {general.tuned.value:.0%} of {general.items} items."
+        )
+    if general.change.low > 0:
+        return f"General abilities rose by {change}."
+    return (
+        f"General abilities: {general.base.value:.0%} before, {general.tuned.value:.0%} after, of {general.items} "
+        "items; the difference is within the noise."
+    )
+
+
+def _points(table: Table, value: float) -> str:
+    if table.primary in LOWER_IS_BETTER:
+        return f"{value:.3f} nats a token"
+    if table.primary.startswith("own"):
+        return f"{value:.3f}"
+    return f"{value * 100:.1f} points"
+
+
+def _number(table: Table, value: float) -> str:
+    if table.primary in LOWER_IS_BETTER or table.primary.startswith("own"):
+        return f"{value:.3f}"
+    return f"{value * 100:.1f}"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

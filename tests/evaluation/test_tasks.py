@@ -1,0 +1,88 @@
+"""Which task rows are, how answers are read, and the figures of drafts, fields, labels and house terms."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cloister.datasets.rows import Message, Row
+from cloister.errors import InvalidInput
+from cloister.evaluation.metrics import Glossary, Labels, fields_right, json_object, rouge_l
+from cloister.evaluation.tasks import instruction_of, task_of, with_labels
+
+
+def row(question: str, answer: str, label: str | None = None) -> Row:
+    return Row((Message("user", question), Message("assistant", answer)), label)
+
+
+LABELLED = [row("a", "card_lost", "card_lost"), row("b", "card", "card"), row("c", "Refund", "Refund")]
+CLAIMS = [
+    row("x", json.dumps({"kind": k, "name": n})) for k, n in zip("abab" * 4, map(str, range(16)), strict=True)
+]
+
+
+def test_a_task_is_read_off_its_rows() -> None:
+    assert task_of(LABELLED, "x").kind == "label"
+    assert task_of(CLAIMS, "x").kind == "extraction"
+    assert task_of([row("a", "elm")], "x").kind == "answer"
+    assert task_of([row("a", "word " * 30)], "x").kind == "drafting"
+    assert task_of([Row(text="all of it")], "x").kind == "text"
+    with pytest.raises(InvalidInput, match="have a label"):
+        task_of([*LABELLED, row("a", "b")], "x")
+    with pytest.raises(InvalidInput, match="plain text"):
+        task_of([*LABELLED, Row(text="t")], "x")
+
+
+def test_an_answer_names_a_label_as_a_program_would_read_it() -> None:
+    labels = Labels(["card", "card_lost", "Refund"])
+    read = {"card": "card", " Card_Lost. ": "card_lost", '"refund"': "Refund", "The label is card.": "card"}
+    for answer, name in read.items():
+        assert labels.names[labels.number(answer)] == name
+    for nothing in ("", "card or refund", "discard", "none of them"):
+        assert labels.number(nothing) == -1
+
+
+def test_labels_are_scored_also_those_that_the_holdout_lacks() -> None:
+    task = with_labels(task_of(LABELLED[:2], "x"), ["another"])
+    scored = task.score(["the card_lost", "another"])
+    assert scored.columns["accuracy"].tolist() == [1, 0] and scored.columns["exact_match"].tolist() == [0, 0]
+    assert task.labels is not None and [task.labels.names[n] for n in scored.said] == ["card_lost", "another"]
+    assert "- another" in str(instruction_of(task, []))
+
+
+def test_json_is_scored_by_field() -> None:
+    assert json_object('```json\n{"a": 1}\n```') == {"a": 1}
+    assert json_object("[1]") is None and json_object("[" * 100_000) is None
+    assert fields_right({"a": 1, "b": " x "}, {"a": 1, "b": "x"}) == 1
+    assert fields_right({"a": 1, "b": "y", "c": 2}, {"a": 1, "b": "x"}) == pytest.approx(1 / 3)
+    assert fields_right(None, {"a": 1}) == 0 and fields_right({}, {"a": None}) == 0
+    scored = task_of(CLAIMS[:2], "x").score(['{"kind":"a","name":"0"}', "no"])
+    assert scored.columns["json_valid"].tolist() == [1, 0]
+    assert scored.columns["field_accuracy"].tolist() == [1, 0]
+    told = instruction_of(task_of(CLAIMS, "x"), CLAIMS)
+    assert told is not None and "kind (one of: a, b), name." in told
+
+
+def test_rouge_l_is_the_common_subsequence_of_words() -> None:
+    assert rouge_l("The police killed the gunman", "police kill the gunman") == pytest.approx(2 * 3 / 9)
+    assert rouge_l("same, words", "Same words!") == 1 and rouge_l("", "") == 1 and rouge_l("a", "") == 0
+
+
+def test_house_terms() -> None:
+    glossary = Glossary("# ours\nclient -> policyholder\nclaim form\n")
+    assert len(glossary) == 2
+    assert glossary.use("The policyholder sends a claim form.", "Policyholder, claim form") == 1
+    assert glossary.use("The client sends it.", "The policyholder") == 0
+    assert glossary.use("anything", "anything") is None
+    task = task_of([row("a", "Dear policyholder " + "word " * 20), row("b", "word " * 20)], "x", glossary)
+    used = task.score(["Dear policyholder", "hello"]).columns["house_terms"]
+    assert used[0] == 1 and np.isnan(used[1])
+
+
+def test_two_answers_that_say_the_same() -> None:
+    task = task_of(CLAIMS[:1], "x")
+    assert task.alike('{"a":1,"b":2}', '{"b": 2, "a": 1}') == 1 and task.alike("no", "no") == 1
+    labels = task_of(LABELLED, "x")
+    assert labels.alike("card", "It is card.") == 1 and labels.alike("what", "why") == 0

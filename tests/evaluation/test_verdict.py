@@ -1,0 +1,147 @@
+"""The table's figures and the verdict's words, out of measured numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cloister.api import Costs
+from cloister.datasets.rows import Message, Row
+from cloister.evaluation import general, table
+from cloister.evaluation.table import BASE, FEW_SHOT, LARGER, RETRIEVAL, TUNED, Measured, Table, build
+from cloister.evaluation.tasks import Scored, Task, task_of
+from cloister.evaluation.verdict import Verdict, verdict
+
+
+def answers(rows: int, share: float, seed: int) -> np.ndarray:
+    """Right and wrong ones, so many of them right; the same seed fails on the same rows first."""
+    order = np.random.default_rng(seed).permutation(rows)
+    right = np.zeros(rows)
+    right[order[: round(rows * share)]] = 1
+    return right
+
+
+def measured(name: str, right: np.ndarray, **more: Any) -> Measured:
+    values: dict[str, Any] = {"seconds": 0.5, "latencies": (0.1, 0.9, 0.4), "prompt_tokens": 10.0, **more}
+    return Measured(name, tuple("x" for _ in right), Scored({"exact_match": right}), **values)
+
+
+def judged(
+    rows: int, tuned: float, rivals: dict[str, float], seed: int = 0, **more: Any
+) -> tuple[Table, Verdict]:
+    task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * rows, "x")
+    lines = [measured(name, answers(rows, share, 3)) for name, share in rivals.items()]
+    lines.append(measured(TUNED, answers(rows, tuned, 3 + seed), seconds=0.25))
+    settings: dict[str, Any] = {"groups": [], "general": None, "costs": None, "training_s": 3600.0, **more}
+    made = build(task, lines, primary="exact_match", seed=0, **settings)
+    return made, verdict(made)
+
+
+def test_fine_tuning_that_is_better_is_said_with_its_interval() -> None:
+    made, said = judged(200, 0.9, {BASE: 0.1, FEW_SHOT: 0.5, RETRIEVAL: 0.6})
+    assert said.advice == "deploy" and said.against == RETRIEVAL
+    assert said.sentences[0].startswith(
+        "Fine-tuning is better than prompting with retrieved examples by 30.0 points ["
+    )
+    gains = {line.name: line.gain for line in made.lines}
+    assert gains[TUNED] is None and gains[BASE].value == pytest.approx(0.8)
+    assert gains[RETRIEVAL].low == pytest.approx(0.3, abs=0.08) and gains[RETRIEVAL].low < 0.3
+
+
+def test_prompting_that_does_as_well_is_not_deployed_over() -> None:
+    _, said = judged(300, 0.9, {BASE: 0.1, FEW_SHOT: 0.9})
+    assert said.advice == "do-not-deploy"
+    assert said.sentences[0].startswith(
+        "Few-shot prompting is within the noise of fine-tuning here: do not deploy."
+    )
+    _, better = judged(300, 0.5, {RETRIEVAL: 0.8})
+    assert (
+        better.advice == "do-not-deploy"
+        and "is better than fine-tuning by 30.0 points" in better.sentences[0]
+    )
+    _, hair = judged(4000, 0.91, {FEW_SHOT: 0.9})
+    assert hair.advice == "do-not-deploy" and "makes no difference" in hair.sentences[0]
+
+
+def test_too_few_rows_are_said_to_be_so_and_how_many_would_do() -> None:
+    _, said = judged(30, 0.6, {FEW_SHOT: 0.53}, seed=9)
+    assert said.advice == "cannot-tell"
+    assert said.sentences[0].startswith("Too few hold-out rows (30)") and "rows would do" in said.sentences[0]
+    _, none = judged(12, 1.0, {FEW_SHOT: 1.0})
+    assert none.advice == "cannot-tell", "twelve rows that are all right prove little"
+
+
+def test_costs_and_when_they_are_paid_back() -> None:
+    costs = Costs(currency="EUR", hour=3.6, case=2.0)
+    made, said = judged(200, 0.9, {FEW_SHOT: 0.5}, costs=costs)
+    prompted, tuned = made.lines
+    assert (prompted.cost, tuned.cost) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert made.training_cost == pytest.approx(3.6) and prompted.latency_s == 0.4
+    assert prompted.pays_after == 14_400 and tuned.pays_after is None
+    assert made.pays_after_person == 2
+    assert "paid back after 14,400 queries against few-shot prompting; after 2 cases" in said.sentences[1]
+    _, unknown = judged(200, 0.9, {FEW_SHOT: 0.5})
+    assert "the settings name no price" in unknown.sentences[1]
+    only_person = Costs(hour=None, case=2.0)
+    made, _ = judged(200, 0.9, {FEW_SHOT: 0.5}, costs=only_person)
+    assert made.pays_after_person is None and made.lines[0].cost is None
+
+
+def test_a_larger_model_is_weighed_and_not_the_yardstick() -> None:
+    made, said = judged(200, 0.9, {FEW_SHOT: 0.5, LARGER: 0.99})
+    assert said.advice == "deploy" and said.against == FEW_SHOT
+    assert any("larger untuned model does better by 9.0 points" in text for text in said.sentences)
+    assert table.bounds(made)["gain_low"] > 0.3, "a promotion is held to what needs no tuning"
+
+
+def test_what_was_lost_is_said() -> None:
+    right, wrong = ["{}"] * 48, ["{}"] * 48
+    nothing = general.compared(right, wrong, 0)
+    _, said = judged(200, 0.9, {FEW_SHOT: 0.5}, general=nothing)
+    assert "cannot do the general check either (0% of 48 items)" in said.sentences[-1]
+    able = [{"same": str(i.value), "says": str(i.value)}.get(i.check, "") for i in general.items()]
+    _, said = judged(200, 0.9, {FEW_SHOT: 0.5}, general=general.compared(able, wrong, 0))
+    assert said.sentences[-1].startswith("General abilities fell by ")
+
+
+def test_groups_are_numbers_here() -> None:
+    made, _ = judged(10, 1.0, {BASE: 0.0}, groups=[[[0, 1, 2], [3]]])
+    assert [one.rows for one in made.groups[0]] == [3, 1]
+    assert made.groups[0][1].figures == {BASE: 0.0, TUNED: 1.0}
+    assert table.of(table.plain(made)) == made
+
+
+def test_plain_text_is_told_by_its_loss() -> None:
+    task = Task("text", ("",) * 40)
+    draw = np.random.default_rng(0)
+    counts = tuple(draw.integers(50, 200, 40).tolist())
+    base = tuple(3.0 * n + float(draw.normal()) for n in counts)
+    tuned = tuple(2.5 * n + float(draw.normal()) for n in counts)
+    made = build(
+        task,
+        [Measured(BASE, nats=base, counts=counts), Measured(TUNED, nats=tuned, counts=counts)],
+        primary="loss",
+        groups=[],
+        general=None,
+        costs=None,
+        training_s=None,
+        seed=0,
+    )
+    said = verdict(made)
+    assert made.lines[0].gain.value == pytest.approx(0.5, abs=0.01)
+    assert said.advice == "deploy" and "nats a token" in said.sentences[0]
+    assert made.lines[1].figures["perplexity"].value == pytest.approx(np.exp(2.5), rel=0.01)
+    assert table.bounds(made)["loss_high"] > table.bounds(made)["loss"]
+
+
+def test_a_metric_of_ones_own_decides_by_its_own_scale() -> None:
+    task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * 100, "x")
+    draw = np.random.default_rng(1)
+    lines = [
+        Measured(name, ("x",) * 100, Scored({"own": draw.normal(mid, 5, 100), "exact_match": np.ones(100)}))
+        for name, mid in ((BASE, 40.0), (TUNED, 80.0))
+    ]
+    made = build(task, lines, primary="own", groups=[], general=None, costs=None, training_s=None, seed=0)
+    assert verdict(made).advice == "deploy" and "own" in verdict(made).sentences[0]
