@@ -177,11 +177,13 @@ class TrainConfig(Document):
 
 
 class Costs(Document):
-    """Prices, from the settings: `hour` of the device, `case` what a person's minutes on one case cost."""
+    """Prices, from the settings: `hour` of the device, `case` what a person's minutes on one case cost, `preparation`
+    what it took to make the data ready."""
 
     currency: str = "EUR"
     hour: float | None = None
     case: float | None = None
+    preparation: float | None = None
 
 
 class TableConfig(Document):
@@ -735,22 +737,6 @@ class EvaluationRequest(Document):
 
     config: EvaluateConfig = EvaluateConfig(table=TableConfig())
     larger: str | None = Field(default=None, max_length=64)
-
-
-class ErrorsTicket(BaseModel):
-    """Send the descriptor that the answers are to be written to, role `output`, with `token` over the side socket."""
-
-    shown_id: str
-    token: str = Field(repr=False)
-    side_socket: str
-
-
-class ErrorsShown(BaseModel):
-    """How many rows were written, and which entry says so."""
-
-    rows: int
-    bytes: int
-    entry: int
 
 
 class MergeRequest(Document):

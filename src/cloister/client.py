@@ -41,6 +41,8 @@ from cloister.api import (
     DatasetImport,
     Deployment,
     DeploymentState,
+    ErrorsConfig,
+    EvaluationRequest,
     Event,
     ExportRequest,
     ForgetRequest,
@@ -341,6 +343,23 @@ class Client:
 
     def run(self, reference: str) -> Run:
         return self._get(f"/v1/runs/{_quoted(reference)}", Run)
+
+    def evaluate_run(self, reference: str, request: EvaluationRequest, descriptors: Mapping[str, int]) -> Job:
+        """Measure a run; `descriptors` are open files by role, those that the request names by digest.
+
+        Errors: NotFound, Conflict, Denied, Locked.
+        """
+        ticket = self._post(f"/v1/runs/{_quoted(reference)}/evaluate", request, JobTicket)
+        return self._deliver(ticket, descriptors) if ticket.token is not None else ticket.job
+
+    def evaluation_errors(self, reference: str, request: ErrorsConfig, output: int) -> Job:
+        """Have the worst answers of a run's evaluation written to the descriptor `output`, a pipe that is read
+        meanwhile: one JSON document, which is content.
+
+        Errors: NotFound, Denied, Locked.
+        """
+        ticket = self._post(f"/v1/runs/{_quoted(reference)}/errors", request, JobTicket)
+        return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
 
     def resume_run(self, reference: str) -> Run:
         return self._post(f"/v1/runs/{_quoted(reference)}/resume", None, Run)

@@ -29,6 +29,7 @@ from cloister.appliance.checking import Checking
 from cloister.appliance.classifying import Classifying
 from cloister.appliance.clients import Clients
 from cloister.appliance.devices import Devices
+from cloister.appliance.evaluations import Evaluations
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.facts import facts_of
 from cloister.appliance.figures import Figures
@@ -45,7 +46,7 @@ from cloister.appliance.gpu_alarms import GpuAlarms
 from cloister.appliance.gpus import Gpus
 from cloister.appliance.guard import Guard
 from cloister.appliance.holds import Holds
-from cloister.appliance.jobs import DRY_RUN, EXPORT
+from cloister.appliance.jobs import DRY_RUN, ERRORS, EXPORT
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.leftovers import Leftovers
 from cloister.appliance.lineage import SUCCESSOR
@@ -179,6 +180,8 @@ class Authority:
             parts, self.queue, self.side, self.approvals, refuse_start=self._refuse_start
         )
         self.queue.completions[EXPORT] = self.model_exports.complete
+        self.evaluations = Evaluations(parts, self.queue, self.side, refuse_start=self._refuse_start)
+        self.queue.completions[ERRORS] = self.evaluations.shown
         self.slots = Slots(
             self.seal,
             self.recorder,

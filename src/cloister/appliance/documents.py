@@ -31,6 +31,8 @@ def worker_documents(
     output, mounts = _output(parts, row) if row.subject is not None else (None, [])
     if row.verb == EXPORT:
         unwritten = {**unwritten, "secret": _b64(vault.secret(MODEL_SIGNING))}
+    if row.verb == "evaluate":  # as they are when it starts: no part of what was asked for
+        unwritten = {**unwritten, "costs": parts.settings.prices.costs.model_dump()}
     inputs: dict[str, Grant] = {}
     with parts.state.read() as session:
         for role, reference in row.inputs.items():

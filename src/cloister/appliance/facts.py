@@ -21,7 +21,7 @@ from cloister.appliance.state import (
     ObjectRow,
     RunRow,
 )
-from cloister.policy.things import STRICTEST, Facts, Scores, strictest
+from cloister.policy.things import STRICTEST, Bounds, Facts, Scores, strictest
 
 _STORED = {"Dataset": ObjectKind.DATASET, "Model": ObjectKind.MODEL}
 
@@ -83,7 +83,11 @@ def run_facts(session: Session, run: RunRow) -> Facts:
 
 
 def _measured(report: Mapping[str, Any]) -> Facts:
-    return Facts(tuned=Scores.of(report.get("tuned", {})), base=Scores.of(report.get("base", {})))
+    return Facts(
+        tuned=Scores.of(report.get("tuned", {})),
+        base=Scores.of(report.get("base", {})),
+        evaluation=Bounds.of(report.get("full", {}).get("bounds", {})),
+    )
 
 
 def run_class(session: Session, run: RunRow) -> Classification:

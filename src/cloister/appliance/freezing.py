@@ -112,6 +112,7 @@ def freeze_deployment(session: Session, request: dict[str, Any], now: datetime) 
             f"trained on {run.dataset}, base {run.base}, measured on {run.holdout or 'its hold-out'}"
         )
     shown.append(_measured(facts, measured))
+    shown += _verdict(measured)
     return Frozen(
         kind="Deployment",
         thing=model.object_id,
@@ -121,7 +122,7 @@ def freeze_deployment(session: Session, request: dict[str, Any], now: datetime) 
             "model": _pin(model),
             "run": run.run_id if run is not None else None,
             "made_of": [run.dataset, run.base, run.holdout] if run is not None else None,
-            "evaluation": measured,
+            "evaluation": _pinned(measured),
             "serve": asked.config.model_dump(mode="json"),
         },
         summary=(*shown, f"served as: {asked.name}, up to {asked.config.max_model_len} tokens"),
@@ -216,6 +217,20 @@ def _pin(row: ObjectRow) -> dict[str, Any]:
 
 def _told(row: ObjectRow) -> str:
     return f"{row.name} ({row.object_id} version {row.version}, manifest {row.manifest_sha256[:16]})"
+
+
+def _pinned(report: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What of an evaluation an approval is bound to: of the whole table its bounds, not what its queries took."""
+    if report is None or "full" not in report:
+        return report
+    pair = {name: value for name, value in report.items() if name != "full"}
+    return {**pair, "bounds": report["full"].get("bounds", {})}
+
+
+def _verdict(report: dict[str, Any] | None) -> list[str]:
+    """What the whole table says, where it was measured."""
+    sentences = ((report or {}).get("full") or {}).get("verdict", {}).get("sentences", [])
+    return [f"verdict: {sentence}" for sentence in sentences]
 
 
 def _measured(facts: Facts, report: dict[str, Any] | None) -> str:

@@ -31,9 +31,7 @@ class JobNeeds:
         return self.of(row).left(settled=settled, written=written_in(output))
 
     def _base_bytes(self, row: JobRow) -> int:
-        base = row.inputs.get("base")
-        if base is None:
-            return 0
+        bases = [row.inputs[role] for role in ("base", "larger") if role in row.inputs]
         with self._state.read() as session:
-            stored = session.get(ObjectRow, (base["object_id"], base["version"]))
-        return stored.sealed_bytes if stored is not None else 0
+            found = [session.get(ObjectRow, (base["object_id"], base["version"])) for base in bases]
+        return max((stored.sealed_bytes for stored in found if stored is not None), default=0)

@@ -23,7 +23,9 @@ EXPORT = "export"
 """The verb that makes no object: what it is about goes out through a pipe."""
 DRY_RUN = "dry-run"
 """The verb that reads a source as an import does, and makes nothing."""
-LIGHT = frozenset({"import", DRY_RUN, "base", EXPORT})
+ERRORS = "errors"
+"""The verb that shows a person what an evaluation holds; it makes no object either."""
+LIGHT = frozenset({"import", DRY_RUN, "base", EXPORT, ERRORS})
 """What waits for a client's descriptors."""
 SHORT = LIGHT | {"forget"}
 """What takes a light slot, and leaves nothing behind where it ends badly."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -124,5 +126,15 @@ def after_job(change: Change, job: JobRow, stored: ObjectRow) -> None:
             )
             run.evaluate_job = row.job_id
     else:
-        run.evaluation = job.result
+        run.evaluation = _with(run.evaluation, job.result)
     change.event("run.updated", run.run_id, name=run.name)
+
+
+def _with(before: dict[str, Any] | None, result: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation's numbers beside those that were there: a whole table, which may be of fewer rows, leaves the pair
+    as it was measured first; a pair leaves the table."""
+    if before is None:
+        return dict(result)
+    if "full" in result:
+        return {**before, "full": result["full"]}
+    return {**{name: value for name, value in before.items() if name == "full"}, **result}

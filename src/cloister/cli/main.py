@@ -22,6 +22,7 @@ NOUNS = {
     "dataset": "Datasets: bring rows in, sealed, and see what is there.",
     "base": "Base models: bring in a local folder of safetensors.",
     "run": "Fine-tuning runs: start, watch, leave, resume, compare with the base.",
+    "evaluate": "Was it worth it? A run beside prompting, retrieval and a larger base, with a verdict.",
     "model": "Merged models: merge a run's adapter into 16 bits, export one, signed.",
     "serve": "Deployments: serve a merged model through vLLM.",
     "client": "Client applications and their API keys.",

@@ -22,6 +22,7 @@ Method = Literal["qlora", "lora"]
 Template = Literal["auto", "model", "llama3", "qwen3", "chatml"]
 LossOn = Literal["assistant", "last", "all"]
 Packing = Literal["auto", "on", "off"]
+Measuring = Literal["pair", "full", "none"]
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="The run's name or id, or its job's id.")]
 
 
@@ -79,7 +80,10 @@ def start(
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="Longest answer when measuring, in tokens.")
     ] = 96,
-    evaluate: Annotated[bool, typer.Option(help="Measure base against tuned when trained.")] = True,
+    evaluate: Annotated[
+        Measuring,
+        typer.Option(help="When trained: base against tuned (pair), the whole table (full), nothing."),
+    ] = "pair",
     priority: Annotated[
         int, typer.Option(min=-10, max=10, help="Higher starts first; among equals people take turns.")
     ] = 0,
@@ -89,7 +93,7 @@ def start(
     json: JsonFlag = False,
 ) -> None:
     """Fine-tune a base model on a dataset, then measure it against the base on the hold-out."""
-    from cloister.api import EvaluateConfig, RunRequest
+    from cloister.api import EvaluateConfig, RunRequest, TableConfig
     from cloister.cli.validation import validated
 
     options = {
@@ -116,7 +120,10 @@ def start(
     if base is None:
         raise typer.BadParameter("name a base model", param_hint="--base")
     train = _train_config(config, options, lora)
-    measure = validated(EvaluateConfig, max_new_tokens=max_new_tokens) if evaluate else None
+    table = TableConfig() if evaluate == "full" else None
+    measure = (
+        validated(EvaluateConfig, max_new_tokens=max_new_tokens, table=table) if evaluate != "none" else None
+    )
     request = validated(
         RunRequest,
         name=name,
@@ -241,6 +248,12 @@ def _print_evaluation(run: Run) -> None:
         ],
         empty="Not measured.",
     )
+
+    full = run.evaluation.get("full")
+    if full is not None:
+        for sentence in full["verdict"]["sentences"]:
+            print(sentence)
+        say(f"The whole table: `cloister evaluate show {visible(run.name)}`.")
 
 
 def _number(value: object) -> str:

@@ -112,6 +112,8 @@ def build(
     tuned = next(one for one in measured if one.name == TUNED)
     hour = costs.hour if costs is not None else None
     training = training_s / 3600 * hour if training_s is not None and hour is not None else None
+    if training is not None and costs is not None and costs.preparation is not None:
+        training += costs.preparation
 
     def cost(one: Measured) -> float | None:
         return None if hour is None else one.seconds / 3600 * hour * 1000
@@ -174,13 +176,15 @@ def bounds(table: Table) -> dict[str, Any]:
     intervals, how sure its gain is, and what was lost."""
     tuned = table.line(TUNED)
     assert tuned is not None
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"rows": table.rows}
     for name, interval in tuned.figures.items():
         if name in LOWER_IS_BETTER:
             found[f"{name}_high"] = interval.high
-        else:
+        elif not name.startswith("own"):
             found[f"{name}_low"] = interval.low
-        found[name] = interval.value
+    own = next((interval for name, interval in tuned.figures.items() if name.startswith("own")), None)
+    if own is not None:
+        found["own_low"] = own.low
     gains = [line.gain for line in table.lines if line.gain is not None and not line.name.startswith(LARGER)]
     if gains:
         found["gain_low"] = min(one.low for one in gains)

@@ -116,7 +116,7 @@ def _larger(table: Table, line: Line) -> str | None:
 
 def _money(table: Table) -> list[str]:
     if table.currency is None:
-        return ["What it costs is not known: the settings name no price (`costs`)."]
+        return ["What it costs is not known: the settings name no price (`prices`)."]
     said = []
     for line in table.lines:
         if line.name not in _CALLED or line.cost is None or table.training_cost is None:

@@ -65,6 +65,8 @@ ACTIONS = (
     Action("run.resume", ("Run",), "resume a run"),
     Action("run.pause", ("Run",), "pause a run"),
     Action("run.cancel", ("Run",), "cancel a run"),
+    Action("evaluation.start", ("Run",), "measure a run"),
+    Action("evaluation.reveal", ("Run",), "read the answers of a run's evaluation"),
     Action("job.list", ("Job",), "list jobs"),
     Action("job.resume", ("Job",), "resume a job"),
     Action("job.pause", ("Job",), "pause a job"),

@@ -27,6 +27,7 @@ from cloister.policy.things import (
     MILDEST,
     NO_CONSENT,
     SIGNED,
+    Bounds,
     Facts,
     Scores,
 )
@@ -106,7 +107,7 @@ def parse_cases(raw: bytes, where: str) -> list[Case]:
 def _facts(case: Case) -> Facts:
     facts = replace(MILDEST, classification=case.classification)
     if not case.evaluated:
-        facts = replace(facts, evaluated=False, tuned=Scores(), base=Scores())
+        facts = replace(facts, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds())
     if case.own:
         facts = replace(facts, requester=ASKER)
     return replace(facts, approved_before=frozenset({ASKER} if case.before else ()))

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cloister.api import Classification
+from cloister.api import Classification, Costs
 from cloister.errors import InvalidInput
 from cloister.policy.sinks import SinkSettings
 from cloister.verifier import VerificationError, parse_witness_vkey
@@ -248,6 +248,44 @@ class MailSettings(_Section):
     )
 
 
+class PriceSettings(_Section):
+    """What things cost here. Without a price nothing is said about money."""
+
+    currency: str = Field(default="EUR", pattern=r"^[A-Z]{3}$", description="what the prices are in")
+    device_hour: float | None = Field(
+        default=None, ge=0, le=1e6, description="an hour of the device; none: watts and kwh"
+    )
+    watts: float | None = Field(
+        default=None, ge=0, le=1e6, description="what the machine draws while it works"
+    )
+    kwh: float | None = Field(default=None, ge=0, le=1e4, description="a kilowatt-hour")
+    staff_hour: float | None = Field(default=None, ge=0, le=1e5, description="an hour of a person's work")
+    preparation_hours: float | None = Field(
+        default=None, ge=0, le=1e6, description="hours that it took to make the data ready"
+    )
+    case_minutes: float | None = Field(
+        default=None, ge=0, le=1e5, description="minutes that a person takes for one case"
+    )
+
+    @property
+    def costs(self) -> Costs:
+        """What an evaluation reckons with."""
+        hour = self.device_hour
+        if hour is None and self.watts is not None and self.kwh is not None:
+            hour = self.watts / 1000 * self.kwh
+
+        def staff(hours: float | None) -> float | None:
+            return None if hours is None or self.staff_hour is None else hours * self.staff_hour
+
+        minutes = self.case_minutes
+        return Costs(
+            currency=self.currency,
+            hour=hour,
+            case=staff(minutes / 60 if minutes is not None else None),
+            preparation=staff(self.preparation_hours),
+        )
+
+
 class AlertSettings(_Section):
     """When somebody has to look, and how they are told."""
 
@@ -327,6 +365,7 @@ class Settings(_Section):
     access: AccessSettings = AccessSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     data: DataSettings = DataSettings()
+    prices: PriceSettings = PriceSettings()
     api: ApiSettings = ApiSettings()
     alerts: AlertSettings = AlertSettings()
     sandboxes: SandboxSettings = SandboxSettings()

@@ -19,6 +19,23 @@ CLASSIFIED = frozenset({"Dataset", "Run", "Model", "Deployment", "Approval"})
 SCORES = ("loss", "exact_match", "accuracy", "macro_f1")
 
 
+BOUNDS = (
+    "accuracy_low",
+    "macro_f1_low",
+    "exact_match_low",
+    "field_accuracy_low",
+    "json_valid_low",
+    "rouge_l_low",
+    "house_terms_low",
+    "own_low",
+    "loss_high",
+    "gain_low",
+    "general_change_low",
+    "consistency",
+)
+"""Numbers of an evaluation's whole table that policies may refer to; `rows` and `advice` besides."""
+
+
 def strictest(found: frozenset[Classification] | set[Classification]) -> Classification:
     """The strictest of several; that of nothing is the mildest."""
     return max(found, key=CLASSIFICATIONS.index, default=CLASSIFICATIONS[0])
@@ -40,11 +57,43 @@ class Scores:
         return cls(**{name: float(n) for name, n in found.items() if isinstance(n, int | float)})
 
     def for_cedar(self) -> dict[str, Any]:
-        return {
-            name: {"__extn": {"fn": "decimal", "arg": f"{value:.4f}"}}
-            for name, value in vars(self).items()
-            if value is not None and abs(value) < 1e14
-        }
+        return _decimals(vars(self))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the whole table of an evaluation showed; `numbers` by the names of `BOUNDS`."""
+
+    rows: int | None = None
+    advice: str | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Bounds:
+        """Out of an evaluation's report; what is no number is left out."""
+        rows, advice = found.get("rows"), found.get("advice")
+        return cls(
+            rows if isinstance(rows, int) else None,
+            advice if isinstance(advice, str) else None,
+            {name: float(n) for name in BOUNDS if isinstance(n := found.get(name), int | float)},
+        )
+
+    def for_cedar(self) -> dict[str, Any]:
+        found = _decimals(self.numbers)
+        if self.rows is not None:
+            found["rows"] = self.rows
+        if self.advice is not None:
+            found["advice"] = self.advice
+        return found
+
+
+def _decimals(numbers: Mapping[str, float | None]) -> dict[str, Any]:
+    """Cedar's decimals have four digits."""
+    return {
+        name: {"__extn": {"fn": "decimal", "arg": f"{value:.4f}"}}
+        for name, value in numbers.items()
+        if value is not None and abs(value) < 1e14
+    }
 
 
 @dataclass(frozen=True)
@@ -56,6 +105,7 @@ class Facts:
     evaluated: bool = False
     tuned: Scores = field(default_factory=Scores)
     base: Scores = field(default_factory=Scores)
+    evaluation: Bounds = field(default_factory=Bounds)
     requester: int = -1
     action: str = ""
     approved_before: frozenset[int] = frozenset()
@@ -70,6 +120,7 @@ class Facts:
                 "evaluated": self.evaluated,
                 "tuned": self.tuned.for_cedar(),
                 "base": self.base.for_cedar(),
+                "evaluation": self.evaluation.for_cedar(),
             }
         if kind == "Approval":
             found = {
@@ -87,6 +138,9 @@ MILDEST = Facts(
     evaluated=True,
     tuned=Scores(loss=0.0, exact_match=1.0, accuracy=1.0, macro_f1=1.0),
     base=Scores(loss=1000.0, exact_match=0.0, accuracy=0.0, macro_f1=0.0),
+    evaluation=Bounds(
+        rows=1_000_000_000, advice="deploy", numbers={name: float(name != "loss_high") for name in BOUNDS}
+    ),
     requester=-2,
 )
 """Public, and evaluated as well as can be: what is denied even here is denied always."""

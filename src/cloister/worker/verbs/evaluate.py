@@ -96,10 +96,11 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
                 training_s=training_s,
                 seed=config.seed,
             )
+            said = verdict(made)
             values["full"] = {
                 "table": table.plain(made),
-                "verdict": msgspec.to_builtins(verdict(made)),
-                "bounds": table.bounds(made),
+                "verdict": msgspec.to_builtins(said),
+                "bounds": {**table.bounds(made), "advice": said.advice},
                 "notes": bench.notes,
             }
             secret = {"groups": columns, "labels": _by_label(bench.task, lines)}
