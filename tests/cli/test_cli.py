@@ -258,3 +258,16 @@ def test_settings_that_do_not_fit_keep_everything_from_starting(tmp_path: Path) 
     assert "appliance.yaml" in refused.stderr
     assert "sandbox: " in refused.stderr and "surprise: " in refused.stderr
     assert not any(embedded.running(shell.home).values())
+
+
+def test_evaluate_without_a_run_or_its_files(cloister: Shell, tmp_path: Path) -> None:
+    assert cloister.json("evaluate", "nothing", code=3)["error"]["where"] == "nothing"
+    assert cloister.json("evaluate", "--rows", "5", "nothing", code=3)["error"]["code"] == "not-found"
+    assert cloister.json("evaluate", "errors", "nothing", code=3)["error"]["where"] == "nothing"
+    assert (
+        "FUNCTION" in cloister.json("evaluate", "nothing", "--metric", "ours.py", code=2)["error"]["remedy"]
+    )
+    gone = str(tmp_path / "gone.py")
+    assert cloister.json("evaluate", "nothing", "--metric", f"{gone}:score", code=3)["error"]["where"] == gone
+    assert "--html" in cloister.json("evaluate", "export", "nothing", code=2)["error"]["remedy"]
+    assert "measure" in cloister("evaluate", "--help").stdout

@@ -38,12 +38,14 @@ MADE, SAID = judged(
 
 def test_columns() -> None:
     heading, rows = columns.figures(MADE)
-    assert heading == ["asked how", "exact match", "tuned is better by", "alike again"]
+    assert heading == ["asked how", "exact match", "tuned is better by"]
     assert rows[1][0] == "base, few-shot" and re.fullmatch(r"50\.0% \[\d\d\.\d%, \d\d\.\d%\]", rows[1][1])
     assert re.fullmatch(r"40\.0% \[.*\]", rows[1][2]) and rows[2][2] == "-"
+    text = columns.lines((heading, rows))
+    assert len(text) == 4 and all(line.startswith(row[0]) for line, row in zip(text[1:], rows, strict=True))
     heading, rows = columns.effort(MADE)
     assert heading[-2:] == ["1,000 queries (EUR)", "tuning pays after"]
-    assert rows[0][3] == "400 ms" and rows[2][-1] == "" and rows[-1][0] == "a person"
+    assert rows[0][4] == "400 ms" and rows[2][-1] == "" and rows[-1][0] == "a person"
     (found,) = columns.groups(MADE)
     assert found[0][:2] == ["group of column 1", "rows"] and [row[:2] for row in found[1]] == [
         ["1", "60"],

@@ -29,6 +29,7 @@ from cloister.api import (
     ClientRequest,
     DatasetImport,
     EvaluateConfig,
+    EvaluationRequest,
     ImportConfig,
     Job,
     LoraConfig,
@@ -37,12 +38,14 @@ from cloister.api import (
     RunRequest,
     ServeConfig,
     ServeRequest,
+    TableConfig,
     TrainConfig,
 )
 from cloister.client import Client
 from cloister.demo.claims import generate
 from cloister.demo.search import Leak, find_leaks
 from cloister.errors import CloisterError, Interrupted, JobFailed
+from cloister.evaluation import columns, table
 from cloister.home import Home
 from cloister.sources import open_base_folder
 
@@ -56,6 +59,12 @@ TRAIN = TrainConfig(
     micro_batch_size=16,
     max_length=320,
 )
+WORTH = EvaluateConfig(
+    max_rows=48,
+    max_new_tokens=MAX_NEW_TOKENS,
+    table=TableConfig(few_shot=3, retrieve=3, repeat=0, alike_rows=0),
+)
+"""The whole table, on few rows: the demo is to stay short."""
 
 
 def tell(*, keep: bool, rows: int, as_json: bool) -> int:
@@ -139,6 +148,9 @@ def _walk(root: Path, rows: int, stage: Stages) -> dict[str, Any]:
             evaluate_job = client.run("claims").evaluate_job
             assert evaluate_job is not None
             evaluation = client.finished_job(evaluate_job.job_id).result
+        with stage.stage("worth", f"asking whether it was worth it, on {WORTH.max_rows} of those messages"):
+            asked = client.evaluate_run("claims", EvaluationRequest(config=WORTH), {})
+            worth = client.finished_job(asked.job_id).result["full"]
         with stage.stage("merge", "merging into 16 bits, measured against the adapter"):
             request = MergeRequest(
                 name="claims", run="claims", config=MergeConfig(max_new_tokens=MAX_NEW_TOKENS)
@@ -165,7 +177,7 @@ def _walk(root: Path, rows: int, stage: Stages) -> dict[str, Any]:
         leaks = find_leaks(canary, [root, *_places_to_search()])
         for leak in leaks:
             stage.say(f"  LEAK: {leak.path} at byte {leak.offset}")
-    return _report(rows, evaluation, merged, served, leaks, ledger, stage)
+    return _report(rows, evaluation, worth, merged, served, leaks, ledger, stage)
 
 
 def _import_rows(client: Client, rows: int, canary: str) -> Job:
@@ -294,6 +306,7 @@ def _places_to_search() -> list[Path]:
 def _report(
     rows: int,
     evaluation: dict[str, Any],
+    worth: dict[str, Any],
     merged: dict[str, Any],
     served: dict[str, Any],
     leaks: list[Leak],
@@ -312,6 +325,9 @@ def _report(
     stage.say(
         f"  exact answers           {accuracy['base']:9.1%} {accuracy['tuned']:9.1%} {accuracy['served']:9.1%}"
     )
+    found = table.of(worth["table"])
+    for text in ["", *columns.lines(columns.figures(found)), *worth["verdict"]["sentences"], ""]:
+        stage.say(text)
     stage.say(
         f"Merged on the {merged['base']} base: loss {merged['loss_merged']:.4f} against the adapter's "
         f"{merged['loss_adapter']:.4f}, the same answer on {merged['greedy_agreement']:.1%} of the rows."
@@ -325,6 +341,7 @@ def _report(
         "ok": not leaks and ledger["verified"] and accuracy["tuned"] > accuracy["base"] and gap <= 0.0101,
         "rows": rows,
         "accuracy": accuracy,
+        "verdict": worth["verdict"]["advice"],
         "merge": {key: merged[key] for key in ("base", "loss_adapter", "loss_merged", "greedy_agreement")},
         "leaks": len(leaks),
         "ledger": ledger,

@@ -37,25 +37,32 @@ def figures(table: Table) -> Columns:
     found.sort(
         key=lambda name: (name != table.primary, _ORDER.index(name) if name in _ORDER else len(_ORDER))
     )
-    heading = ["asked how", *(title(name) for name in found), "tuned is better by", "alike again"]
-    rows = []
-    for line in table.lines:
-        cells = [interval(name, line.figures.get(name)) for name in found]
-        rows.append(
-            [called(line), *cells, interval(table.primary, line.gain), interval("share", line.consistency)]
-        )
+    heading = ["asked how", *(title(name) for name in found), "tuned is better by"]
+    rows = [
+        [
+            called(line),
+            *(interval(name, line.figures.get(name)) for name in found),
+            interval(table.primary, line.gain),
+        ]
+        for line in table.lines
+    ]
+    if any(line.consistency is not None for line in table.lines):
+        heading.append("alike again")
+        for line, row in zip(table.lines, rows, strict=True):
+            row.append(interval("share", line.consistency))
     return heading, rows
 
 
 def effort(table: Table) -> Columns:
     """What a query takes and costs."""
     money = table.currency
-    heading = ["asked how", "examples", "prompt tokens", "latency", "in batches"]
+    heading = ["asked how", "instruction", "examples", "prompt tokens", "latency", "in batches"]
     if money is not None:
         heading += [f"1,000 queries ({money})", "tuning pays after"]
     rows = []
     for line in table.lines:
         cells = [
+            "yes" if line.instructed else "no",
             f"{line.examples:.1f}".removesuffix(".0"),
             f"{line.prompt_tokens:.0f}",
             _seconds(line.latency_s),
@@ -109,6 +116,18 @@ def general(table: Table) -> Columns:
     one = table.general
     rows.append(["all", interval("share", one.base), interval("share", one.tuned)])
     return heading, rows
+
+
+def lines(found: Columns) -> list[str]:
+    """The columns as lines of plain text, the first on the left, the others on the right."""
+    heading, rows = found
+    widths = [max(len(row[at]) for row in (heading, *rows)) for at in range(len(heading))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(widths[at + 1]) for at, cell in enumerate(row[1:]))]
+        ).rstrip()
+        for row in (heading, *rows)
+    ]
 
 
 def title(name: str) -> str:

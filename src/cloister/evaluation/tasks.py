@@ -136,7 +136,8 @@ def instruction_of(task: Task, examples: Sequence[Row]) -> str | None:
     Read off training rows. None where examples alone can tell what is wanted.
     """
     if task.labels is not None:
-        listed = "\n".join(f"- {name}" for name in task.labels.names)
+        names = task.labels.names
+        listed = "\n".join(names) if any("," in name for name in names) else ", ".join(names)
         return f"Answer with exactly one of these labels and nothing else:\n{listed}"
     if task.kind != "extraction":
         return None

@@ -276,6 +276,11 @@ class _Bench:
         if config.retrieve and pool and not prefix:
             near = prompts.Retriever(pool).nearest(self.rows, config.retrieve)
             given = prompts.fitted(self.rows, tokenizer, most, instruction=instruction, examples=near)
+            if instruction is not None and given.examples < len(
+                near[0]
+            ):  # examples tell more than the instruction
+                bare = prompts.fitted(self.rows, tokenizer, most, instruction=None, examples=near)
+                given = max(given, bare, key=lambda made: made.examples)
             if given.examples:
                 self.lines.append(asking.measure(table.RETRIEVAL, model, switch(), given))
 
