@@ -358,8 +358,10 @@ class Metrics(Document):
     """Numbers of one moment, by name (`loss`, `holdout_loss`, `learning_rate`, `tokens_per_s`)."""
 
     event: Literal["metrics"] = "metrics"
-    step: int
-    values: dict[str, float]
+    step: int = Field(ge=0)
+    values: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,63}$")], float] = Field(
+        max_length=64
+    )
 
 
 class Notice(Document):
@@ -737,6 +739,85 @@ class EvaluationRequest(Document):
 
     config: EvaluateConfig = EvaluateConfig(table=TableConfig())
     larger: str | None = Field(default=None, max_length=64)
+
+
+class CurvePoint(BaseModel):
+    """Numbers of one optimizer step, by name (`loss`, `holdout_loss`, `learning_rate`, `tokens_per_s`)."""
+
+    step: int
+    values: dict[str, float]
+
+
+class Curve(BaseModel):
+    """How a run went, step by step. `thinned`: there are more points than these."""
+
+    run_id: str
+    name: str
+    points: list[CurvePoint]
+    thinned: bool = False
+
+
+class PlanRequest(Document):
+    """A run that might be started: its parts by name or id."""
+
+    dataset: str
+    base: str
+    holdout: str | None = None
+    train: TrainConfig = TrainConfig()
+
+
+class PlanPart(BaseModel):
+    """What one part of a run takes, in bytes; `of` says what it depends on."""
+
+    name: str
+    bytes: int
+    of: str
+
+
+class PlanAdvice(BaseModel):
+    """A change of the settings, on top of those before it, what it costs, and the memory that is then needed."""
+
+    change: dict[str, Any]
+    costs: str
+    memory: int
+    fits: bool
+
+
+class ServePlan(BaseModel):
+    """Whether the merged model could be served on the same device: bytes for it, and what there is."""
+
+    memory: int
+    available: int
+    fits: bool
+
+
+class RunPlan(BaseModel):
+    """What a run will take, before it starts. Bytes, seconds, kilowatt-hours, the settings' currency.
+
+    `memory_measured`, `time_measured`, `lengths_measured`: whether that comes from what was measured on this machine,
+    or is estimated. `money` and `energy_kwh` are None where the settings have no price for them.
+    """
+
+    device: str
+    parts: list[PlanPart]
+    memory: int
+    memory_measured: bool
+    available: int
+    fits: bool
+    advice: list[PlanAdvice] = []
+    rows: int
+    tokens: int
+    lengths_measured: bool
+    steps: int
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+    time_measured: bool
+    energy_kwh: float | None = None
+    money: float | None = None
+    currency: str = "EUR"
+    serve: ServePlan
+    notes: list[str] = []
 
 
 class MergeRequest(Document):

@@ -38,6 +38,7 @@ from cloister.api import (
     ClassifyRequest,
     ClientRequest,
     CosignedHead,
+    Curve,
     DatasetImport,
     Deployment,
     DeploymentState,
@@ -65,6 +66,7 @@ from cloister.api import (
     NewSlot,
     Opening,
     Passphrase,
+    PlanRequest,
     PolicyAnswer,
     PolicyProposal,
     PolicyQuestion,
@@ -75,6 +77,7 @@ from cloister.api import (
     RevealTicket,
     RootRotated,
     Run,
+    RunPlan,
     RunRequest,
     ServeRequest,
     Shred,
@@ -360,6 +363,14 @@ class Client:
         """
         ticket = self._post(f"/v1/runs/{_quoted(reference)}/errors", request, JobTicket)
         return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
+
+    def plan(self, request: PlanRequest) -> RunPlan:
+        """What a run would take. Nothing starts."""
+        return self._post("/v1/plan", request, RunPlan)
+
+    def run_curve(self, reference: str, *, most: int = 2000) -> Curve:
+        """How a run's training went, step by step; at most about so many points."""
+        return self._get(f"/v1/runs/{_quoted(reference)}/curve?most={most}", Curve)
 
     def resume_run(self, reference: str) -> Run:
         return self._post(f"/v1/runs/{_quoted(reference)}/resume", None, Run)

@@ -61,6 +61,7 @@ from cloister.appliance.recorder import Recorder
 from cloister.appliance.requests import Requests
 from cloister.appliance.revealing import Revealing
 from cloister.appliance.rotation import Rotation
+from cloister.appliance.run_plans import RunPlans
 from cloister.appliance.runs import after_job
 from cloister.appliance.seal import Seal, appliance_id
 from cloister.appliance.serving import Serving
@@ -191,6 +192,7 @@ class Authority:
         self.rotation = Rotation(parts, self.queue, refuse_start=self._refuse_start)
         self.queue.completions["rotate"] = self.rotation.complete
         self.checking = Checking(self.state, self.seal, self.recorder, self.catalogue)
+        self.run_plans = RunPlans(parts, self.gpus)
         self.overview = Overview(
             parts,
             self.fitness,

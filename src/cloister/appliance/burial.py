@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete
 
 from cloister.api import JobState, Problem, ShredPlan
+from cloister.appliance.curves import forget_points
 from cloister.appliance.state import EventRow, JobRow, ObjectRow, RunRow, ShredRow, TombstoneRow
 from cloister.appliance.store import Change
 
@@ -47,6 +48,7 @@ def bury(change: Change, shred_id: str, plan: ShredPlan, index: int) -> None:
         if job.state != JobState.DONE:
             job.state, job.error = JobState.CANCELLED, _shredded(row)
         job.metrics, job.result, job.progress = {}, {}, None
+        forget_points(session, job_id)
         session.execute(delete(EventRow).where(EventRow.subject == job_id))
         change.event("job.state", job_id, state=job.state, verb=job.verb, name=job.name)
     change.event("shred.state", shred_id, state=row.state, name=row.name)

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable
 
 from cloister.api import Failure, Metrics, Notice, Progress, Result
+from cloister.appliance.curves import add_point
 from cloister.appliance.endings import Endings
 from cloister.appliance.intake import Intake
 from cloister.appliance.jobs import job_row
@@ -95,6 +96,7 @@ class Follower:
                     row.progress = said.model_dump()
                 elif isinstance(said, Metrics):
                     row.metrics = {**row.metrics, "step": float(said.step), **said.values}
+                    add_point(change.session, job_id, said)
                 change.event(f"job.{said.event}", job_id, **said.model_dump(exclude={"event"}))
 
     async def _end(

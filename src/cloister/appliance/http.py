@@ -23,6 +23,7 @@ from cloister.api import (
     ClassifyRequest,
     ClientRequest,
     CosignedHead,
+    Curve,
     DatasetImport,
     Deployment,
     GatewayHello,
@@ -39,8 +40,10 @@ from cloister.api import (
     MergeRequest,
     ObjectKind,
     Passphrase,
+    PlanRequest,
     Problem,
     Run,
+    RunPlan,
     RunRequest,
     ServeRequest,
     Status,
@@ -52,6 +55,7 @@ from cloister.appliance.audit_http import audit_router
 from cloister.appliance.authority import Authority
 from cloister.appliance.bounds import Bounds
 from cloister.appliance.caller import Caller
+from cloister.appliance.curves import MOST
 from cloister.appliance.evaluation_routes import evaluation_routes
 from cloister.appliance.export_routes import export_routes
 from cloister.appliance.guard import may, may_by, require_guarded
@@ -201,6 +205,10 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
     async def start_run(peer: Caller, body: RunRequest) -> Run:
         return await authority.requests.start_run(peer, body)
 
+    @router.post("/plan", dependencies=[may("run.list")])
+    async def plan(body: PlanRequest) -> RunPlan:
+        return authority.run_plans.plan(body)
+
     @router.get("/runs", dependencies=[may("run.list")])
     async def runs() -> list[Run]:
         return authority.overview.runs()
@@ -208,6 +216,10 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
     @router.get("/runs/{reference}", dependencies=[may("run.list")])
     async def run(reference: str) -> Run:
         return authority.overview.run(reference)
+
+    @router.get("/runs/{reference}/curve", dependencies=[may("run.list")])
+    async def curve(reference: str, most: Annotated[int, Query(ge=2, le=100_000)] = MOST) -> Curve:
+        return authority.overview.curve(reference, most)
 
     @router.post("/runs/{reference}/resume", status_code=202, dependencies=[may("run.resume")])
     async def resume_run(peer: Caller, reference: str) -> Run:

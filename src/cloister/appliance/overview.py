@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from cloister import __version__
 from cloister.api import (
+    Curve,
     GatewayView,
     Job,
     JobState,
@@ -28,6 +29,7 @@ from cloister.appliance.anchors import Anchors
 from cloister.appliance.approval_register import ApprovalRegister
 from cloister.appliance.catalogue import find, listed
 from cloister.appliance.clients import Clients
+from cloister.appliance.curves import points
 from cloister.appliance.exporting import Exporting
 from cloister.appliance.facts import object_class
 from cloister.appliance.fitness import Fitness
@@ -227,6 +229,13 @@ class Overview:
     def run(self, reference: str) -> Run:
         with self._state.read() as session:
             return self._with_forecast(records.run(session, find_run(session, reference)))
+
+    def curve(self, reference: str, most: int) -> Curve:
+        """How a run's training went, at most about `most` points. Errors: NotFound."""
+        with self._state.read() as session:
+            row = find_run(session, reference)
+            found, thinned = points(session, row.train_job, most)
+            return Curve(run_id=row.run_id, name=row.name, points=found, thinned=thinned)
 
     def _forecast(self, rows: Sequence[JobRow]) -> dict[str, tuple[int, float | None]]:
         return self._queue.outlook.forecast() if any(row.state == JobState.QUEUED for row in rows) else {}

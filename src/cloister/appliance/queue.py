@@ -19,6 +19,7 @@ from sqlalchemy import select
 
 from cloister.api import JobState, Result, SandboxState
 from cloister.appliance import records
+from cloister.appliance.curves import forget_points
 from cloister.appliance.endings import Endings
 from cloister.appliance.following import Follower
 from cloister.appliance.handed import Handed
@@ -203,6 +204,7 @@ class Queue:
             row.stopping, row.asked_by = None, peer.uid
             if fresh:
                 row.progress, row.metrics = None, {}
+                forget_points(change.session, job_id)
             announce(change, row)
         self._wake.set()
 

@@ -114,6 +114,16 @@ LIVE = (DeploymentState.STARTING, DeploymentState.READY, DeploymentState.RESTART
 """States of a deployment that has an engine, or is to have one."""
 
 
+class PointRow(Base):
+    """What a run's job said of itself at one step: numbers by name, never content."""
+
+    __tablename__ = "points"
+
+    job_id: Mapped[str] = mapped_column(String(15), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    values: Mapped[dict[str, Any]]
+
+
 class DeploymentRow(Base):
     """`asked_by` is the uid of whoever started it, null in rows from before that was kept; `approval` is the id of
     the approval that it was started under, null where it took none."""

@@ -46,7 +46,7 @@ class LazyGroup(TyperGroup):
 
 def build(nouns: Mapping[str, str], epilog: str) -> typer.Typer:
     """The whole command line over these nouns."""
-    from cloister.cli import appliance, backup, since, witness
+    from cloister.cli import appliance, backup, plan, since, witness
 
     class Root(LazyGroup):
         pass
@@ -65,6 +65,7 @@ def build(nouns: Mapping[str, str], epilog: str) -> typer.Typer:
     witness.add_commands(app)
     backup.add_commands(app)
     since.add_commands(app)
+    plan.add_commands(app)
     return app
 
 

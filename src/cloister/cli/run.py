@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cloister.cli import shredding
+from cloister.cli import curves, run_files, shredding
 from cloister.cli.leaving import leaving
 from cloister.cli.output import JsonFlag, describe, duration, moment, print_json, print_table, say, visible
 from cloister.cli.session import connect, watch
 
 if TYPE_CHECKING:
-    from cloister.api import Run, TrainConfig
+    from cloister.api import Run
     from cloister.client import Client
 
 app = typer.Typer(no_args_is_help=True)
+app.command("init")(run_files.init)
+app.command("presets")(run_files.presets)
+app.command("curve")(curves.curve)
+app.command("compare")(curves.compare)
 
 Method = Literal["qlora", "lora"]
 Template = Literal["auto", "model", "llama3", "qwen3", "chatml"]
 LossOn = Literal["assistant", "last", "all"]
 Packing = Literal["auto", "on", "off"]
-Measuring = Literal["pair", "full", "none"]
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="The run's name or id, or its job's id.")]
 
 
 @app.command()
 def start(
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="The dataset to learn from.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="What to call the run.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A run file, as `cloister run init` writes one. Options go before it."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", "-d", help="The dataset to learn from.")] = None,
     base: Annotated[
         str | None, typer.Option("--base", "-b", help="The base model; with --from-run, that run's.")
     ] = None,
     from_run: Annotated[
         str | None, typer.Option("--from-run", metavar="RUN", help="Go on with what that run has learnt.")
     ] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="What to call the run.")] = None,
     holdout: Annotated[
         str | None, typer.Option(help="Measure on this dataset instead of the hold-out.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", "-p", help="Settings that ship: `cloister run presets`.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A YAML file of training settings.")
@@ -78,62 +88,54 @@ def start(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows and of the adapter's start.")] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer when measuring, in tokens.")
-    ] = 96,
+        int | None, typer.Option(min=1, help="Longest answer when measuring, in tokens.")
+    ] = None,
     evaluate: Annotated[
-        Measuring,
+        run_files.Measuring | None,
         typer.Option(help="When trained: base against tuned (pair), the whole table (full), nothing."),
-    ] = "pair",
+    ] = None,
     priority: Annotated[
-        int, typer.Option(min=-10, max=10, help="Higher starts first; among equals people take turns.")
-    ] = 0,
+        int | None, typer.Option(min=-10, max=10, help="Higher starts first; among equals people take turns.")
+    ] = None,
     watch_: Annotated[
         bool, typer.Option("--watch", "-w", help="Show progress; ctrl-c leaves it running.")
     ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Fine-tune a base model on a dataset, then measure it against the base on the hold-out."""
-    from cloister.api import EvaluateConfig, RunRequest, TableConfig
-    from cloister.cli.validation import validated
+    """Fine-tune a base model on a dataset, then measure it against the base on the hold-out.
 
-    options = {
-        "method": method,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "micro_batch_size": micro_batch_size,
-        "max_length": max_length,
-        "template": template,
-        "loss_on": loss_on,
-        "packing": packing,
-        "patience": patience,
-        "processes": processes,
-        "seed": seed,
-    }
-    lora = {"rank": rank, "alpha": alpha, "rslora": rslora, "dora": dora}
-    if from_run is not None:
-        with connect() as client:
-            earlier = client.run(from_run)
-        base = base or earlier.base
-        asked = {key: value for key, value in lora.items() if value is not None}
-        lora = earlier.train.lora.model_dump() | asked
-    if base is None:
-        raise typer.BadParameter("name a base model", param_hint="--base")
-    train = _train_config(config, options, lora)
-    table = TableConfig() if evaluate == "full" else None
-    measure = (
-        validated(EvaluateConfig, max_new_tokens=max_new_tokens, table=table) if evaluate != "none" else None
-    )
-    request = validated(
-        RunRequest,
-        name=name,
-        dataset=dataset,
-        base=base,
-        holdout=holdout,
-        from_run=from_run,
-        train=train,
-        evaluate=measure,
-        priority=priority,
+    What a run file or a preset says, an option overrides.
+    """
+    from cloister.cli.run_files import run_request
+
+    request = run_request(
+        (file, config, preset),
+        train={
+            "method": method,
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "micro_batch_size": micro_batch_size,
+            "max_length": max_length,
+            "template": template,
+            "loss_on": loss_on,
+            "packing": packing,
+            "patience": patience,
+            "processes": processes,
+            "seed": seed,
+        },
+        lora={"rank": rank, "alpha": alpha, "rslora": rslora, "dora": dora},
+        named={
+            "name": name,
+            "dataset": dataset,
+            "base": base,
+            "holdout": holdout,
+            "from_run": from_run,
+            "priority": priority,
+        },
+        evaluate=evaluate,
+        max_new_tokens=max_new_tokens,
+        earlier=_earlier,
     )
     with connect() as client:
         run = client.start_run(request)
@@ -179,43 +181,14 @@ def rebase(
     if json:
         print_json(run)
     elif watch_:
-        for each in (before, run):
-            say(f"{visible(each.name)} on {each.base}:")
-            _print_evaluation(each)
+        curves.compare(before.run_id, run.run_id)
     else:
         say(f"{visible(run.name)} ({run.run_id}) is queued. Watch it with `cloister run watch {run.name}`.")
 
 
-def _train_config(path: Path | None, options: dict[str, Any], adapter: dict[str, Any]) -> TrainConfig:
-    from cloister.api import TrainConfig
-    from cloister.cli.validation import validated
-    from cloister.errors import InvalidInput
-
-    values: dict[str, Any] = {}
-    if path is not None:
-        import yaml
-
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError):
-            raise InvalidInput("cannot be read", where=str(path)) from None
-        except yaml.YAMLError:
-            raise InvalidInput("is not valid YAML", where=str(path)) from None
-        lora = values.get("lora") if isinstance(values, dict) else None
-        if (
-            not isinstance(values, dict)
-            or not isinstance(lora or {}, dict)
-            or not all(isinstance(key, str) for key in (*values, *(lora or {})))
-        ):
-            raise InvalidInput("is not a mapping of settings", where=str(path))
-    values |= {key: value for key, value in options.items() if value is not None}
-    if isinstance(values.get("batch_size"), int) and not values.get("micro_batch_size"):
-        values["micro_batch_size"] = min(values["batch_size"], TrainConfig().micro_batch_size)
-    lora = dict(values.get("lora") or {})
-    lora |= {key: value for key, value in adapter.items() if value is not None}
-    if lora:
-        values["lora"] = lora
-    return validated(TrainConfig, **values)
+def _earlier(reference: str) -> Run:
+    with connect() as client:
+        return client.run(reference)
 
 
 def _watch(client: Client, reference: str, *, quiet: bool) -> Run:

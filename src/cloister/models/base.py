@@ -10,10 +10,12 @@ import json
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from cloister.errors import InvalidInput, Tampered
+from cloister.models.files import Files
 from cloister.models.safetensors_header import PREFIX, Header, header_size, parse_header
 from cloister.sources import SHARD_INDEX, WEIGHTS, refusal_of
 from cloister.vault import ObjectReader, ObjectWriter
@@ -104,11 +106,22 @@ def check_base(reader: ObjectReader, *, full: bool = True) -> dict[str, Any]:
     if reader.manifest.kind != "base":
         raise InvalidInput("this object is not a base model", where=reader.manifest.object_id)
     reader.check(full=full)
-    _check_names(dict.fromkeys(reader.files))
+    details = base_details(reader)
+    recorded = reader.manifest.details
+    if any(name in recorded and recorded[name] != value for name, value in details.items()):
+        raise Tampered(
+            "the model is not the one that the manifest describes", where=str(reader.manifest.object_id)
+        )
+    return details
+
+
+def base_details(files: Files) -> dict[str, Any]:
+    """Architecture, parameters, sizes and shape of a model's files. Errors: InvalidInput where they are none."""
+    _check_names(dict.fromkeys(files.files))
     texts: dict[str, bytes] = {}
     headers: dict[str, Header] = {}
-    for name in reader.files:
-        with reader.open(name) as file:
+    for name in files.files:
+        with files.open(name) as file:
             if WEIGHTS.fullmatch(name):
                 size = header_size(file.read(0, PREFIX.size), file.size, name)
                 headers[name] = parse_header(file.read(PREFIX.size, size), file.size, name)
@@ -116,13 +129,7 @@ def check_base(reader: ObjectReader, *, full: bool = True) -> dict[str, Any]:
                 raise _bad(f"larger than {MAX_TEXT} bytes", name)
             else:
                 texts[name] = file.read(0, file.size)
-    details = _details(texts, headers)
-    recorded = reader.manifest.details
-    if any(name in recorded and recorded[name] != value for name, value in details.items()):
-        raise Tampered(
-            "the model is not the one that the manifest describes", where=str(reader.manifest.object_id)
-        )
-    return details
+    return _details(texts, headers)
 
 
 def _check_names(names: Mapping[str, object]) -> None:
@@ -186,6 +193,7 @@ def _details(texts: Mapping[str, bytes], headers: Mapping[str, Header]) -> dict[
         "shards": len(headers),
         "dtype": sorted({info.dtype for info in tensors.values()})[0],
         "chat_template": bool(template) or "chat_template.jinja" in texts,
+        "shape": _shape(config, sizes, tensors),
         **sizes,
     }
 
@@ -221,6 +229,28 @@ def _check_config(config: dict[str, Any]) -> tuple[str, dict[str, int]]:
             raise _bad(f"`{key}` must be a whole number above 0", where)
         sizes[name] = value
     return architecture, sizes
+
+
+def _shape(config: Mapping[str, Any], sizes: Mapping[str, int], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What memory and time depend on: heads, and the linear layers of the decoder as [in, out, how many]."""
+
+    def number(key: str, otherwise: int) -> int:
+        value = config.get(key)
+        return value if type(value) is int and 0 < value < 1 << 31 else otherwise
+
+    heads = number("num_attention_heads", 1)
+    linear = Counter(
+        (info.shape[1], info.shape[0])
+        for name, info in tensors.items()
+        if name.endswith("_proj.weight") and len(info.shape) == 2
+    )
+    return {
+        "heads": heads,
+        "kv_heads": number("num_key_value_heads", heads),
+        "head_dim": number("head_dim", max(1, sizes["hidden_size"] // heads)),
+        "intermediate": number("intermediate_size", 4 * sizes["hidden_size"]),
+        "linear": [[wide, tall, count] for (wide, tall), count in sorted(linear.items())],
+    }
 
 
 def _check_index(index: dict[str, Any], headers: Mapping[str, Header]) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from cloister.api import Classification, Costs
 from cloister.errors import InvalidInput
+from cloister.planning.money import Prices
 from cloister.policy.sinks import SinkSettings
 from cloister.verifier import VerificationError, parse_witness_vkey
 
@@ -266,6 +267,11 @@ class PriceSettings(_Section):
     case_minutes: float | None = Field(
         default=None, ge=0, le=1e5, description="minutes that a person takes for one case"
     )
+
+    @property
+    def planned(self) -> Prices:
+        """What a plan reckons with."""
+        return Prices(**self.model_dump(exclude={"case_minutes"}))
 
     @property
     def costs(self) -> Costs:

@@ -15,7 +15,8 @@ class TrainOutcome:
     `train_loss` is the mean of the last epoch's steps; `holdout_loss` that of the best step, None without
     a hold-out. `losses[i]` is the loss of step i + 1, `holdout_losses` pairs of step and loss. `best` and
     `last` are the adapter's tensors, on the CPU. `seconds` counts all attempts, evaluation included;
-    `tokens_per_s` counts training alone. `packed` says whether rows lay end to end.
+    `tokens_per_s` counts training alone. `packed` says whether rows lay end to end; `longest` is the longest row
+    in tokens.
     """
 
     steps: int
@@ -31,3 +32,4 @@ class TrainOutcome:
     best: Mapping[str, Tensor]
     last: Mapping[str, Tensor]
     packed: bool = False
+    longest: int = 0

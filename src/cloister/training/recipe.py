@@ -391,6 +391,7 @@ class _Run:
             best=self.best,
             last=self._adapter(),
             packed=bool(reached.packed),
+            longest=int(self.rows.lengths.max()),
         )
 
     # --- helpers ---

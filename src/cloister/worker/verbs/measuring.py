@@ -6,6 +6,7 @@ Knows rows and models; the objects themselves `opening` opens.
 from __future__ import annotations
 
 import random
+import resource
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +106,13 @@ def use_run_template(model: Any, tokenizer: Any, name: str) -> None:
     ends = use_template(tokenizer, name)
     if ends:
         model.generation_config.eos_token_id = with_ends(model.generation_config.eos_token_id, ends)
+
+
+def peak_bytes(device: str) -> int:
+    """The most memory that this process has held: of its GPU, or resident where it has none."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def prepare_torch(job: JobDocument) -> None:

@@ -157,6 +157,8 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
             "supervised_tokens": outcome.supervised_tokens,
             "tokens_per_s": outcome.tokens_per_s,
             "seconds": outcome.seconds,
+            "longest": outcome.longest,
+            "peak_bytes": measuring.peak_bytes(job.device),
         }
         with writer.create("history.json") as file:
             history = {"losses": outcome.losses, "holdout_losses": outcome.holdout_losses, **values}

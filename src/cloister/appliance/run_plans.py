@@ -1,0 +1,137 @@
+"""What a run would take, told before it is asked for: facts about base, dataset, machine and past runs, put together.
+
+The arithmetic is `cloister.planning`'s; this gathers what it needs from the state, and starts and records nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from cloister.api import JobState, ObjectKind, PlanRequest, RunPlan, TrainConfig
+from cloister.appliance.catalogue import find
+from cloister.appliance.devices import gpu_of
+from cloister.appliance.gpus import Gpus
+from cloister.appliance.parts import Parts
+from cloister.appliance.room import GIB, memory_of
+from cloister.appliance.state import JobRow, ObjectRow, RunRow
+from cloister.errors import Conflict
+from cloister.planning.lengths import Lengths
+from cloister.planning.memory import training_parts
+from cloister.planning.plan import Known, Machine, plan_run
+from cloister.planning.shape import ModelShape
+from cloister.planning.time import Seen, operations_a_token
+
+PAST = 20
+"""So many finished runs are looked at, the newest first."""
+INDEX_BYTES = 9
+"""Of a row, beside its content."""
+
+
+class RunPlans:
+    """One call a plan."""
+
+    def __init__(self, parts: Parts, gpus: Gpus) -> None:
+        self._state = parts.state
+        self._settings = parts.settings
+        self._devices = parts.devices
+        self._gpus = gpus
+
+    def plan(self, request: PlanRequest) -> RunPlan:
+        """The plan of a run. Errors: NotFound; Conflict where too little is known of the base model."""
+        machine = self._machine()
+        with self._state.read() as session:
+            base = find(session, ObjectKind.BASE, request.base)
+            dataset = find(session, ObjectKind.DATASET, request.dataset)
+            shape = _shape(base)
+            train, holdout = _lengths(dataset, request.train)
+            if request.holdout is not None:
+                other = find(session, ObjectKind.DATASET, request.holdout)
+                rows = other.counts.get("rows", 0)
+                holdout = Lengths.guessed(rows, other.sealed_bytes, request.train.max_length)
+            known = _known(session, base, machine)
+        return plan_run(shape, request.train, train, holdout, machine, known, self._settings.prices.planned)
+
+    def _machine(self) -> Machine:
+        """The roomiest device that a run may get, without the reserve."""
+        reserve = int(self._settings.queue.memory_reserve_gib * GIB)
+        cores = self._settings.queue.threads or os.cpu_count() or 1
+        gpus = [
+            gpu
+            for gpu in self._gpus.listed()
+            if f"cuda:{gpu.number}" in self._devices.places and gpu.memory_total is not None
+        ]
+        if not gpus:
+            return Machine("cpu", max(0, memory_of("MemTotal") - reserve), cores)
+        best = max(gpus, key=lambda gpu: gpu.memory_total or 0)
+        return Machine("cuda", best.memory_total or 0, cores, gpu=best.name or "GPU")
+
+
+def _shape(base: ObjectRow) -> ModelShape:
+    shape = ModelShape.from_details(base.details)
+    if shape is None:
+        raise Conflict(
+            "this base model was imported before its shape was written down",
+            where=base.name,
+            remedy="Import it again under another name: `cloister base import`.",
+        )
+    return shape
+
+
+def _lengths(dataset: ObjectRow, config: TrainConfig) -> tuple[Lengths, Lengths]:
+    """Of both sides, guessed from the size of the dataset."""
+    rows = max(1, dataset.counts.get("rows", 1))
+    content = max(0, dataset.sealed_bytes - INDEX_BYTES * rows)
+    sides = (dataset.counts.get("train_rows", rows), dataset.counts.get("holdout_rows", 0))
+    train, holdout = (Lengths.guessed(side, content * side // rows, config.max_length) for side in sides)
+    return train, holdout
+
+
+def _known(session: Session, base: ObjectRow, machine: Machine) -> Known:
+    """What finished runs on a device of that kind showed: on this base where there are any, else on others."""
+    rows = session.execute(
+        select(RunRow, JobRow)
+        .join(JobRow, JobRow.job_id == RunRow.train_job)
+        .where(JobRow.state == JobState.DONE)
+        .order_by(JobRow.ended_at.desc())
+        .limit(PAST)
+    ).all()
+    told = [
+        (run.base == base.object_id, seen, peak)
+        for run, job in rows
+        for seen, peak in _seen(session, run, job, machine)
+    ]
+    same = [item for item in told if item[0]] or told
+    return Known(runs=[seen for _, seen, _ in same], peaks=[peak for _, _, peak in same if peak is not None])
+
+
+def _seen(
+    session: Session, run: RunRow, job: JobRow, machine: Machine
+) -> Iterator[tuple[Seen, float | None]]:
+    """One finished run, where it says enough."""
+    kind = "cpu" if gpu_of(job.device or "cpu") is None else "cuda"
+    base = session.scalars(
+        select(ObjectRow).where(ObjectRow.object_id == run.base).order_by(ObjectRow.version.desc())
+    ).first()
+    shape = ModelShape.from_details(base.details) if base is not None else None
+    result: dict[str, Any] = job.result
+    numbers = [result.get(name) for name in ("tokens", "supervised_tokens", "tokens_per_s", "steps")]
+    good = [float(number) for number in numbers if isinstance(number, int | float) and number > 0]
+    if shape is None or kind != machine.device or len(good) < len(numbers):
+        return
+    tokens, supervised, rate, steps = good
+    config = TrainConfig.model_validate(run.train)
+    rows = steps * config.batch_size
+    share = supervised / tokens
+    seen = Seen(operations_a_token(shape, config, tokens / rows, share) * rate, 1.0)
+    peak, longest = result.get("peak_bytes"), result.get("longest")
+    ratio = None
+    if isinstance(peak, int) and isinstance(longest, int):
+        lengths = Lengths(int(rows), int(tokens), longest, share, measured=True)
+        planned = sum(part.bytes for part in training_parts(shape, config, lengths, machine.device))
+        ratio = peak / planned
+    yield seen, ratio

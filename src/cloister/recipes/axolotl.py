@@ -1,0 +1,335 @@
+"""A recipe for Axolotl as a run file, and what could not be carried over, each with the reason.
+
+Source of the keys: the configuration schema of axolotl-ai-cloud/axolotl (`src/axolotl/utils/schemas`). Knows both
+vocabularies; it reads no data and fetches no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from cloister.errors import InvalidInput
+from cloister.recipes.run_file import parse_mapping, parse_run_file
+
+
+@dataclass
+class Translation:
+    """`train` in Cloister's words; `left`: key of the recipe and why it was not carried over; `next_steps`: what
+    the recipe did itself and is a command here; `dropped`: keys that mean nothing here."""
+
+    train: dict[str, Any] = field(default_factory=dict)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    next_steps: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def text(self, **named: str) -> str:
+        """The run file, with what was left out as comments at its head."""
+        lines = ["# Translated from a recipe for Axolotl."]
+        if self.left:
+            lines.append("# Not carried over:")
+            lines += [f"#   {_printable(key)}: {why}" for key, why in self.left]
+        body = yaml.safe_dump({**named, "train": self.train}, sort_keys=False, allow_unicode=True)
+        text = "\n".join(lines) + "\n" + body
+        parse_run_file(text.encode(), "translation")
+        return text
+
+
+def translate(data: bytes, where: str) -> Translation:
+    """Translate a recipe.
+
+    Raises:
+        InvalidInput: it is no YAML mapping, or no recipe of Axolotl, or one for something other than supervised
+            fine-tuning; a value does not fit its key.
+    """
+    recipe = {key: value for key, value in parse_mapping(data, where).items() if value is not None}
+    if "base_model" not in recipe:
+        raise InvalidInput("has no `base_model`: is it a recipe for Axolotl?", where=where)
+    if recipe.get("rl"):
+        raise InvalidInput(
+            "is for preference training (`rl`)",
+            where=f"{where}: rl",
+            remedy="Cloister trains on examples only.",
+        )
+    found = Translation()
+    found.next_steps.append("Import the base model: `cloister base import FOLDER --name BASE`.")
+    for key, value in recipe.items():
+        rule = _RULES.get(key)
+        if rule is not None:
+            try:
+                rule(found, value, recipe)
+            except (TypeError, ValueError, OverflowError):
+                raise InvalidInput(f"`{_printable(key)}` has a value of another kind", where=where) from None
+        elif key in _MEANINGLESS or key.startswith(("wandb_", "mlflow_", "comet_", "hub_", "hf_")):
+            found.dropped.append(key)
+        else:
+            found.left.append((key, "not known here"))
+    try:
+        parse_run_file(yaml.safe_dump({"train": found.train}).encode(), where)
+    except InvalidInput as error:
+        error.where = where
+        raise
+    return found
+
+
+_Rule = Callable[[Translation, Any, dict[str, Any]], None]
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text[:80])
+
+
+def _number(name: str, kind: Callable[[Any], Any] = float) -> _Rule:
+    def rule(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+        if isinstance(value, bool):
+            raise TypeError
+        found.train[name] = kind(value)
+
+    return rule
+
+
+def _lora(name: str, kind: Callable[[Any], Any]) -> _Rule:
+    def rule(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+        found.train.setdefault("lora", {})[name] = kind(value)
+
+    return rule
+
+
+def _why(reason: str, *, but: tuple[Any, ...] = (False,)) -> _Rule:
+    """Left out for `reason`, unless the value is one of those that change nothing."""
+
+    def rule(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+        if value not in but and value not in ([], {}):
+            found.left.append((_key_of(rule), reason))
+
+    return rule
+
+
+def _key_of(rule: _Rule) -> str:
+    return next(key for key, known in _RULES.items() if known is rule)
+
+
+def _adapter(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if value in ("qlora", "lora"):
+        found.train["method"] = "qlora" if value == "qlora" or recipe.get("load_in_4bit") is True else "lora"
+    else:
+        found.left.append(("adapter", "only qlora and lora; a LoRA adapter is trained instead"))
+
+
+def _in_8bit(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if value:
+        found.left.append(("load_in_8bit", "the base is kept in 4 bits (qlora) or 16 (lora)"))
+
+
+def _batch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    micro = int(recipe.get("micro_batch_size") or 1)
+    steps = int(recipe.get("gradient_accumulation_steps") or 1)
+    found.train["micro_batch_size"] = micro
+    found.train["batch_size"] = micro * steps
+
+
+def _whole_batch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if "micro_batch_size" not in recipe:
+        found.train["batch_size"] = int(value)
+        found.train["micro_batch_size"] = max(
+            1, int(value) // int(recipe.get("gradient_accumulation_steps") or 1)
+        )
+
+
+def _every(name: str) -> _Rule:
+    def rule(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+        number = float(value)
+        if number >= 1 and number.is_integer():
+            found.train[name] = int(number)
+        else:
+            found.left.append(
+                (_key_of(rule), "a share of all steps; here a number of steps, or once an epoch")
+            )
+
+    return rule
+
+
+def _per_epoch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if value != 1:
+        found.left.append(("evals_per_epoch", "once an epoch here, or `eval_every` so many steps"))
+
+
+def _saves_per_epoch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if value != 1:
+        found.left.append(("saves_per_epoch", "once an epoch here, or `checkpoint_every` so many steps"))
+
+
+def _scheduler(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    known = {
+        "cosine": "cosine",
+        "linear": "linear",
+        "constant": "constant",
+        "constant_with_warmup": "constant",
+    }
+    if value in known:
+        found.train["lr_scheduler"] = known[value]
+    else:
+        found.left.append(("lr_scheduler", "only cosine, linear and constant; cosine is taken"))
+
+
+def _warmup_steps(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    total = recipe.get("max_steps")
+    if total:
+        found.train["warmup_ratio"] = min(0.99, int(value) / int(total))
+    elif value:
+        found.left.append(("warmup_steps", "here a share of all steps: `warmup_ratio`"))
+
+
+def _optimizer(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if value in ("paged_adamw_8bit", "adamw_bnb_8bit", "adamw_8bit"):
+        found.train["optimizer"] = "paged_adamw_8bit"
+    elif str(value).startswith(("adamw_torch", "adamw_hf", "adamw_apex_fused")):
+        found.train["optimizer"] = "adamw"
+    else:
+        found.left.append(("optimizer", "AdamW, with paged 8-bit states on a GPU, is taken"))
+
+
+def _checkpointing(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if isinstance(value, bool):
+        found.train["gradient_checkpointing"] = value
+    else:
+        found.train["gradient_checkpointing"] = True
+        found.left.append(("gradient_checkpointing", "activations are recomputed, not moved elsewhere"))
+
+
+def _packing(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    found.train["packing"] = "auto" if value else "off"
+
+
+def _on_inputs(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    found.train["loss_on"] = "all" if value else "assistant"
+
+
+def _template(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    known = {"llama3": "llama3", "qwen3": "qwen3", "chatml": "chatml", "tokenizer_default": "model"}
+    if value in known:
+        found.train["template"] = known[value]
+    else:
+        found.left.append(("chat_template", "not shipped; the base model's own template is taken"))
+
+
+def _datasets(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    entries = value if isinstance(value, list) else [value]
+    many = f" ({len(entries)}, then merge them: `cloister dataset derive`)" if len(entries) > 1 else ""
+    share = recipe.get("val_set_size")
+    holdout = f" --holdout {float(share)}" if share and 0 < float(share) <= 0.5 else ""
+    found.next_steps.append(
+        f"Import the dataset{many}: `cloister dataset import FILE --name DATASET{holdout}`."
+    )
+
+
+def _val_size(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if float(value) > 0.5:
+        found.left.append(("val_set_size", "the hold-out is a share of at most 0.5, given at the import"))
+
+
+def _targets(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    names = {str(name).rsplit(".", 1)[-1] for name in (value if isinstance(value, list) else [value])}
+    every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    if not names >= every and names != {"all-linear"}:
+        found.left.append(("lora_target_modules", "the adapter is on every linear layer"))
+
+
+def _overlong(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if value != "raise":
+        found.left.append(
+            ("excess_length_strategy", "a longer row refuses the run: nothing is cut or dropped unseen")
+        )
+
+
+def _tokens(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    extra = value if isinstance(value, list) else [key for key in value if key != "pad_token"]
+    if extra:
+        found.left.append(("special_tokens", "the tokenizer stays as it is: no token is added or renamed"))
+
+
+def _nothing(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    """Read together with another key, or always so here."""
+
+
+def _fp16(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if value:
+        found.left.append(("fp16", "computed in bfloat16"))
+
+
+_RULES: dict[str, _Rule] = {
+    "base_model": _nothing,
+    "adapter": _adapter,
+    "load_in_4bit": _nothing,
+    "load_in_8bit": _in_8bit,
+    "lora_r": _lora("rank", int),
+    "lora_alpha": _lora("alpha", float),
+    "lora_dropout": _lora("dropout", float),
+    "peft_use_rslora": _lora("rslora", bool),
+    "peft_use_dora": _lora("dora", bool),
+    "lora_target_modules": _targets,
+    "lora_target_linear": _nothing,
+    "lora_model_dir": _why("to go on from an earlier adapter, `run start --from-run RUN`"),
+    "lora_modules_to_save": _why("embeddings and output layer stay as they are"),
+    "num_epochs": _number("epochs"),
+    "max_steps": _number("max_steps", int),
+    "micro_batch_size": _batch,
+    "gradient_accumulation_steps": _batch,
+    "batch_size": _whole_batch,
+    "learning_rate": _number("learning_rate"),
+    "lr_scheduler": _scheduler,
+    "warmup_ratio": _number("warmup_ratio"),
+    "warmup_steps": _warmup_steps,
+    "weight_decay": _number("weight_decay"),
+    "max_grad_norm": _number("max_grad_norm"),
+    "optimizer": _optimizer,
+    "sequence_len": _number("max_length", int),
+    "excess_length_strategy": _overlong,
+    "sample_packing": _packing,
+    "gradient_checkpointing": _checkpointing,
+    "seed": _number("seed", int),
+    "eval_steps": _every("eval_every"),
+    "evals_per_epoch": _per_epoch,
+    "save_steps": _every("checkpoint_every"),
+    "saves_per_epoch": _saves_per_epoch,
+    "early_stopping_patience": _number("patience", int),
+    "train_on_inputs": _on_inputs,
+    "chat_template": _template,
+    "chat_template_jinja": _why("a template of one's own is not taken; the base model's is"),
+    "datasets": _datasets,
+    "pretraining_dataset": _datasets,
+    "test_datasets": _why("another dataset to measure on: `holdout: DATASET` in the run file"),
+    "val_set_size": _val_size,
+    "special_tokens": _tokens,
+    "tokens": _tokens,
+    "fp16": _fp16,
+    "bf16": _nothing,
+    "neftune_noise_alpha": _why("no noise is added to embeddings"),
+    "deepspeed": _why("one machine, data parallel"),
+    "fsdp": _why("one machine, data parallel"),
+    "fsdp_config": _why("one machine, data parallel"),
+    "plugins": _why("the kernels are chosen by Cloister"),
+    "trust_remote_code": _why("code that comes with a model is never run"),
+    "resume_from_checkpoint": _why("`cloister run resume RUN`"),
+    "default_system_message": _why("given at the import: `cloister dataset import --system-file`"),
+}
+
+_MEANINGLESS = frozenset(
+    {
+        "model_type", "tokenizer_type", "tokenizer_use_fast", "is_llama_derived_model", "is_mistral_derived_model",
+        "is_qwen_derived_model", "is_falcon_derived_model", "base_model_config", "dataset_prepared_path",
+        "dataset_processes", "dataset_num_proc", "output_dir", "logging_steps", "tf32", "flash_attention",
+        "attn_implementation", "sdp_attention", "xformers_attention", "flex_attention", "eager_attention",
+        "s2_attention", "pad_to_sequence_len", "group_by_length", "local_rank", "strict", "debug",
+        "save_total_limit", "save_safetensors", "save_strategy", "eval_strategy", "eval_batch_size",
+        "eval_sample_packing", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+        "gradient_checkpointing_kwargs", "dataloader_num_workers", "dataloader_pin_memory",
+        "dataloader_prefetch_factor", "shuffle_merged_datasets", "use_tensorboard", "eval_table_size",
+        "eval_max_new_tokens", "lora_fan_in_fan_out", "lora_on_cpu", "lora_mlp_kernel", "lora_qkv_kernel",
+        "lora_o_kernel", "ddp_find_unused_parameters", "include_tokens_per_second", "auto_resume_from_checkpoints",
+    }
+)  # fmt: skip
+"""Kept for people's files: what Cloister decides by itself or does not have, without influence on the result."""

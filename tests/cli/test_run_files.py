@@ -1,0 +1,71 @@
+"""`run init`, `run presets` and run files, as typed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+from cli_shell import CLOISTER, Shell
+
+from cloister.recipes import parse_run_file
+
+
+@pytest.fixture
+def cloister(tmp_path: Path) -> Shell:
+    (tmp_path / "home").mkdir()
+    return Shell(tmp_path / "home")
+
+
+def test_five_questions_write_a_run_file(cloister: Shell, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "CLOISTER_HOME": str(cloister.home.root), "COLUMNS": "80"}
+    process = subprocess.Popen(
+        [CLOISTER, "run", "init", str(tmp_path / "run.yaml")],
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, b"9\n2\nclaims\nsmall\nspeed\nBad Name\n")
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    assert process.wait(60) == 2 and b"name" in shown and not (tmp_path / "run.yaml").exists()
+    assert b"put texts into classes" in shown
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # the other side has closed
+        return b""
+
+
+def test_a_run_file_is_written_once_and_read_by_start(cloister: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    options = ["--preset", "style", "--dataset", "d", "--base", "b", "--for", "quality", "--name", "n"]
+    cloister("run", "init", str(path), *options)
+    assert parse_run_file(path.read_bytes(), "run.yaml").dataset == "d"
+    assert "is there already" in cloister("run", "init", str(path), *options, code=4).stderr
+    cloister("run", "init", str(path), *options, "--force")
+    assert "nobody to ask" in cloister("run", "init", str(tmp_path / "other"), code=2).stderr
+    wrong = cloister("run", "init", str(tmp_path / "other"), *options[2:], "--preset", "no", code=3).stderr
+    assert "instruction" in wrong
+
+
+def test_what_start_is_not_told_is_named(cloister: Shell, tmp_path: Path) -> None:
+    told = cloister("run", "start", "--preset", "chat", "--name", "n", code=2).stderr
+    assert "dataset and base" in told
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {}\n")
+    told = cloister("run", "start", str(path), "--preset", "chat", code=2).stderr
+    assert "only one" in told
+    path.write_text("train:\n  epochs: none\n")
+    assert "epochs" in cloister("run", "start", str(path), code=2).stderr
+
+
+def test_presets_are_listed_and_printed(cloister: Shell) -> None:
+    assert {item["name"] for item in cloister.json("run", "presets")} >= {"domain", "extraction"}
+    assert "rslora" in cloister("run", "presets", "domain").stdout
+    cloister("run", "presets", "no", code=3)

@@ -1,0 +1,173 @@
+"""Run files, presets and translated recipes: each fits what the authority takes, and bad ones are named."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloister.api import RunRequest, TrainConfig
+from cloister.errors import InvalidInput, NotFound
+from cloister.recipes import PRESETS, parse_run_file, preset_text, run_file_text
+from cloister.recipes.axolotl import translate
+
+RECIPE = """
+base_model: some/model-8B
+load_in_4bit: true
+adapter: qlora
+datasets:
+  - path: claims.jsonl
+    type: alpaca
+val_set_size: 0.1
+sequence_len: 2048
+sample_packing: true
+lora_r: 8
+lora_alpha: 32
+lora_target_linear: true
+peft_use_rslora: true
+gradient_accumulation_steps: 4
+micro_batch_size: 2
+num_epochs: 2
+max_steps: 200
+warmup_steps: 20
+optimizer: adamw_bnb_8bit
+lr_scheduler: linear
+learning_rate: 1e-4
+train_on_inputs: true
+chat_template: llama3
+early_stopping_patience: 3
+eval_steps: 50
+save_steps: 0.1
+neftune_noise_alpha: 5
+wandb_project:
+flash_attention: true
+a_key_of_tomorrow: 1
+"""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("aim", ["quality", "speed", "memory"])
+def test_every_preset_is_a_run_that_can_be_started(name: str, aim: str) -> None:
+    text = run_file_text(name, aim, name="a", dataset="b", base="c")  # type: ignore[arg-type]
+    file = parse_run_file(text.encode(), "run.yaml")
+    train = file.train_config()
+    RunRequest.model_validate({**file.model_dump(exclude={"train"}), "train": train})
+    assert train.batch_size % train.micro_batch_size == 0
+    plain = parse_run_file(preset_text(name).encode(), "preset").train_config()
+    if aim == "quality":
+        assert train == plain
+    if aim == "speed":
+        assert train.epochs <= plain.epochs and train.lora.rank < plain.lora.rank
+        assert train.lora.alpha / train.lora.rank == plain.lora.alpha / plain.lora.rank
+    if aim == "memory":
+        assert train.micro_batch_size == 1 and train.gradient_checkpointing is True
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_states_its_trade_offs(name: str) -> None:
+    text = preset_text(name)
+    assert text.startswith("# ") and len(re.findall(r"(?m)  # ", text)) >= 3
+    assert set(yaml.safe_load(text)["train"]) <= set(TrainConfig.model_fields)
+
+
+def test_an_unknown_preset_names_those_that_are() -> None:
+    with pytest.raises(NotFound) as caught:
+        preset_text("../instruction")
+    assert "instruction" in str(caught.value.remedy)
+
+
+def test_a_recipe_is_translated_and_what_is_left_is_told() -> None:
+    found = translate(RECIPE.encode(), "axolotl.yaml")
+    train = parse_run_file(found.text(name="a").encode(), "t").train_config()
+    assert train == TrainConfig.model_validate(
+        {
+            "method": "qlora",
+            "lora": {"rank": 8, "alpha": 32.0, "rslora": True},
+            "max_length": 2048,
+            "packing": "auto",
+            "batch_size": 8,
+            "micro_batch_size": 2,
+            "epochs": 2,
+            "max_steps": 200,
+            "warmup_ratio": 0.1,
+            "optimizer": "paged_adamw_8bit",
+            "lr_scheduler": "linear",
+            "learning_rate": 1e-4,
+            "loss_on": "all",
+            "template": "llama3",
+            "patience": 3,
+            "eval_every": 50,
+        }
+    )
+    assert {key for key, _ in found.left} == {"save_steps", "neftune_noise_alpha", "a_key_of_tomorrow"}
+    assert found.dropped == ["flash_attention"]
+    assert "--holdout 0.1" in " ".join(found.next_steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lora_r: 8", "base_model"),
+        ("base_model: m\nrl: dpo", "preference training"),
+        ("base_model: m\nlora_r: [1]", "`lora_r`"),
+        ("base_model: m\nlora_r: many", "`lora_r`"),
+        ("base_model: m\nlora_r: 0", "lora.rank"),
+        ("base_model: m\nnum_epochs: .inf", "epochs"),
+        ("base_model: m\nnum_epochs: true", "`num_epochs`"),
+        ("- base_model", "not a mapping"),
+        ("base_model: [", "not valid YAML"),
+        ("!!python/object/apply:os.system [id]", "not valid YAML"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        translate(text.encode(), "axolotl.yaml")
+    assert said in caught.value.message and "axolotl.yaml" in str(caught.value.where)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\xff\xfe", "UTF-8"),
+        (b"train: {rank: SECRET}", "rank"),
+        (b"train: {lora: {rank: SECRET}}", "lora.rank"),
+        (b"name: 'SECRET NAME'", "name"),
+        (b"dataset: d\nnonsense: SECRET", "nonsense"),
+        (b"train: SECRET", "train"),
+        (b"1: 2", "mapping"),
+        (b"a: &a [*a]", "a"),
+        (b"x" * (1 << 20) + b"x", "larger"),
+        (b"[" * 5000, "not valid YAML"),
+    ],
+)
+def test_what_is_no_run_file_is_refused_without_a_value(data: bytes, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_run_file(data, "run.yaml")
+    assert said in caught.value.message and "SECRET" not in caught.value.message
+    assert "run.yaml" in str(caught.value.where)
+
+
+def test_settings_alone_are_a_run_file_too() -> None:
+    assert parse_run_file(b"epochs: 2\nlora: {rank: 4}", "s").train_config(lora={"alpha": 8}).lora.alpha == 8
+    assert parse_run_file(b"batch_size: 2", "s").train_config().micro_batch_size == 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=12,
+    )
+)
+def test_anything_is_refused_or_read(value: object) -> None:
+    data = yaml.safe_dump(
+        {"base_model": "m", "lora_r": value, "datasets": value, "special_tokens": value}
+    ).encode()
+    for read in (parse_run_file, translate):
+        with contextlib.suppress(InvalidInput):
+            read(data, "x")
