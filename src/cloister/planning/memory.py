@@ -75,7 +75,7 @@ def training_parts(
 
 
 _PROCESS: dict[Device, int] = {"cpu": 620 << 20, "cuda": 600 << 20}
-_LOGIT: dict[Device, int] = {"cpu": 12, "cuda": 12}
+_LOGIT: dict[Device, int] = {"cpu": 16, "cuda": 12}
 
 
 def _layer_bytes(shape: ModelShape, rows: int, length: int) -> float:
