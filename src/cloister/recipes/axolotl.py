@@ -314,7 +314,7 @@ _RULES: dict[str, _Rule] = {
     "plugins": _why("the kernels are chosen by Cloister"),
     "trust_remote_code": _why("code that comes with a model is never run"),
     "resume_from_checkpoint": _why("`cloister run resume RUN`"),
-    "default_system_message": _why("given at the import: `cloister dataset import --system-file`"),
+    "default_system_message": _why("given at the import: `cloister dataset import FILE --system-file TEXT`"),
 }
 
 _MEANINGLESS = frozenset(
