@@ -114,6 +114,64 @@ def test_every_json_format_by_content(bring_in, name, layout, packing):
     assert got.summary.task == ("text" if name == "text" else "chat")
 
 
+def agent(*turns: dict[str, object], tools: object = None) -> bytes:
+    asked = {"role": "user", "content": "a"}
+    ended = {"role": "assistant", "content": "b"}
+    return json.dumps({"messages": [asked, *turns, ended], "tools": tools}).encode()
+
+
+def called(*calls: object) -> dict[str, object]:
+    return {"role": "assistant", "tool_calls": list(calls)}
+
+
+def told_by(name: str, **more: object) -> dict[str, object]:
+    return {"role": "tool", "tool_call_id": name, "content": "x", **more}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (agent(called(CALL)), "messages[2].role: comes before 1 of the calls before it are answered"),
+        (
+            agent(called(CALL), told_by("c1"), told_by("c1")),
+            "messages[3].tool_call_id: is answered twice",
+        ),
+        (
+            agent(called(CALL), told_by("c9")),
+            "messages[2].tool_call_id: names no call of the assistant's turn before it",
+        ),
+        (agent(called(CALL, CALL)), "messages[1].tool_calls[1].id: is another call's, too"),
+        (
+            agent({"role": "user", "content": "x", "tool_calls": [CALL]}),
+            "messages[1].tool_calls: unknown field; only role, content may be there",
+        ),
+        (agent(called({**CALL, "type": "web"})), "messages[1].tool_calls[0].type: must be `function`"),
+        (
+            agent(called({"function": {"name": "f", "arguments": "[1]"}})),
+            "messages[1].tool_calls[0].function.arguments: must be a JSON object, or the text of one",
+        ),
+        (
+            agent(called({"function": {"name": "f", "arguments": '{"a":1,"a":2}'}})),
+            "messages[1].tool_calls[0].function.arguments: holds an object with a key twice",
+        ),
+        (agent(tools="{"), "tools: must be an array of functions, or the text of one"),
+        (agent(tools=[{"function": {}}]), "tools[0].function.name: must be a string that is not empty"),
+        (
+            agent().replace(b'"content": "b"', b'"content": "b", "tool_calls": [], "tool_calls": []'),
+            "messages[1].tool_calls: comes twice in one object",
+        ),
+        (
+            agent(called(CALL), told_by("c1"), {"role": "user", "content": "x"}),
+            "messages[3].role: after a tool's answer comes the assistant's turn",
+        ),
+    ],
+)
+def test_tools_that_do_not_fit_are_told_by_field_and_rule(bring_in, line, told):
+    with pytest.raises(InvalidInput):
+        bring_in(line)
+    assert f"rows.txt:1: {told}" in bring_in.lines()
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_format_as_parquet(bring_in, name):
     value, row = EXAMPLES[name]

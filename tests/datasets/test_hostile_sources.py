@@ -339,7 +339,11 @@ SOURCES: dict[str, tuple[Callable[[], bytes], str, dict[str, object]]] = {
         "f:{line}: row: the zstd data is damaged",
         {},
     ),
-    "gzip: packed twice": (lambda: gzip.compress(zstandard.compress(lines())), "", {}),
+    "gzip: packed twice": (
+        lambda: gzip.compress(zstandard.compress(lines())),
+        "this is zstd data inside gzip data",
+        {},
+    ),
     # Parquet
     "parquet: no footer": (
         lambda: b"PAR1" + SECRET.encode() * 10_000 + b"PAR1",

@@ -189,7 +189,7 @@ def _values(batch: Any) -> Iterator[dict[str, Any] | None]:
     import pyarrow as pa
 
     try:
-        batch.validate(full=True)
+        batch.validate(full=True)  # as Arrow advises for data from strangers
         yield from batch.to_pylist()
         return
     except (UnicodeDecodeError, pa.ArrowInvalid):

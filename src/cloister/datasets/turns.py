@@ -100,8 +100,8 @@ class ConversationShape:
             r for r, meant in spelling.roles.items() if meant != "tool" and r != spelling.calls
         }
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._wire()).decode
-        # Tools make more of them than `occurrences` tells, so lines with tools go the exact way.
-        names = (spelling.role, spelling.content, "tool", "tool_calls")
+        # `tool_calls` may be decoded but are not counted in `occurrences`: lines with them go the exact way.
+        names = (spelling.role, spelling.content, "tool_calls")
         self.keys: re.Pattern[bytes] = key_pattern([*self._known, *names])
 
     def _wire(self) -> type:
