@@ -117,7 +117,8 @@ def test_every_json_format_by_content(bring_in, name, layout, packing):
 def agent(*turns: dict[str, object], tools: object = None) -> bytes:
     asked = {"role": "user", "content": "a"}
     ended = {"role": "assistant", "content": "b"}
-    return json.dumps({"messages": [asked, *turns, ended], "tools": tools}).encode()
+    more = {} if tools is None else {"tools": tools}
+    return json.dumps({"messages": [asked, *turns, ended], **more}).encode()
 
 
 def called(*calls: object) -> dict[str, object]:
