@@ -68,6 +68,15 @@ def test_links_pipes_folders_and_files_with_other_names_are_refused(source: Path
     assert source.read_bytes() == SECRET
 
 
+def test_a_file_that_took_the_name_meanwhile_is_left_alone(source: Path) -> None:
+    with Removable(source) as removable:
+        source.rename(source.with_suffix(".old"))
+        source.write_bytes(b"another")
+        with pytest.raises(InvalidInput, match="another file"):
+            removable.remove()
+    assert source.read_bytes() == b"another"
+
+
 @pytest.mark.parametrize("change", ["grown", "replaced", "moved", "linked"])
 def test_what_changed_during_the_import_stays(source: Path, change: str) -> None:
     with source.open("rb") as reading, Removable(source) as removable:

@@ -123,11 +123,21 @@ class Removable:
             # Under a name that tells nothing, so that the folder's old entry tells nothing.
             hidden = secrets.token_hex(min(16, max(4, len(self.path.name) // 2)))
             os.rename(self.path.name, hidden, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            self._check_hidden(hidden)
             os.unlink(hidden, dir_fd=self._folder)
             os.fsync(self._folder)
         except OSError as error:
             raise _refusal(error, self.path) from None
         return written
+
+    def _check_hidden(self, hidden: str) -> None:
+        """What was renamed is the file that was overwritten; another one that took its name meanwhile goes back."""
+        status, ours = os.stat(hidden, dir_fd=self._folder, follow_symlinks=False), os.fstat(self._file)
+        if (status.st_dev, status.st_ino) != (ours.st_dev, ours.st_ino):
+            os.rename(hidden, self.path.name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            raise InvalidInput(
+                "another file took its name meanwhile and was left alone", where=str(self.path)
+            )
 
     def _overwrite(self) -> int:
         status = os.fstat(self._file)
