@@ -30,11 +30,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--packing", choices=("auto", "on", "off"), default="auto", help="ours only")
     parser.add_argument("--side", choices=("ours", "trl"))
     options = parser.parse_args()
     if options.side:
-        measure = ours if options.side == "ours" else trl
-        print(json.dumps(measure(options.rows, options.batch)))
+        if options.side == "ours":
+            print(json.dumps(ours(options.rows, options.batch, options.packing)))
+        else:
+            print(json.dumps(trl(options.rows, options.batch)))
         return
     rounds: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
     for _ in range(options.rounds):
@@ -64,7 +67,7 @@ def main() -> None:
     )
 
 
-def ours(rows: int, batch: int) -> dict[str, float]:
+def ours(rows: int, batch: int, packing: Any) -> dict[str, float]:
     """The worker's own verb on sealed objects."""
     sys.path.insert(0, str(HERE.parents[1]))
     import torch
@@ -95,6 +98,7 @@ def ours(rows: int, batch: int) -> dict[str, float]:
             batch_size=batch,
             micro_batch_size=batch,
             max_length=MAX_LENGTH,
+            packing=packing,
         )
         inputs = {"dataset": dataset, "base": base}
         values = train.run(worker_jobs.job("train", config, out, inputs=inputs), Clock())
@@ -198,6 +202,7 @@ def _rows(count: int) -> Any:
 
 def _one(side: str, options: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, str(HERE), "--side", side, "--rows", str(options.rows)]
+    command += ["--packing", options.packing]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run(
         [*command, "--batch", str(options.batch)],
