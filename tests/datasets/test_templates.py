@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from cloister.datasets.render import render, render_all, spans
 from cloister.datasets.rows import Message, Row, ToolCall
 from cloister.datasets.templates import TEMPLATES, same_as_ours, use_template
 from cloister.errors import InvalidInput
+from cloister.models.files import Folder
+from cloister.worker.verbs.base import template_notice
 
 SPECIAL = [
     "<|begin_of_text|>",
@@ -225,13 +228,18 @@ def test_a_template_needs_its_special_tokens() -> None:
     assert len(use_template(tokenizer(), "llama3")) == 2
 
 
-def test_a_models_own_template_that_writes_the_same_is_told() -> None:
+def test_a_models_own_template_that_writes_the_same_is_told(tmp_path: Path) -> None:
     own = tokenizer()
     own.chat_template = (
         "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
         "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
-    assert same_as_ours(own) == {"llama3": False, "qwen3": False, "chatml": True}
+    assert same_as_ours(own.chat_template, SPECIAL, "") == {"llama3": False, "qwen3": False, "chatml": True}
+    own.save_pretrained(tmp_path)
+    assert "what ours for chatml writes" in str(template_notice(Folder(tmp_path)))
+    own.chat_template = own.chat_template.replace("assistant", "model")
+    own.save_pretrained(tmp_path)
+    assert "otherwise than ours (llama3, qwen3, chatml)" in str(template_notice(Folder(tmp_path)))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -5,7 +5,7 @@ They write what the formats' makers publish (sources beside each name). Knows to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
@@ -91,36 +91,29 @@ EXAMPLES: tuple[tuple[dict[str, str], ...], ...] = (
 """Conversations on which a model's own template is compared with ours."""
 
 
-def same_as_ours(tokenizer: Any) -> dict[str, bool]:
-    """For each of our templates that fits the tokenizer: whether the tokenizer's own gives the same token ids.
+def same_as_ours(own: str, special: Collection[str], bos_token: str) -> dict[OwnTemplate, bool]:
+    """For each of our templates whose special tokens are among `special`: whether the template `own` writes the same.
 
-    Compared on whole conversations and on prompts, both with the generation prompt and without.
+    Compared on whole conversations and on prompts. The same text is the same token ids, whatever the tokenizer.
     """
-    own = getattr(tokenizer, "chat_template", None)
-    ids = special_ids(tokenizer)
-    if not isinstance(own, str):
-        return {}
-    fitting = [t for t in TEMPLATES.values() if all(token in ids for token in t.special)]
-    return {
-        t.name: _agree(lambda turns, **how: _rendered(tokenizer, turns, own, **how), t.text, tokenizer)
-        for t in fitting
-    }
+    fitting = [t for t in TEMPLATES.values() if all(token in special for token in t.special)]
+    return {t.name: _agree(own, t.text, bos_token) for t in fitting}
 
 
-def _agree(own: Callable[..., list[int]], ours: str, tokenizer: Any) -> bool:
+def _agree(own: str, ours: str, bos_token: str) -> bool:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     for example in EXAMPLES:
         for turns, prompt in ((example, False), (example[:-1], True)):
             try:
-                if own(turns, prompt=prompt) != _rendered(tokenizer, turns, ours, prompt=prompt):
-                    return False
+                one, other = (
+                    render_jinja_template(
+                        [list(turns)], chat_template=text, add_generation_prompt=prompt, bos_token=bos_token
+                    )[0]
+                    for text in (own, ours)
+                )
             except Exception:  # a template may refuse a system turn, in any words
                 return False
+            if one != other:
+                return False
     return True
-
-
-def _rendered(tokenizer: Any, turns: tuple[dict[str, str], ...], template: str, *, prompt: bool) -> list[int]:
-    text = tokenizer.apply_chat_template(
-        list(turns), chat_template=template, tokenize=False, add_generation_prompt=prompt
-    )
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids

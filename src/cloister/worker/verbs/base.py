@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cloister.api import BaseImportConfig, JobDocument
-from cloister.errors import Interrupted, InvalidInput
+from cloister.datasets.templates import same_as_ours
+from cloister.errors import CloisterError, Interrupted, InvalidInput
 from cloister.models.base import import_base
-from cloister.vault import ObjectWriter
+from cloister.models.files import Files, read_bytes, read_json
+from cloister.vault import ObjectReader, ObjectWriter
 
 if TYPE_CHECKING:
     from cloister.worker.emit import Emitter
@@ -41,12 +43,13 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         if descriptor is None:
             raise InvalidInput("the file was not passed", where=name)
         files[name] = descriptor
+    writer_key = base64.b64decode(output.key) if output.key else None
     writer = ObjectWriter(
         Path(output.path),
         object_id=output.object_id,
         kind=output.kind,
         version=output.version,
-        key=base64.b64decode(output.key) if output.key else None,
+        key=writer_key,
     )
 
     def progress(done: int, total: int) -> None:
@@ -61,4 +64,34 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         counts=counts,
         details=details,
     )
+    with ObjectReader(Path(output.path), object_id=output.object_id, key=writer_key) as stored:
+        told = template_notice(stored)
+    if told is not None:
+        emit.notice("info", told)
     return details
+
+
+def template_notice(files: Files) -> str | None:
+    """How a model's own chat template compares with ours; None where it has none that can be read."""
+    try:
+        config = read_json(files, "tokenizer_config.json")
+        own = config.get("chat_template")
+        if "chat_template.jinja" in set(files.files):
+            own = read_bytes(files, "chat_template.jinja").decode()
+        if not isinstance(own, str):
+            return None
+        added = read_json(files, "tokenizer.json").get("added_tokens") or []
+        special = {token["content"] for token in added if token.get("special")}
+        bos = config.get("bos_token") or ""
+        found = same_as_ours(own, special, bos if isinstance(bos, str) else str(bos.get("content", "")))
+    except (CloisterError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+        return None
+    same = [name for name, equal in found.items() if equal]
+    if same:
+        return f"Its own chat template writes what ours for {' and '.join(same)} writes, on every example."
+    if found:
+        return (
+            f"Its own chat template writes otherwise than ours ({', '.join(found)}), whose special tokens it has: "
+            "`template: auto` keeps its own, which is what it was trained with."
+        )
+    return None
