@@ -146,7 +146,8 @@ class TrainConfig(Document):
 
     `template`: `auto` and `model` are the base model's own chat template; ours have to fit its tokenizer.
     `packing` lays the rows of a step end to end, no padding between them and none seeing another: `auto` where a
-    probe finds that exact, `on` refuses where it is not, `off` pads rows of like length side by side.
+    probe finds that exact (on a CPU also only where there is much to pad), `on` refuses where it is not, `off` pads
+    rows of like length side by side.
     `patience` ends a run after so many evaluations in a row without a lower hold-out loss; 0 never.
     `optimizer` `auto` is 8-bit paged AdamW on a GPU, AdamW elsewhere. `gradient_checkpointing` `auto` recomputes
     activations only where the probe runs out of memory without. `processes` share each step's rows, one GPU each.

@@ -22,11 +22,12 @@ from transformers import (
 
 import tiny
 from cloister.api import LoraConfig
+from cloister.datasets.rows import Message, Row
 from cloister.errors import Interrupted, InvalidInput
 from cloister.models.adapter import add_adapter
 from cloister.models.borders import Borders
 from cloister.models.loss import supervised_loss
-from cloister.training import attention, probe
+from cloister.training import attention, passes, probe
 from cloister.training.checkpoint import CheckpointStore
 from cloister.training.fused import fuse
 from cloister.training.rows import RowSource, tokenise
@@ -111,6 +112,7 @@ def test_a_model_that_cannot_be_packed_is_not(monkeypatch: pytest.MonkeyPatch) -
         return out.transpose(1, 2)
 
     monkeypatch.setattr(attention, "_packed", leaking)
+    monkeypatch.setattr(passes, "WORTH_ON_CPU", 0.0)
     model = ready(ARCHITECTURES["llama"])
     assert "depend on the row before" in str(probe.packing_fault(model, rows, torch.device("cpu")))
     said: list[str] = []
@@ -118,9 +120,22 @@ def test_a_model_that_cannot_be_packed_is_not(monkeypatch: pytest.MonkeyPatch) -
     assert any("not packed" in text for text in said)
 
 
-def test_the_trajectory_is_the_same_to_rounding() -> None:
-    packed = tiny.fine_tune(tiny.config(packing="on", micro_batch_size=4))
-    padded = tiny.fine_tune(tiny.config(packing="off", micro_batch_size=4))
+def test_by_itself_a_cpu_packs_where_there_is_much_to_pad() -> None:
+    """Lengths as alike as these are grouped; with one row of a batch long and the others short, it pays."""
+    alike = tiny.fine_tune(tiny.config(max_steps=1))
+    long = [Row((Message("user", "x" * 180), row.messages[1])) if i % 4 == 0 else row
+            for i, row in enumerate(tiny.rows(64))]  # fmt: skip
+    mixed = tiny.fine_tune(
+        tiny.config(max_steps=1, batch_size=48, micro_batch_size=48, max_length=256), data=long
+    )
+    assert not alike.packed and mixed.packed
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "all"])
+def test_the_trajectory_is_the_same_to_rounding(loss_on: str) -> None:
+    """With all tokens learnt, no row's first one is predicted from the row before."""
+    packed = tiny.fine_tune(tiny.config(packing="on", micro_batch_size=4, loss_on=loss_on))
+    padded = tiny.fine_tune(tiny.config(packing="off", micro_batch_size=4, loss_on=loss_on))
     assert packed.packed and not padded.packed
     assert packed.losses == pytest.approx(padded.losses, rel=1e-4)
     assert packed.tokens == padded.tokens and packed.supervised_tokens == padded.supervised_tokens

@@ -103,9 +103,10 @@ def _packed(
         return cast(Tensor, out)[None]
     if borders.longest <= SHORT_ROW:
         # Side by side, then back into the line; what stands in for missing tokens is behind them and never seen.
-        rows, keys, values = (_side_by_side(each, borders) for each in (query, key, value))
+        rows, keys, values = (_spread(each, borders) for each in (query, key, value))
         out = _causal(rows, keys, values, scale, windowed)
-        return out.reshape(-1, *out.shape[2:]).index_select(0, borders.flat)[None]
+        line: Tensor = _Line.apply(out, borders)  # type: ignore[no-untyped-call]
+        return line[None]
     pieces = []
     grouped = query.shape[1] != key.shape[1]
     parts = (torch.split(each, list(borders.lengths), dim=2) for each in (query, key, value))
@@ -120,11 +121,41 @@ def _packed(
     return torch.cat(pieces, dim=2).transpose(1, 2)
 
 
-def _side_by_side(line: Tensor, borders: Borders) -> Tensor:
+def _spread(line: Tensor, borders: Borders) -> Tensor:
     """[1, heads, tokens, width] to [rows, heads, longest, width]."""
-    tokens = line[0].transpose(0, 1)
-    rows = tokens.index_select(0, borders.places.reshape(-1))
-    return rows.view(*borders.places.shape, *tokens.shape[1:]).transpose(1, 2)
+    rows: Tensor = _Rows.apply(line[0].transpose(0, 1), borders)  # type: ignore[no-untyped-call]
+    return rows.transpose(1, 2)
+
+
+class _Rows(torch.autograd.Function):
+    """[tokens, ...] to [rows, longest, ...]. What stands in for missing tokens is looked at by nobody: no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, line: Tensor, borders: Borders) -> Tensor:
+        ctx.borders = borders
+        rows = line.index_select(0, borders.places.reshape(-1))
+        return rows.view(*borders.places.shape, *line.shape[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.reshape(-1, *grad.shape[2:]).index_select(0, ctx.borders.flat), None
+
+
+class _Line(torch.autograd.Function):
+    """The way back, [rows, longest, ...] to [tokens, ...]."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, borders: Borders) -> Tensor:
+        ctx.borders = borders
+        return rows.reshape(-1, *rows.shape[2:]).index_select(0, borders.flat)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        shape = (*ctx.borders.places.shape, *grad.shape[1:])
+        rows = grad.new_zeros((shape[0] * shape[1], *shape[2:])).index_copy_(0, ctx.borders.flat, grad)
+        return rows.view(shape), None
 
 
 def _allowed(length: int, window: int | None, device: torch.device) -> Tensor:

@@ -14,7 +14,10 @@ import torch
 
 from cloister.datasets.batching import plan_epoch
 from cloister.datasets.packing import first_fit_decreasing, share
-from cloister.training.rows import Batch, TokenRows
+from cloister.training.rows import Batch, TokenRows, padded_width
+
+MEASURED_STEPS = 200
+"""So many steps tell how much padding there is."""
 
 
 class Batches:
@@ -67,6 +70,16 @@ class Batches:
         """The largest micro-batch that may come: so many of the longest row. What a probe is made with."""
         longest = self._lengths.index(self._longest)
         return self._batch([longest] * min(micro_batch_size, self._batch_size), packed)
+
+    def padding(self, micro_batch_size: int) -> float:
+        """Tokens that padded batches have for each one of the rows, over the first steps of the first epoch."""
+        padded = real = 0
+        for step in range(min(self.steps_per_epoch, MEASURED_STEPS)):
+            for part in self._cut(self._mine(step), micro_batch_size, packed=False):
+                lengths = [self._lengths[row] for row in part]
+                padded += padded_width(max(lengths)) * len(lengths)
+                real += sum(lengths)
+        return padded / max(real, 1)
 
     def close(self) -> None:
         """Let go of the thread."""

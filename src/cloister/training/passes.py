@@ -22,6 +22,9 @@ from cloister.training.ranks import Ranks
 from cloister.training.reached import Reached
 from cloister.training.rows import TokenRows
 
+WORTH_ON_CPU = 1.25
+"""On a CPU laying rows out for attention costs about a tenth of a step: from so much padding on, packing pays."""
+
 
 class Passes:
     """The passes of one run. How they are made is kept in `reached`: a resumed run makes them in the same way."""
@@ -51,7 +54,7 @@ class Passes:
             self._recompute()
         if reached.packed is None:  # not a run that is resumed
             reached.micro_batch_size = config.micro_batch_size
-            fault = None if config.packing == "off" else packing_fault(self._model, rows, self._device)
+            fault = None if config.packing == "off" else self._not_packed(rows)
             if fault is not None and config.packing == "on":
                 raise InvalidInput(
                     f"Rows cannot be packed on this model: {fault}.",
@@ -70,6 +73,14 @@ class Passes:
                 return
             except Exception as error:
                 self._smaller(error)
+
+    def _not_packed(self, rows: TokenRows) -> str | None:
+        """Why rows are not packed; None where they are."""
+        if self._config.packing == "auto" and self._device.type == "cpu":
+            padding = self._batches.padding(self._reached.micro_batch_size)
+            if padding < WORTH_ON_CPU:
+                return f"with {padding - 1:.0%} of padding that is faster on a CPU"
+        return packing_fault(self._model, rows, self._device)
 
     def gradients(self, step: int, supervised: int, *, last: bool) -> Tensor:
         """Adds this process's share of a step's gradient to the parameters; its loss in nats, [1].

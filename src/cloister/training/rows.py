@@ -95,7 +95,7 @@ class TokenRows:
 
     def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Batch:
         """The rows of `indices`, padded on the right to one width that holds the longest of them."""
-        width = -(-int(self.lengths[list(indices)].max()) // WIDTH_STEP) * WIDTH_STEP
+        width = padded_width(int(self.lengths[list(indices)].max()))
         ids = np.zeros((len(indices), width), dtype=np.int64)
         mask = np.zeros((len(indices), width), dtype=np.bool_)
         tokens = 0
@@ -170,6 +170,11 @@ def tokenise(
             values={"rows": refused},
         )
     return TokenRows._joined(rendered)
+
+
+def padded_width(longest: int) -> int:
+    """How wide a padded batch is whose longest row has so many tokens."""
+    return -(-longest // WIDTH_STEP) * WIDTH_STEP
 
 
 def _arrays(ids: Sequence[int], mask: Sequence[bool]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
