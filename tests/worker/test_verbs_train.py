@@ -59,6 +59,8 @@ def test_an_adapter_object(stored: Any, tmp_path: Path) -> None:
         "supervised_tokens",
         "tokens_per_s",
         "seconds",
+        "longest",
+        "peak_bytes",
     }
     assert ("train", values["steps"], values["steps"]) in seen.progressed
 
@@ -74,7 +76,10 @@ def test_cut_off_and_resumed(stored: Any, tmp_path: Path) -> None:
     assert not (Path(out.path) / "manifest.json").exists()
     assert all(name.startswith("checkpoints/step-") for name in files(out))
     values = train.run(job(stored, out, resume=True), Recorder())
-    assert {**values, "seconds": 0, "tokens_per_s": 0} == {**wanted, "seconds": 0, "tokens_per_s": 0}
+    of_this_attempt = ("seconds", "tokens_per_s", "peak_bytes")
+    assert {k: v for k, v in values.items() if k not in of_this_attempt} == {
+        k: v for k, v in wanted.items() if k not in of_this_attempt
+    }
     assert not any(name.startswith("checkpoints") for name in files(out))
 
 
