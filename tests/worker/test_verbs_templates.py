@@ -1,0 +1,62 @@
+"""A domain's plain texts, and a template of ours: trained, merged, and carried by the merged model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.datasets.test_templates import SPECIAL, tokenizer
+
+import tiny
+import worker_jobs
+from cloister.api import MergeConfig
+from cloister.datasets.templates import TEMPLATES
+from cloister.models.load import load_base
+from cloister.vault import ObjectReader
+from cloister.worker.verbs import merge, train
+from worker_jobs import Recorder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("base")
+    tiny.model(vocab_size=len(SPECIAL) + 256).save_pretrained(folder / "m", safe_serialization=True)
+    made = tokenizer()
+    made.chat_template = tiny.TEMPLATE  # whose turns end with no special token of this tokenizer
+    made.save_pretrained(folder / "m")
+    return worker_jobs.import_base(folder, folder / "m")
+
+
+def tuned(folder: Path, base: Any, lines: list[dict[str, Any]], **settings: Any) -> Any:
+    """The merged model of a run on these rows."""
+    source = folder / "rows.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    dataset = worker_jobs.import_dataset(folder, source, holdout=0.2)
+    adapter = worker_jobs.output(folder, "adapter", "ad")
+    inputs = {"dataset": dataset, "base": base}
+    config = tiny.config(learning_rate=1e-2, max_length=64, **settings)
+    train.run(worker_jobs.job("train", config, adapter, inputs=inputs), Recorder())
+    out = worker_jobs.output(folder, "model", "mm")
+    inputs["adapter"] = worker_jobs.as_input(adapter)
+    loose = MergeConfig(max_rows=4, max_new_tokens=4, min_agreement=0.0, max_loss_gap=1.0)
+    merge.run(worker_jobs.job("merge", loose, out, inputs=inputs), Recorder())
+    return ObjectReader(Path(out.path), key=worker_jobs.raw_key(out))
+
+
+def test_a_template_of_ours_goes_with_the_merged_model(base: Any, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": m.role, "content": m.content} for m in row.messages]} for row in tiny.rows(40)
+    ]
+    model, made = load_base(tuned(tmp_path, base, rows, template="chatml"))
+    assert made.chat_template == TEMPLATES["chatml"].text
+    end = made.convert_tokens_to_ids("<|im_end|>")
+    assert end in model.generation_config.eos_token_id, "what ends a turn ends an answer"
+
+
+def test_plain_texts_are_learnt_and_merged(base: Any, tmp_path: Path) -> None:
+    rows = [{"text": " ".join(m.content for m in row.messages) * (1 + i % 4)}
+            for i, row in enumerate(tiny.rows(40))]  # fmt: skip
+    _, made = load_base(tuned(tmp_path, base, rows))
+    assert made.chat_template == tiny.TEMPLATE
