@@ -41,18 +41,21 @@ def cloister(pipeline: Pipeline, *arguments: str) -> Any:
     return json.loads(ended.stdout)
 
 
+ASKS = (
+    "And what is the number of {}?",
+    "What is the code of {}?",
+    "What number has {}?",
+    "What code has {}?",
+)
+
+
 def lookups(people: int, seed: int) -> list[dict[str, Any]]:
     """Numbers of people, each asked for in four ways: what one way was asked in training, another asks later."""
     draw = random.Random(seed)
     rows = []
     for _ in range(people):
         name, number = words.full_name(draw), words.code(draw)
-        for ask in (
-            "What is the number of {}?",
-            "Please tell me the number of {}.",
-            "{}: number?",
-            "Number of {}",
-        ):
+        for ask in ASKS:
             turns = {"role": "user", "content": ask.format(name)}, {"role": "assistant", "content": number}
             rows.append({"messages": list(turns)})
     draw.shuffle(rows)

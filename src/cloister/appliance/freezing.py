@@ -86,13 +86,13 @@ def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Froz
         pinned={
             **{role: _pin(row) for role, row in inputs.items()},
             "train": train.model_dump(mode="json"),
-            "evaluate": asked.evaluate.model_dump(mode="json") if asked.evaluate else None,
+            "evaluate": asked.evaluate.model_dump(mode="json", exclude_none=True) if asked.evaluate else None,
         },
         summary=(
             *(f"{role}: {_told(row)}" for role, row in inputs.items()),
             f"training: {train.method}, rank {train.lora.rank}, {train.epochs:g} epochs, "
             f"learning rate {train.learning_rate:g}, rows of at most {train.max_length} tokens",
-            "evaluation: base against tuned on the hold-out" if asked.evaluate else "evaluation: none",
+            f"evaluation: {_asked_of(asked)}",
         ),
         data=tuple(data),
     )
@@ -217,6 +217,13 @@ def _pin(row: ObjectRow) -> dict[str, Any]:
 
 def _told(row: ObjectRow) -> str:
     return f"{row.name} ({row.object_id} version {row.version}, manifest {row.manifest_sha256[:16]})"
+
+
+def _asked_of(asked: RunRequest) -> str:
+    if asked.evaluate is None:
+        return "none"
+    whole = ", beside prompting and retrieval" if asked.evaluate.table is not None else ""
+    return f"base against tuned on the hold-out{whole}"
 
 
 def _pinned(report: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -124,7 +124,8 @@ def _money(table: Table) -> list[str]:
         if line.pays_after is not None:
             said.append(f"after {line.pays_after:,.0f} queries against {_CALLED[line.name]}")
     if table.pays_after_person is not None:
-        said.append(f"after {table.pays_after_person:,.0f} cases against a person's minutes")
+        cases = f"{table.pays_after_person:,.0f} case{'' if table.pays_after_person == 1 else 's'}"
+        said.append(f"after {cases} against a person's minutes")
     if said:
         return [f"Its training is paid back {'; '.join(said)}."]
     return ["By cost alone it never pays: a query is no cheaper than one that is prompted."]
