@@ -85,7 +85,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             if metric is not None:
                 lines = [_with_own(one, metric, config.table.metric or "", rows) for one in lines]
                 primary = next(name for name in lines[0].scored.columns if name.startswith("own"))
-            columns, positions = _groups(rows)
+            columns, positions = _groups(rows) if len(bench.tokens) == len(rows) else ([], [])
             if len(columns) < len({name for row in rows for name in row.groups}):
                 bench.notes.append(f"A column with more than {MOST_GROUPS} groups was left out.")
             made = table.build(
