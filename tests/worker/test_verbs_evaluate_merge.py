@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from msgspec.structs import replace
 import tiny
 import worker_jobs
 from cloister.api import Costs, ErrorsConfig, EvaluateConfig, Grant, MergeConfig, TableConfig
+from cloister.datasets.canonical import DatasetWriter
+from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput, JobFailed
 from cloister.evaluation import table
 from cloister.evaluation.report import decode_samples
 from cloister.models.load import load_base
 from cloister.sandbox import memory_file
-from cloister.vault import ObjectReader
+from cloister.vault import ObjectReader, ObjectWriter
 from cloister.worker.verbs import errors, evaluate, merge, train
 from worker_jobs import Recorder
 
@@ -138,6 +141,42 @@ def test_a_metric_that_fails_fails_the_job_before_anything_is_measured(
     other = job.model_copy(update={"descriptors": {"metric": memory_file("metric", METRIC + b" ")}})
     with pytest.raises(InvalidInput, match="announced"):
         evaluate.run(other, Recorder())
+
+
+def written(folder: Path, rows: list[Row]) -> Grant:
+    """A dataset of these rows, half of them held out."""
+    out = worker_jobs.output(folder, "dataset", "ds")
+    writer = ObjectWriter(
+        Path(out.path), object_id=out.object_id, kind="dataset", version=1, key=worker_jobs.raw_key(out)
+    )
+    with DatasetWriter(writer, holdout=0.5, seed=0) as dataset:
+        dataset.add(rows)
+        dataset.finish(source_format="jsonl")
+    writer.finish(created_at="2026-01-01T00:00:00+00:00", counts={"rows": len(rows)})
+    return worker_jobs.as_input(out)
+
+
+@pytest.mark.parametrize("longest", [20, 90])
+def test_plain_text_is_told_by_its_loss_and_by_group(
+    stored: Any, run: tuple[Grant, Any], tmp_path: Path, longest: int
+) -> None:
+    draw = random.Random(1)
+    texts = [" ".join(draw.choices(tiny.WORDS, k=draw.randint(5, longest))) for _ in range(24)]
+    rows = [Row(text=text, groups={"site": "ab"[i % 2]}) for i, text in enumerate(texts)]
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    given = inputs(stored, run, dataset=written(tmp_path, rows), larger=stored.base)
+    config = EvaluateConfig(batch_size=8, table=TableConfig(general=False))
+    values = evaluate.run(worker_jobs.job("evaluate", config, out, inputs=given), Recorder())
+    made = table.of(values["full"]["table"])
+    assert made.kind == "text" and [line.name for line in made.lines] == ["base", "tuned"]
+    base, tuned = made.lines
+    assert tuned.figures["loss"].value == pytest.approx(values["tuned"]["loss"])
+    assert base.gain is not None and base.gain.value == pytest.approx(
+        values["base"]["loss"] - values["tuned"]["loss"]
+    )
+    windows = longest * 6 > 128  # such texts are read in several, which are no rows
+    assert "exact_match" not in values["tuned"] and len(values["full"]["notes"]) == 2 + windows
+    assert [sum(one.rows for one in column) for column in made.groups] == ([] if windows else [made.rows])
 
 
 def test_groups_are_told_by_number(stored: Any, run: tuple[Grant, Any], tmp_path: Path) -> None:

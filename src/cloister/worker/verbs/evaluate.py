@@ -85,9 +85,14 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             if metric is not None:
                 lines = [_with_own(one, metric, config.table.metric or "", rows) for one in lines]
                 primary = next(name for name in lines[0].scored.columns if name.startswith("own"))
-            columns, positions = _groups(rows) if len(bench.tokens) == len(rows) else ([], [])
+            columns, positions = _groups(rows)
             if len(columns) < len({name for row in rows for name in row.groups}):
                 bench.notes.append(f"A column with more than {MOST_GROUPS} groups was left out.")
+            if len(bench.tokens) != len(rows):
+                columns, positions = [], []
+                bench.notes.append(
+                    "Long texts are read in windows, which count one by one, and not by group."
+                )
             made = table.build(
                 bench.task,
                 lines,
