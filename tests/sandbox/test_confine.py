@@ -101,5 +101,5 @@ def test_time_and_memory_end() -> None:
 
 
 def test_what_is_no_number_is_refused() -> None:
-    assert failure(b"def m(p, e, r): return p") == "The metric fails: ValueError in line 1."
+    assert failure(b"def m(p, e, r): return p") == "The metric fails: ValueError, outside its lines."
     assert "TypeError" in failure(b"def m(p, e, r): return [p]")

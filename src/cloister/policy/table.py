@@ -7,7 +7,7 @@ from itertools import product
 
 from cloister.policy.actions import ACTIONS, BY_NAME, Action
 from cloister.policy.cedar import ROLES, Demand, PolicySet, Question
-from cloister.policy.things import CLASSIFICATIONS, CLASSIFIED, MILDEST, Facts, Scores
+from cloister.policy.things import CLASSIFICATIONS, CLASSIFIED, MILDEST, Bounds, Facts, Scores
 
 NONE = "none"
 """The column of an account that has no role."""
@@ -27,8 +27,8 @@ _SITUATIONS: dict[str, dict[str | None, Facts]] = {
     },
     "scored": {
         "measured better": MILDEST,
-        "measured no better": replace(MILDEST, tuned=MILDEST.base),
-        "not measured": replace(MILDEST, evaluated=False, tuned=Scores(), base=Scores()),
+        "measured no better": replace(MILDEST, tuned=MILDEST.base, evaluation=Bounds()),
+        "not measured": replace(MILDEST, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds()),
     },
 }
 

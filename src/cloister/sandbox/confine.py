@@ -168,7 +168,8 @@ class Confined:
         if "error" in answer:
             kind = str(answer["error"])
             kind = kind if kind.isidentifier() and len(kind) <= 40 else "an exception"
-            raise self._failed(f"{kind} in line {int(answer.get('line') or 0)}")
+            line = int(answer.get("line") or 0)
+            raise self._failed(f"{kind} in line {line}" if line else f"{kind}, outside its lines")
 
     def _failed(self, what: str) -> JobFailed:
         return JobFailed(
