@@ -40,8 +40,10 @@ from cloister.api import (
     CosignedHead,
     Curve,
     DatasetImport,
+    DatasetReport,
     Deployment,
     DeploymentState,
+    DeriveRequest,
     ErrorsConfig,
     EvaluationRequest,
     Event,
@@ -73,9 +75,11 @@ from cloister.api import (
     PolicySetInfo,
     PolicyTable,
     Problem,
+    ReportRequest,
     RevealResult,
     RevealTicket,
     RootRotated,
+    RowsConfig,
     Run,
     RunPlan,
     RunRequest,
@@ -325,6 +329,27 @@ class Client:
     def forget(self, dataset: str, request: ForgetRequest) -> Job:
         """Queue the next version of a dataset, without the rows that mention someone."""
         return self._post(f"/v1/datasets/{_quoted(dataset)}/forget", request, Job)
+
+    def report(self, dataset: str, request: ReportRequest) -> Job:
+        """Queue a look at a dataset, in numbers."""
+        return self._post(f"/v1/datasets/{_quoted(dataset)}/report", request, Job)
+
+    def last_report(self, dataset: str) -> DatasetReport:
+        """The newest numbers about a dataset. Errors: NotFound where nobody has looked."""
+        return self._get(f"/v1/datasets/{_quoted(dataset)}/report", DatasetReport)
+
+    def show_rows(self, dataset: str, request: RowsConfig, output: int) -> Job:
+        """Have rows written to the descriptor `output`, a pipe that is read meanwhile; answers when they are.
+
+        Errors: Denied, NotFound, InvalidInput.
+        """
+        ticket = self._post(f"/v1/datasets/{_quoted(dataset)}/rows", request, JobTicket)
+        return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
+
+    def derive(self, dataset: str, request: DeriveRequest, descriptors: Mapping[str, int] = {}) -> Job:
+        """Queue a dataset made of others; `corrections` is their file, where the request says that there is one."""
+        ticket = self._post(f"/v1/datasets/{_quoted(dataset)}/derive", request, JobTicket)
+        return self._deliver(ticket, descriptors) if ticket.token is not None else ticket.job
 
     def back_up(self, request: BackupRequest, descriptors: Mapping[str, int]) -> Job:
         """Begin a backup; `objects` is a folder's descriptor, `keys` (optional) that of another one."""

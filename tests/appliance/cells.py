@@ -42,6 +42,7 @@ SHOWED: dict[str, dict[str, Any] | None] = {
     "measured no better": {"base": {"loss": 3.0}, "tuned": {"loss": 3.0}},
     "not measured": None,
 }
+FOUND = "personal data found"
 SOMEBODY_ELSE = 60_001
 NOT_SHOWN = "0" * 64
 LISTED = {"Dataset": "datasets", "Base": "bases", "Model": "models", "Run": "runs"}
@@ -115,6 +116,27 @@ def plant(home: Home, uids: Mapping[str, int]) -> dict[tuple[str, ...], str]:
                 )
             )
             found["Dataset", classification] = data.name
+            looked = stored(ObjectKind.DATASET, f"{classification}-{FOUND.replace(' ', '-')}")
+            session.add(looked)
+            session.add(
+                ClassificationRow(
+                    object_id=looked.object_id, classification=classification, set_at=now, set_by="x"
+                )
+            )
+            session.add(
+                JobRow(
+                    job_id=new_id("job"),
+                    verb="report",
+                    state="done",
+                    name=looked.name,
+                    config={"personal": True, "personal_every": 1},
+                    inputs={"dataset": {"object_id": looked.object_id, "version": 1, "manifest_sha256": ""}},
+                    result={"personal": {"looked_at": 3, "rows": 1, "found": {"name": {"user": 1}}}},
+                    requested_by="x",
+                    created_at=now,
+                    ended_at=now,
+                )
+            )
             for number, (situation, report) in enumerate(SHOWED.items()):
                 name = f"{classification}-{number}"
                 adapter = stored(ObjectKind.ADAPTER, f"{name}-adapter", [data.object_id])
@@ -206,11 +228,16 @@ def requests_for(
     number = list(SHOWED).index(situation) if situation in SHOWED else 0
     name = f"{mark}-{cell.role}-{strict}-{number}"
     encrypted = cell.form == "encrypted"
+    rows = f"{strict}-{FOUND.replace(' ', '-') if situation == FOUND else 'data'}"
     bodies: dict[str, Any] = {
         "dataset.declassify": {"classification": "public"},
         "dataset.import": {"name": name, "config": {"source_name": "x"}, "classification": strict},
         "shred.start": {"confirm": thing},
-        "run.start": {"name": name, "dataset": f"{strict}-data", "base": "a-base"},
+        "run.start": {
+            "name": f"{name}-found" if situation == FOUND else name,
+            "dataset": rows,
+            "base": "a-base",
+        },
         "model.merge": {"name": name, "run": f"{strict}-0-run"},
         "model.export": {"form": cell.form, "recipients": [RECIPIENT] if encrypted else []},
         "deployment.start": {"name": name, "model": things.get(("Model", strict, situation))},

@@ -28,6 +28,7 @@ from cloister.appliance.catalogue import Catalogue
 from cloister.appliance.checking import Checking
 from cloister.appliance.classifying import Classifying
 from cloister.appliance.clients import Clients
+from cloister.appliance.deriving import Deriving
 from cloister.appliance.devices import Devices
 from cloister.appliance.evaluations import Evaluations
 from cloister.appliance.exporting import Exporting
@@ -50,11 +51,13 @@ from cloister.appliance.jobs import DRY_RUN, ERRORS, EXPORT
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.leftovers import Leftovers
 from cloister.appliance.lineage import SUCCESSOR
+from cloister.appliance.looking import ROWS, Looking
 from cloister.appliance.model_exports import ModelExports
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
+from cloister.appliance.personal_data import REPORT
 from cloister.appliance.policy_sets import PolicySets
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
@@ -183,6 +186,9 @@ class Authority:
         self.queue.completions[EXPORT] = self.model_exports.complete
         self.evaluations = Evaluations(parts, self.queue, self.side, refuse_start=self._refuse_start)
         self.queue.completions[ERRORS] = self.evaluations.shown
+        self.looking = Looking(parts, self.queue, self.side, refuse_start=self._refuse_start)
+        self.queue.completions[REPORT] = self.queue.completions[ROWS] = self.looking.complete
+        self.deriving = Deriving(parts, self.queue, self.side, refuse_start=self._refuse_start)
         self.slots = Slots(
             self.seal,
             self.recorder,

@@ -60,9 +60,15 @@ def refuse_taken_name(session: Session, kind: ObjectKind, name: str) -> None:
     """Errors: Conflict where an object has this name, or a job is about to make it."""
     if session.scalars(select(ObjectRow).where(ObjectRow.kind == kind, ObjectRow.name == name)).first():
         raise Conflict(f"a {kind} of that name exists", where=name, remedy="Choose another name.")
-    making = {ObjectKind.DATASET: "import", ObjectKind.BASE: "base", ObjectKind.MODEL: "merge"}.get(kind)
+    making = {
+        ObjectKind.DATASET: ("import", "derive"),
+        ObjectKind.BASE: ("base",),
+        ObjectKind.MODEL: ("merge",),
+    }.get(kind, ())
     pending = select(JobRow).where(
-        JobRow.verb == making, JobRow.name == name, JobRow.state.in_(("waiting-source", "queued", "running"))
+        JobRow.verb.in_(making),
+        JobRow.name == name,
+        JobRow.state.in_(("waiting-source", "queued", "running")),
     )
     if session.scalars(pending).first():
         raise Conflict(f"a {kind} of that name is being made", where=name, remedy="See `cloister status`.")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from cloister.api import Classification, ClassifyRequest, ObjectKind, StoredObject
 from cloister.appliance import records
 from cloister.appliance.approvals import Approvals, Pass
 from cloister.appliance.catalogue import find
 from cloister.appliance.facts import dataset_class
+from cloister.appliance.lineage import lineage
 from cloister.appliance.peer import Peer
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.state import ClassificationRow, ObjectRow
@@ -33,7 +39,10 @@ class Classifying:
         self._approvals = approvals
 
     async def stricter(self, peer: Peer, reference: str, request: ClassifyRequest) -> StoredObject:
-        """Classify a dataset more strictly. Errors: NotFound, Conflict where it would not be, LedgerUnavailable."""
+        """Classify a dataset more strictly, and the datasets derived from it that would be milder.
+
+        Errors: NotFound, Conflict where it would not be, LedgerUnavailable.
+        """
         row, before = self._now(reference)
         if CLASSIFICATIONS.index(request.classification) <= CLASSIFICATIONS.index(before):
             raise Conflict(
@@ -60,10 +69,13 @@ class Classifying:
     async def _set(
         self, peer: Peer, row: ObjectRow, before: Classification, request: ClassifyRequest, passed: Pass
     ) -> StoredObject:
+        with self._state.read() as session:
+            below = _milder_below(session, row.object_id, request.classification)
         await self._recorder.record(
             peer,
             "dataset.classify",
             row.object_id,
+            *below,
             name=row.name,
             before=before,
             classification=request.classification,
@@ -75,8 +87,29 @@ class Classifying:
                     "somebody else has classified it meanwhile", where=row.name, remedy="Look again."
                 )
             passed.spend(change)
-            classify(change, row.object_id, request.classification, peer.account)
+            for made in (
+                row.object_id,
+                *_milder_below(change.session, row.object_id, request.classification),
+            ):
+                classify(change, made, request.classification, peer.account)
             change.event(
                 "dataset.classified", row.object_id, name=row.name, classification=request.classification
             )
             return records.stored_object(row, request.classification)
+
+
+def _milder_below(session: Session, object_id: str, classification: Classification) -> list[str]:
+    """The datasets derived from one, however far, that are milder than it is to be; none where it becomes milder."""
+    if CLASSIFICATIONS.index(classification) <= CLASSIFICATIONS.index(dataset_class(session, object_id)):
+        return []
+    versions = session.scalars(select(ObjectRow.version).where(ObjectRow.object_id == object_id)).all()
+    derived = {made for made, _ in lineage(session, [(object_id, version) for version in versions]).versions}
+    classified = session.scalars(
+        select(ClassificationRow).where(ClassificationRow.object_id.in_(derived - {object_id}))
+    ).all()
+    order = CLASSIFICATIONS.index(classification)
+    return sorted(
+        row.object_id
+        for row in classified
+        if CLASSIFICATIONS.index(cast(Classification, row.classification)) < order
+    )

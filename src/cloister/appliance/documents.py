@@ -13,7 +13,7 @@ from cloister.api import Grant, JobDocument, Mount, ObjectKind, SandboxSpec
 from cloister.appliance.devices import gpu_of
 from cloister.appliance.jobs import EXPORT, made_by
 from cloister.appliance.parts import Parts
-from cloister.appliance.seal import MODEL_SIGNING
+from cloister.appliance.seal import MODEL_SIGNING, PSEUDONYMS
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
 from cloister.errors import NotFound
 from cloister.sandbox import memory_file
@@ -33,6 +33,8 @@ def worker_documents(
         unwritten = {**unwritten, "secret": _b64(vault.secret(MODEL_SIGNING))}
     if row.verb == "evaluate":  # as they are when it starts: no part of what was asked for
         unwritten = {**unwritten, "costs": parts.settings.prices.costs.model_dump()}
+    if row.verb in ("derive", "import") and row.config.get("personal") == "replace":
+        unwritten = {**unwritten, "secret": _b64(vault.secret(PSEUDONYMS))}
     inputs: dict[str, Grant] = {}
     with parts.state.read() as session:
         for role, reference in row.inputs.items():

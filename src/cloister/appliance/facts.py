@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import Classification, ObjectKind
+from cloister.appliance.personal_data import personal_in
 from cloister.appliance.runs import earlier_adapter
 from cloister.appliance.state import (
     ApprovalRow,
@@ -48,7 +49,9 @@ def facts_of(session: Session, kind: str, reference: str) -> Facts:
             .where((RunRow.run_id == reference) | (RunRow.name == reference))
             .order_by((RunRow.run_id == reference).desc())
         ).first()
-        return STRICTEST if run is None else Facts(run_class(session, run))
+        if run is None:
+            return STRICTEST
+        return Facts(run_class(session, run), personal=personal_in(session, run_data(session, run)))
     if kind == "Deployment":
         served = session.scalars(
             select(DeploymentRow)
@@ -97,7 +100,7 @@ def run_class(session: Session, run: RunRow) -> Classification:
 def run_data(session: Session, run: RunRow) -> list[str]:
     """The datasets that a run was trained and measured on, and those of the adapter that it went on from."""
     earlier = earlier_adapter(session, run)
-    before = object_data(session, earlier) if earlier is not None else set()
+    before = nearest_data(session, earlier) if earlier is not None else set()
     return sorted({run.dataset} | ({run.holdout} if run.holdout else set()) | before)
 
 
@@ -121,7 +124,25 @@ def object_data(session: Session, row: ObjectRow) -> set[str]:
 
 def object_class(session: Session, row: ObjectRow) -> Classification | None:
     """That of what an object came of; None for a base model, which came of no data of this house."""
-    return None if row.kind == ObjectKind.BASE else data_class(session, object_data(session, row))
+    return None if row.kind == ObjectKind.BASE else data_class(session, nearest_data(session, row))
+
+
+def nearest_data(session: Session, row: ObjectRow) -> set[str]:
+    """The datasets that an object came of, without those that they were derived from: a derived dataset has a
+    classification of its own, at first that of its parents."""
+    found: set[str] = set()
+    pending, seen = [row.object_id], set[str]()
+    while pending:
+        object_id = pending.pop()
+        if object_id in seen:
+            continue
+        seen.add(object_id)
+        versions = session.scalars(select(ObjectRow).where(ObjectRow.object_id == object_id)).all()
+        if any(version.kind == ObjectKind.DATASET for version in versions):
+            found.add(object_id)
+        else:
+            pending += [parent for version in versions for parent in version.inputs]
+    return found
 
 
 def run_of_model(session: Session, model: ObjectRow) -> RunRow | None:
@@ -134,7 +155,7 @@ def model_facts(session: Session, model: ObjectRow) -> Facts:
     measured = run.evaluation if run is not None else None
     return replace(
         _measured(measured or {}),
-        classification=data_class(session, object_data(session, model)),
+        classification=data_class(session, nearest_data(session, model)),
         evaluated=bool(measured),
     )
 

@@ -20,10 +20,12 @@ from cloister.appliance.facts import (
     data_class,
     dataset_class,
     model_facts,
+    nearest_data,
     object_data,
     run_data,
     run_of_model,
 )
+from cloister.appliance.personal_data import personal_in
 from cloister.appliance.runs import find_run, run_inputs
 from cloister.appliance.shred_plan import plan_of, roots_of
 from cloister.appliance.state import ObjectRow
@@ -77,12 +79,14 @@ def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Froz
             remedy="Leave it out, for the dataset's own split, or name another dataset.",
         )
     data = sorted(set().union(*(object_data(session, row) for row in inputs.values())))
+    learnt = sorted(set().union(*(nearest_data(session, row) for row in inputs.values())))
     train = asked.train
+    personal = personal_in(session, learnt)
     return Frozen(
         kind="Run",
         thing=asked.name,
         name=asked.name,
-        facts=Facts(data_class(session, data)),
+        facts=Facts(data_class(session, learnt), personal=personal),
         pinned={
             **{role: _pin(row) for role, row in inputs.items()},
             "train": train.model_dump(mode="json"),
@@ -90,6 +94,7 @@ def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Froz
         },
         summary=(
             *(f"{role}: {_told(row)}" for role, row in inputs.items()),
+            *([f"personal data in it: {personal}"] if personal != "unknown" else []),
             f"training: {train.method}, rank {train.lora.rank}, {train.epochs:g} epochs, "
             f"learning rate {train.learning_rate:g}, rows of at most {train.max_length} tokens",
             f"evaluation: {_asked_of(asked)}",

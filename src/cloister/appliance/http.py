@@ -56,6 +56,7 @@ from cloister.appliance.authority import Authority
 from cloister.appliance.bounds import Bounds
 from cloister.appliance.caller import Caller
 from cloister.appliance.curves import MOST
+from cloister.appliance.dataset_routes import dataset_routes
 from cloister.appliance.evaluation_routes import evaluation_routes
 from cloister.appliance.export_routes import export_routes
 from cloister.appliance.guard import may, may_by, require_guarded
@@ -132,6 +133,7 @@ def create_app(authority: Authority) -> FastAPI:
     app.include_router(health_routes(authority))
     app.include_router(approval_routes(authority))
     app.include_router(export_routes(authority))
+    app.include_router(dataset_routes(authority))
     app.include_router(evaluation_routes(authority))
     app.include_router(_objects_and_jobs(authority))  # last: it has routes that match any collection
     require_guarded(app)

@@ -16,7 +16,7 @@ from cloister.appliance.documents import in_memory, worker_documents
 from cloister.appliance.endings import Endings
 from cloister.appliance.handed import Handed
 from cloister.appliance.intake import HELD_UP
-from cloister.appliance.jobs import LIGHT, SHORT, announce, job_row
+from cloister.appliance.jobs import CONTENT, LIGHT, announce, job_row
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
 from cloister.errors import CloisterError, JobFailed, NotFound
@@ -56,7 +56,7 @@ class JobStarts:
                 raise JobFailed(SOURCE_LOST, where=job_id, remedy="Start it again.")
             roles = list(delivery.descriptors) if delivery else []
             unwritten = self._handed.take_unwritten(job_id)
-            if row.verb in SHORT - LIGHT and not unwritten:
+            if row.verb in CONTENT and not unwritten:
                 raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
             try:
                 passed = await self.gate(row)

@@ -18,6 +18,7 @@ OUTPUT_KIND = {
     "evaluate": ObjectKind.EVALUATION,
     "merge": ObjectKind.MODEL,
     "forget": ObjectKind.DATASET,
+    "derive": ObjectKind.DATASET,
 }
 EXPORT = "export"
 """The verb that makes no object: what it is about goes out through a pipe."""
@@ -25,9 +26,11 @@ DRY_RUN = "dry-run"
 """The verb that reads a source as an import does, and makes nothing."""
 ERRORS = "errors"
 """The verb that shows a person what an evaluation holds; it makes no object either."""
-LIGHT = frozenset({"import", DRY_RUN, "base", EXPORT, ERRORS})
+LIGHT = frozenset({"import", DRY_RUN, "base", "rows", EXPORT, ERRORS})
 """What waits for a client's descriptors."""
-SHORT = LIGHT | {"forget"}
+CONTENT = frozenset({"forget", "derive"})
+"""What has settings that are content, and are kept in memory only."""
+SHORT = LIGHT | CONTENT | {"report"}
 """What takes a light slot, and leaves nothing behind where it ends badly."""
 RESUMABLE = frozenset({"train", "evaluate", "merge"})
 PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)

@@ -26,7 +26,17 @@ from cloister.appliance.handed import Handed
 from cloister.appliance.intake import Intake
 from cloister.appliance.job_needs import JobNeeds
 from cloister.appliance.job_starts import CONTENT_LOST, SOURCE_LOST, JobStarts
-from cloister.appliance.jobs import LIGHT, PENDING, RESUMABLE, SHORT, Finished, announce, job_row, new_job
+from cloister.appliance.jobs import (
+    CONTENT,
+    LIGHT,
+    PENDING,
+    RESUMABLE,
+    SHORT,
+    Finished,
+    announce,
+    job_row,
+    new_job,
+)
 from cloister.appliance.outlook import Outlook, last_starts
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
@@ -268,7 +278,7 @@ class Queue:
                 await self._endings.stopped(row.job_id)
             elif row.state == JobState.WAITING_SOURCE or row.verb in LIGHT:
                 await self._endings.interrupt(row.job_id, SOURCE_LOST)
-            elif row.verb in SHORT:
+            elif row.verb in CONTENT:
                 await self._endings.interrupt(row.job_id, CONTENT_LOST)
 
     async def run(self) -> None:

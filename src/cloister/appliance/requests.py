@@ -62,6 +62,7 @@ class Requests:
         self._approvals = approvals
         self._guard = guard
         self._default_class = parts.settings.data.classification
+        self._personal = parts.settings.data.personal
         self._home = parts.home
         self._state = parts.state
         self._seal = parts.seal
@@ -82,6 +83,8 @@ class Requests:
             config["system_prompt"] = self._seal.config_digest({"system_prompt": config["system_prompt"]})
         if request.dry_run:
             return await self._try_import(peer, request.name, config, unwritten)
+        if classification in self._personal:
+            config["personal"] = self._personal[classification]
         return await self._import(
             peer,
             "import",
@@ -136,6 +139,8 @@ class Requests:
         with self._state.read() as session:
             refuse_taken_name(session, kind, name)
         told = {} if classification is None else {"classification": classification}
+        if "personal" in config:
+            told["personal"] = config["personal"]
         await self._recorder.record(peer, f"{kind}.import", digests=digests, name=name, **told)
         with self._state.change() as change:
             refuse_taken_name(change.session, kind, name)

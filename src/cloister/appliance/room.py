@@ -21,6 +21,8 @@ _FACTORS = {"train": 3.0, "evaluate": 2.5, "merge": 3.0}
 _PROCESS = int(1.5 * GIB)
 """What a worker with torch takes before it has a model."""
 _LIGHT = GIB // 4
+_RECOGNISERS = frozenset({"report", "derive"})
+"""What may load recognisers of personal data, or a tokenizer: as much as torch."""
 _DISK = {"train": 0.5, "merge": 2.2}
 
 
@@ -42,7 +44,7 @@ class Need:
 def need_of(verb: str, base_bytes: int, device: str) -> Need:
     """What a job of that kind takes on a base model of that size."""
     if verb not in _FACTORS:
-        return Need(_LIGHT, _LIGHT)
+        return Need(_PROCESS if verb in _RECOGNISERS else _LIGHT, _LIGHT)
     factor = _FACTORS[verb] if gpu_of(device) is None else 1.0
     return Need(
         memory=_PROCESS + int(factor * base_bytes),

@@ -35,6 +35,8 @@ LEDGER_KEY = "ledger-control"
 MANIFEST_KEY = "manifest"
 MODEL_SIGNING = "model-signing"
 """The secret that the key on exported models is made from."""
+PSEUDONYMS = "pseudonyms"
+"""The secret that made-up values in the place of personal data come from: the same for all datasets."""
 
 
 def appliance_id(path: Path) -> str:

@@ -8,12 +8,13 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from cloister.cli import shredding
+from cloister.cli import dataset_view, shredding
 from cloister.cli.importing import ClassName, import_
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
 from cloister.cli.session import connect, watch
 
 app = typer.Typer(no_args_is_help=True)
+dataset_view.add_commands(app)
 
 
 app.command("import")(import_)
@@ -48,8 +49,26 @@ def list_(json: JsonFlag = False) -> None:
 
 
 @app.command()
-def show(reference: Annotated[str, typer.Argument(metavar="NAME")], json: JsonFlag = False) -> None:
-    """Show what is known of a dataset. No row is read."""
+def show(
+    reference: Annotated[str, typer.Argument(metavar="NAME")],
+    rows: Annotated[int | None, typer.Option(min=1, max=100, help="Reveal the first so many rows.")] = None,
+    row: Annotated[
+        list[int] | None, typer.Option("--row", min=0, help="Reveal this row. Repeatable.")
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Reveal the names of the labels.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Show what is known of a dataset. No row is read, unless you ask for some.
+
+    That you see rows is entered first, with your account and their numbers. They come from a sandbox to this command
+    alone; control characters and changes of the writing direction are shown as escapes.
+    """
+    if rows is not None or row or labels:
+        numbers = (
+            *dict.fromkeys((*(dataset_view.first_rows(reference, rows) if rows else ()), *(row or ()))),
+        )
+        dataset_view.show_rows(reference, numbers, labels=labels, json=json)
+        return
     with connect() as client:
         stored = client.dataset(reference)
     if json:
@@ -201,8 +220,11 @@ def forget(
         done = client.finished_shred(result["shred_id"]) if "shred_id" in result else None
     trained = list(plan.runs.values())
     models = [item.name for item in plan.items if item.kind == "model"]
+    derived = [
+        item.name for item in plan.items if item.kind == "dataset" and item.object_id != dataset.object_id
+    ]
     if json:
-        print_json({**result, "trained": trained, "merged": models, "shred": done})
+        print_json({**result, "trained": trained, "merged": models, "derived": derived, "shred": done})
         return
     say(
         f"{visible(dataset.name)} version {result['version']}: {result['rows']} rows; {result['rows_forgotten']} rows "
@@ -210,6 +232,8 @@ def forget(
         f"which mention {result['identifiers_found']} of {result['identifiers']} identifiers."
     )
     say(f"Trained on version {dataset.version}: {visible(', '.join([*trained, *models])) or 'nothing'}.")
+    if derived and done is None:
+        say(f"Derived from it, and to be forgotten in as well: {visible(', '.join(derived))}.")
     if done is not None:
         shredding.say_done(done)
     else:

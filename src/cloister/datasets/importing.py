@@ -15,6 +15,7 @@ from cloister.api import ImportConfig
 from cloister.datasets.canonical import DatasetMeta, DatasetWriter, EncodedRows, Files, Task
 from cloister.datasets.formats import Source
 from cloister.datasets.problems import Fault, Problem, ProblemLog, Unreadable
+from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
 
 
@@ -42,6 +43,7 @@ def import_rows(
     report: Callable[[Problem], None],
     progress: Callable[[int, int], None],
     processes: int = 1,
+    rewrite: Callable[[Row], Row] | None = None,
 ) -> ImportSummary:
     """Read all of `source`, report every bad row, and write the good ones into the object.
 
@@ -50,6 +52,7 @@ def import_rows(
         writer: the new object; this adds its files, the caller finishes it. `Nowhere` to try an import.
         report: gets each problem as it is found.
         processes: how many may read long JSON lines at a time; the result is the same.
+        rewrite: gives each good row as it is to be kept.
         progress: gets bytes done and bytes in all (0 where the source cannot tell).
 
     Raises:
@@ -69,9 +72,10 @@ def import_rows(
                 if problems.rows > config.max_dropped:
                     pass
                 elif isinstance(rows, EncodedRows):
+                    assert rewrite is None
                     dataset.add_encoded(rows)
                 else:
-                    dataset.add(rows)
+                    dataset.add(rows if rewrite is None else list(map(rewrite, rows)))
                 progress(recognised.consumed, max(total, recognised.consumed) if total else 0)
             _decide(good, problems, config)
             meta = dataset.finish(source_format=recognised.name)

@@ -4,7 +4,9 @@ A file is a list of `{"roles": [...], "action": ..., "kind": ..., "allow": true,
 `kind` may be left out where the action has only one, `because` always. About the thing: its `classification`
 (public unless given), `evaluated` (true unless given: better than its base in all numbers), and for approvals
 `own` (asked for by the same account) and `before` (it approved the same data before). `consent` is what
-somebody else has said: none, approved, or signed; `form` how, where the action has forms (the strictest unless given).
+somebody else has said: none, approved, or signed;
+`personal` what is known of personal data in a run's rows (none unless given); `form` how, where the action has forms
+(the strictest unless given).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from cloister.policy.things import (
     SIGNED,
     Bounds,
     Facts,
+    PersonalData,
     Scores,
 )
 
@@ -50,6 +53,7 @@ class Case(BaseModel):
     own: bool = False
     before: bool = False
     form: Literal["encrypted", "plain"] | None = None
+    personal: PersonalData = "none"
     allow: bool
     because: str | None = None
 
@@ -105,7 +109,7 @@ def parse_cases(raw: bytes, where: str) -> list[Case]:
 
 
 def _facts(case: Case) -> Facts:
-    facts = replace(MILDEST, classification=case.classification)
+    facts = replace(MILDEST, classification=case.classification, personal=case.personal)
     if not case.evaluated:
         facts = replace(facts, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds())
     if case.own:

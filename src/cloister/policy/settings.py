@@ -226,6 +226,10 @@ class DataSettings(_Section):
     classification: Classification = Field(
         default="confidential", description="of a dataset that is imported without naming one"
     )
+    personal: dict[Classification, Literal["look", "refuse", "redact", "replace"]] = Field(
+        default={},
+        description="what imports do about personal data, by class: count it, refuse it, or exchange it; else nothing",
+    )
 
 
 _ADDRESS = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}$"

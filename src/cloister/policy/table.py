@@ -30,17 +30,23 @@ _SITUATIONS: dict[str, dict[str | None, Facts]] = {
         "measured no better": replace(MILDEST, tuned=MILDEST.base, evaluation=Bounds()),
         "not measured": replace(MILDEST, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds()),
     },
+    "read": {
+        "no personal data": MILDEST,
+        "personal data found": replace(MILDEST, personal="found"),
+    },
 }
 
 
 def situations(action: Action, kind: str) -> dict[str | None, Facts]:
     """What else than the classification the policies may look at, by a word for it: of an approval whose request it
     is, and whether the account has approved something else on the same data; of a model that is to be let out or
-    served, what its evaluation has shown against its base's."""
+    served, what its evaluation has shown against its base's; of a run to start, what was found in its rows."""
     if kind == "Approval":
         return _SITUATIONS["asked"]
     if kind in _SCORED and action.gate and not action.name.startswith("shred."):
         return _SITUATIONS["scored"]
+    if action.name == "run.start":
+        return _SITUATIONS["read"]
     return {None: MILDEST}
 
 

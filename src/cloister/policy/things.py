@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from cloister.api import Classification
 
@@ -16,6 +16,9 @@ CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
 
 CLASSIFIED = frozenset({"Dataset", "Run", "Model", "Deployment", "Approval"})
 """The kinds of things that have a classification: datasets, what was made of them, and what was asked for on them."""
+PersonalData = Literal["none", "redacted", "replaced", "unknown", "found"]
+PERSONAL: tuple[PersonalData, ...] = get_args(PersonalData)
+"""What is known of personal data in a dataset, the best first. `unknown`: nobody has looked at all of it."""
 SCORES = ("loss", "exact_match", "accuracy", "macro_f1")
 
 
@@ -98,8 +101,8 @@ def _decimals(numbers: Mapping[str, float | None]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a thing. The last three are an approval's: who asked (uid), for which action, and who
-    gave earlier approvals for the same data."""
+    """What is known of a thing. Three are an approval's: who asked (uid), for which action, and who gave earlier
+    approvals for the same data. `personal` is a run's: the worst of its datasets."""
 
     classification: Classification = CLASSIFICATIONS[-1]
     evaluated: bool = False
@@ -109,12 +112,15 @@ class Facts:
     requester: int = -1
     action: str = ""
     approved_before: frozenset[int] = frozenset()
+    personal: PersonalData = "unknown"
 
     def for_cedar(self, kind: str) -> dict[str, Any]:
         """The attributes of an entity of this kind."""
         found: dict[str, Any] = {}
         if kind in CLASSIFIED:
             found["classification"] = self.classification
+        if kind == "Run":
+            found["personalData"] = self.personal
         if kind in ("Model", "Deployment"):
             found |= {
                 "evaluated": self.evaluated,
@@ -142,6 +148,7 @@ MILDEST = Facts(
         rows=1_000_000_000, advice="deploy", numbers={name: float(name != "loss_high") for name in BOUNDS}
     ),
     requester=-2,
+    personal="none",
 )
 """Public, and evaluated as well as can be: what is denied even here is denied always."""
 

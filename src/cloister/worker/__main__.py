@@ -35,6 +35,9 @@ VERBS = {
     "reveal": "cloister.worker.verbs.reveal",
     "rotate": "cloister.worker.verbs.rotate",
     "forget": "cloister.worker.verbs.forget",
+    "report": "cloister.worker.verbs.report",
+    "derive": "cloister.worker.verbs.derive",
+    "rows": "cloister.worker.verbs.rows",
     "export": "cloister.worker.verbs.export",
     "self-check": "cloister.worker.verbs.selfcheck",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from cloister.api import ImportConfig, JobDocument
 from cloister.datasets import ImportSummary, Nowhere, Problem, import_rows
 from cloister.datasets.canonical import Files
+from cloister.datasets.rows import Row
 from cloister.errors import Interrupted, InvalidInput
 from cloister.vault import ObjectWriter
+from cloister.worker.verbs import exchanging
 
 if TYPE_CHECKING:
     from cloister.worker.emit import Emitter
@@ -92,7 +95,9 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         InvalidInput: the source is refused; `values` hold the counts and the first problems.
         Interrupted: the job was asked to stop.
     """
-    config = ImportConfig.model_validate(job.config)
+    settings = dict(job.config)
+    how, secret = settings.pop("personal", None), settings.pop("secret", None)
+    config = ImportConfig.model_validate(settings)
     if "source" not in job.descriptors:
         raise InvalidInput("an import needs a source", where=job.job_id)
     if job.verb == "dry-run":
@@ -107,8 +112,13 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         version=output.version,
         key=base64.b64decode(output.key),
     )
-    summary, first = _read(job, config, writer, emit)
+    personal = exchanging.rewriter_for(how, secret=secret, where=job.job_id) if how is not None else None
+    summary, first = _read(job, config, writer, emit, rewrite=personal)
+    if personal is not None and how == "refuse":
+        exchanging.refuse_found(personal, config.source_name)
     counts, details = _counts(summary), _details(summary, config)
+    if personal is not None:
+        details["personal"] = exchanging.counted(personal, summary.rows)
     writer.finish(
         created_at=datetime.now(UTC).isoformat(),
         counts=counts,
@@ -135,7 +145,12 @@ def _dry_run(job: JobDocument, config: ImportConfig, emit: Emitter) -> dict[str,
 
 
 def _read(
-    job: JobDocument, config: ImportConfig, writer: Files, emit: Emitter
+    job: JobDocument,
+    config: ImportConfig,
+    writer: Files,
+    emit: Emitter,
+    *,
+    rewrite: Callable[[Row], Row] | None = None,
 ) -> tuple[ImportSummary, list[str]]:
     """The source, read into `writer`; and the first problems."""
     report = ProblemReport(job.descriptors.get("report"), config.source_name)
@@ -144,7 +159,13 @@ def _read(
             progress = Progress(emit, job.job_id)
             processes = min(MAX_PROCESSES, job.threads or len(os.sched_getaffinity(0)))
             summary = import_rows(
-                source, config, writer, report=report, progress=progress, processes=processes
+                source,
+                config,
+                writer,
+                report=report,
+                progress=progress,
+                processes=1 if rewrite is not None else processes,  # what is rewritten passes through here
+                rewrite=rewrite,
             )
             return summary, report.first
     except InvalidInput as error:

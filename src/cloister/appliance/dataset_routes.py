@@ -1,0 +1,33 @@
+"""The routes about what is in datasets, and what is made of them. Nothing is decided here."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from cloister.api import DatasetReport, DeriveRequest, Job, JobTicket, ReportRequest, RowsConfig
+from cloister.appliance.authority import Authority
+from cloister.appliance.caller import Caller
+from cloister.appliance.guard import may
+
+
+def dataset_routes(authority: Authority) -> APIRouter:
+    """The routes over one authority."""
+    router = APIRouter(prefix="/v1/datasets/{reference}")
+
+    @router.post("/report", status_code=202, dependencies=[may("dataset.report")])
+    async def report(peer: Caller, reference: str, body: ReportRequest) -> Job:
+        return await authority.looking.report(peer, reference, body)
+
+    @router.get("/report", dependencies=[may("dataset.list")])
+    async def last_report(reference: str) -> DatasetReport:
+        return authority.looking.last_report(reference)
+
+    @router.post("/rows", status_code=202, dependencies=[may("dataset.reveal")])
+    async def rows(peer: Caller, reference: str, body: RowsConfig) -> JobTicket:
+        return await authority.looking.show(peer, reference, body)
+
+    @router.post("/derive", status_code=202, dependencies=[may("dataset.derive")])
+    async def derive(peer: Caller, reference: str, body: DeriveRequest) -> JobTicket:
+        return await authority.deriving.derive(peer, reference, body)
+
+    return router

@@ -1,0 +1,98 @@
+"""A file of corrections: what some rows are to say instead, by their number. Parsed at the border, never shown.
+
+JSON lines: `{"row": 7, "label": …}`, `{"row": 7, "answer": …}`, `{"row": 7, "messages": […]}` or
+`{"row": 7, "leave_out": true}`. Rows are numbered from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from cloister.datasets.rows import Message, Row
+from cloister.errors import InvalidInput
+
+MAX_CORRECTIONS = 200_000
+MAX_BYTES = 256 << 20
+MAX_LINE = 4 << 20
+
+
+class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One row's; exactly one of the others beside `row`."""
+
+    row: int
+    label: str | None = None
+    answer: str | None = None
+    messages: tuple[Message, ...] | None = None
+    leave_out: bool | None = None
+
+
+_DECODER = msgspec.json.Decoder(Correction)
+
+
+def read_corrections(file: BinaryIO) -> dict[int, Correction]:
+    """By row number. Errors: InvalidInput, naming the line and the rule, never what stands there."""
+    found: dict[int, Correction] = {}
+    size = 0
+    for number, line in enumerate(_lines(file), 1):
+        size += len(line)
+        if not line.strip():
+            continue
+        try:
+            one = _DECODER.decode(line)
+        except msgspec.MsgspecError:
+            raise _refused(number, "not a correction in JSON, or with a field that there is not") from None
+        said = [one.label, one.answer, one.messages, one.leave_out]
+        if one.row < 0 or sum(part is not None for part in said) != 1:
+            raise _refused(number, "a row, and one of label, answer, messages, leave_out")
+        if one.label == "" or one.answer == "" or one.leave_out is False:
+            raise _refused(number, "is empty")
+        if one.messages is not None and (not one.messages or one.messages[-1].role != "assistant"):
+            raise _refused(number, "messages: the last turn is the assistant's")
+        if one.row in found:
+            raise _refused(number, "this row has a correction already")
+        if len(found) == MAX_CORRECTIONS or size > MAX_BYTES:
+            raise _refused(number, f"more than {MAX_CORRECTIONS} corrections, or than {MAX_BYTES >> 20} MiB")
+        found[one.row] = one
+    if not found:
+        raise InvalidInput("the file has no correction", where="corrections")
+    return found
+
+
+def corrected(row: Row, correction: Correction) -> Row:
+    """The row as it is to be. Errors: InvalidInput where it has no place for that."""
+    if correction.messages is not None:
+        label = correction.messages[-1].content if row.label is not None else None
+        return msgspec.structs.replace(row, messages=correction.messages, text=None, label=label)
+    if correction.label is not None:
+        if row.label is None:
+            raise InvalidInput(
+                "this row has no label",
+                where=f"corrections: row {correction.row}",
+                remedy="Give an `answer`.",
+            )
+        last = Message("assistant", correction.label)
+        return msgspec.structs.replace(row, messages=(*row.messages[:-1], last), label=correction.label)
+    if row.label is not None or not row.messages:
+        raise InvalidInput(
+            "this row's answer is its label, or it has none",
+            where=f"corrections: row {correction.row}",
+            remedy="Give a `label`, or `messages`.",
+        )
+    answer = msgspec.structs.replace(row.messages[-1], content=correction.answer)
+    return msgspec.structs.replace(row, messages=(*row.messages[:-1], answer))
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise _refused(number, f"longer than {MAX_LINE >> 20} MiB")
+        yield line
+
+
+def _refused(number: int, rule: str) -> InvalidInput:
+    return InvalidInput(rule, where=f"corrections:{number}", remedy="Mend the line; nothing was made.")
