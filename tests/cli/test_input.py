@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cloister.cli.run import _train_config
 from cloister.cli.session import read_passphrase
 from cloister.errors import InvalidInput
+from cloister.recipes import read_run_file
 
 
 def piped(*pieces: bytes) -> int:
@@ -59,7 +59,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, text: str) -> None
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(InvalidInput):
-        _train_config(path, {}, None, None)
+        read_run_file(path)
 
 
 def test_a_home_that_cannot_be_made_is_told_in_a_line() -> None:

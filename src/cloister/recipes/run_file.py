@@ -37,7 +37,9 @@ class RunFile(Document):
             InvalidInput: naming each setting that does not fit, and no value.
         """
         values = {**self.train, **{key: value for key, value in over.items() if key != "lora"}}
-        lora = {**(self.train.get("lora") or {}), **(over.get("lora") or {})}
+        lora = self.train.get("lora") or {}
+        if isinstance(lora, dict):
+            lora = {**lora, **(over.get("lora") or {})}
         if lora:
             values["lora"] = lora
         size = values.get("batch_size")
