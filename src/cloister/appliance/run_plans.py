@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloister.api import JobState, ObjectKind, PlanRequest, RunPlan, TrainConfig
+from cloister.api import DatasetReport, JobState, ObjectKind, PlanRequest, RunPlan, TrainConfig
 from cloister.appliance.catalogue import find
 from cloister.appliance.devices import gpu_of
 from cloister.appliance.gpus import Gpus
@@ -48,7 +48,7 @@ class RunPlans:
             base = find(session, ObjectKind.BASE, request.base)
             dataset = find(session, ObjectKind.DATASET, request.dataset)
             shape = _shape(base)
-            train, holdout = _lengths(dataset, request.train)
+            train, holdout = _lengths(session, dataset, base, request.train)
             if request.holdout is not None:
                 other = find(session, ObjectKind.DATASET, request.holdout)
                 rows = other.counts.get("rows", 0)
@@ -82,13 +82,52 @@ def _shape(base: ObjectRow) -> ModelShape:
     return shape
 
 
-def _lengths(dataset: ObjectRow, config: TrainConfig) -> tuple[Lengths, Lengths]:
-    """Of both sides, guessed from the size of the dataset."""
+def _lengths(
+    session: Session, dataset: ObjectRow, base: ObjectRow, config: TrainConfig
+) -> tuple[Lengths, Lengths]:
+    """Of both sides: counted by a report or a run with this base's tokenizer, else guessed from the dataset's size."""
     rows = max(1, dataset.counts.get("rows", 1))
-    content = max(0, dataset.sealed_bytes - INDEX_BYTES * rows)
+    known = _counted(session, dataset, base)
+    if known is None:
+        content = max(0, dataset.sealed_bytes - INDEX_BYTES * rows)
+        known = Lengths.guessed(rows, content, config.max_length)
     sides = (dataset.counts.get("train_rows", rows), dataset.counts.get("holdout_rows", 0))
-    train, holdout = (Lengths.guessed(side, content * side // rows, config.max_length) for side in sides)
+    train, holdout = (known.of(side) for side in sides)
     return train, holdout
+
+
+def _counted(session: Session, dataset: ObjectRow, base: ObjectRow) -> Lengths | None:
+    """The newest count of this version's tokens by a report, or by a run."""
+    done = select(JobRow).where(JobRow.state == JobState.DONE).order_by(JobRow.ended_at.desc())
+    for job in session.scalars(done.where(JobRow.verb.in_(("report", "train"))).limit(PAST)):
+        read = {role: (ref["object_id"], ref["version"]) for role, ref in job.inputs.items()}
+        if read.get("dataset") != (dataset.object_id, dataset.version) or (
+            read.get("base") != (base.object_id, base.version)
+        ):
+            continue
+        found = _of_report(job.result) if job.verb == "report" else _of_run(session, job)
+        if found is not None:
+            return found
+    return None
+
+
+def _of_report(result: dict[str, Any]) -> Lengths | None:
+    report = DatasetReport.model_validate(result)
+    if report.tokens is None or not report.tokens.total:
+        return None
+    share = report.supervised_tokens / report.tokens.total
+    return Lengths(report.rows, report.tokens.total, report.tokens.longest, share, measured=True)
+
+
+def _of_run(session: Session, job: JobRow) -> Lengths | None:
+    run = session.scalars(select(RunRow).where(RunRow.train_job == job.job_id)).first()
+    result = job.result
+    told = [result.get(name) for name in ("tokens", "supervised_tokens", "longest", "steps")]
+    tokens, supervised, longest, steps = (n if isinstance(n, int) and n > 0 else 0 for n in told)
+    if run is None or not (tokens and longest and steps):
+        return None
+    rows = steps * TrainConfig.model_validate(run.train).batch_size
+    return Lengths(rows, tokens, longest, supervised / tokens, measured=True)
 
 
 def _known(session: Session, base: ObjectRow, machine: Machine) -> Known:

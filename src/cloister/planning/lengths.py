@@ -18,6 +18,11 @@ class Lengths:
     supervised_share: float
     measured: bool
 
+    def of(self, rows: int) -> Lengths:
+        """The same lengths on so many rows."""
+        tokens = round(self.tokens * rows / max(1, self.rows))
+        return Lengths(rows, tokens, self.longest, self.supervised_share, self.measured)
+
     @classmethod
     def guessed(cls, rows: int, sealed_bytes: int, max_length: int) -> Lengths:
         """From the size of the rows, before anybody has counted: the longest is taken to be as long as may be."""
