@@ -136,6 +136,13 @@ def test_plain_text_is_told_by_its_loss() -> None:
     assert table.bounds(made)["loss_high"] > made.lines[1].figures["loss"].value
 
 
+def test_a_metric_that_finds_nothing_right_anywhere_tells_nothing() -> None:
+    task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * 24, "x")
+    lines = [Measured(name, ("x",) * 24, Scored({"own": np.zeros(24)})) for name in (BASE, TUNED)]
+    made = build(task, lines, primary="own", groups=[], general=None, costs=None, training_s=None, seed=0)
+    assert verdict(made).advice == "cannot-tell" and "rows would do" in verdict(made).sentences[0]
+
+
 def test_a_metric_of_ones_own_decides_by_its_own_scale() -> None:
     task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * 100, "x")
     draw = np.random.default_rng(1)

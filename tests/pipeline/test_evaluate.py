@@ -107,7 +107,7 @@ def test_where_looking_up_is_enough_the_verdict_says_so(pipeline: Pipeline) -> N
     full = client.finished_job(client.evaluate_run("numbers", asked, {}).job_id).result["full"]
     verdict = full["verdict"]
     lines = {line["name"]: line["figures"]["exact_match"]["value"] for line in full["table"]["lines"]}
-    assert lines["retrieval"] > 0.8 > lines["base"]
+    assert lines["retrieval"] > 0.5 > lines["base"], lines
     assert verdict["advice"] == "do-not-deploy" and verdict["against"] == "retrieval", verdict
     assert verdict["sentences"][0].startswith("Prompting with retrieved examples is ")
     assert "do not deploy" in verdict["sentences"][0]

@@ -99,7 +99,7 @@ def _noticed(table: Table, best: Line) -> float:
         return NOTICED
     tuned = table.line(TUNED)
     values = [abs(line.figures[table.primary].value) for line in (best, tuned) if line is not None]
-    return NOTICED * max(values)
+    return NOTICED * (max(values) or 1.0)
 
 
 def _larger(table: Table, line: Line) -> str | None:
