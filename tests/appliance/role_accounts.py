@@ -76,6 +76,22 @@ def shared_appliance(**settings: Any) -> Iterator[Appliance]:
 
 def as_account(account: str, work: Callable[[], Any]) -> Any:
     """What `work` gives in a process of that account, with its groups, and nothing of ours."""
+    return as_accounts([(account, work)])[0]
+
+
+def as_accounts(works: Sequence[tuple[str, Callable[[], Any]]]) -> list[Any]:
+    """What each gives in a process of its account, all at once."""
+    begun = [_begun(account, work) for account, work in works]
+    told = []
+    for pid, reading in begun:
+        with os.fdopen(reading, "rb") as answers:
+            told.append((answers.read(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+    assert not any(status for _, status in told)
+    return [json.loads(answer) for answer, _ in told]
+
+
+def _begun(account: str, work: Callable[[], Any]) -> tuple[int, int]:
+    """The process, and where it writes its answer."""
     entry = pwd.getpwnam(account)
     reading, writing = os.pipe()
     pid = os.fork()
@@ -85,14 +101,13 @@ def as_account(account: str, work: Callable[[], Any]) -> Any:
             os.initgroups(account, entry.pw_gid)
             os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
             os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
-            os.write(writing, json.dumps(work()).encode())
+            answer = json.dumps(work()).encode()
+            while answer:
+                answer = answer[os.write(writing, answer) :]
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
     os.close(writing)
-    with os.fdopen(reading, "rb") as answers:
-        answer = answers.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    return json.loads(answer)
+    return pid, reading

@@ -1,33 +1,58 @@
-"""Roles at the socket: what accounts get by the groups that they are in at that moment, and who may reach what."""
+"""Roles at the socket, asked by processes of real accounts: what they get by the groups that they are in at that
+moment, who may reach what, and the whole table, each cell on a real thing of its class."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.appliance.role_accounts import GROUP, as_account, made_accounts, needs_root, run, shared_appliance
+from tests.appliance.cells import Ask, answers, outcome, plant, requests_for, routes
+from tests.appliance.role_accounts import (
+    GROUP,
+    as_account,
+    as_accounts,
+    made_accounts,
+    needs_root,
+    run,
+    shared_appliance,
+)
 from tests.conftest import PASSPHRASE, Appliance
 
 from cloister import embedded
-from cloister.api import PolicyQuestion
+from cloister.api import APPROVAL_NAMESPACE, ApprovalDecision, PolicyProposal, PolicyQuestion
 from cloister.appliance.authority import Authority
 from cloister.appliance.guard import require_guarded
 from cloister.appliance.http import create_app
 from cloister.client import Client
-from cloister.errors import Denied, InvalidInput, Unavailable
+from cloister.errors import ApprovalNeeded, Denied, InvalidInput, Unavailable
 from cloister.home import Home
 from cloister.policy import Settings
-from cloister.policy.cedar import ROLES, PolicySet, default_policies
+from cloister.policy.cedar import ROLES, Demand, PolicySet, default_policies
+from cloister.policy.table import COLUMNS, Cell, as_markdown, table
+from cloister.policy.things import CLASSIFIED
+
+LIMITS = {"burst": 100_000, "requests_per_s": 10_000}
+NOT_INTERNAL = "".join(
+    f'@id("no-internal-{kind.lower()}")\nforbid (principal, action, resource is {kind})\n'
+    'when { resource.classification == "internal" };\n'
+    for kind in sorted(CLASSIFIED)
+)
+"""With it the classification decides about everything that has one."""
+NOTHING_MILDER = ("dataset.declassify", "public")
+"""The one cell that there is nothing to do in: allowed is then told by the conflict."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +63,7 @@ def accounts() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def shared(accounts: dict[str, str]) -> Iterator[Appliance]:
-    with shared_appliance() as appliance:
+    with shared_appliance(api=LIMITS) as appliance:
         yield appliance
 
 
@@ -142,6 +167,155 @@ def test_only_the_two_sockets_are_open_to_others(shared: Appliance, accounts: di
         return seen
 
     assert as_account(accounts["admin"], look) == [str(home.settings_file), str(home.identity_file)]
+
+
+# --- the whole table: each cell asked for on a real thing of its class ---
+
+
+@dataclass(frozen=True)
+class Furnished:
+    """The appliance, its accounts by role, what was planted in it, and its routes."""
+
+    appliance: Appliance
+    accounts: dict[str, str]
+    things: dict[tuple[str, ...], str]
+    doors: dict[tuple[str, str], list[tuple[str, str]]]
+
+    def as_role(self, role: str, work: Any) -> Any:
+        def inside() -> Any:
+            with Client(self.appliance.home.authority_socket) as client:
+                return work(client)
+
+        return as_account(self.accounts[role], inside)
+
+    def outcomes(
+        self, cells: Sequence[Cell], policies: PolicySet, mark: str
+    ) -> list[tuple[Cell, Ask, Demand | None, Any]]:
+        """What each request of each cell gets, asked by its role's account; all accounts at once."""
+        path = self.appliance.home.authority_socket
+        asked = {
+            role: [
+                (cell, one)
+                for cell in cells
+                if cell.role == role
+                for one in requests_for(cell, self.doors, self.things, mark, policies)
+            ]
+            for role in COLUMNS
+        }
+        told = as_accounts(
+            [
+                (self.accounts[role], partial(answers, path, [one for _, one in mine]))
+                for role, mine in asked.items()
+            ]
+        )
+        got = [
+            pair
+            for mine, its in zip(asked.values(), told, strict=True)
+            for pair in zip(mine, its, strict=True)
+        ]
+        listed = self.as_role(
+            "auditor", lambda client: {a.approval_id: a.signature_needed for a in client.approvals()}
+        )
+        return [(cell, one, outcome(told, listed), told) for (cell, one), told in got]
+
+
+@pytest.fixture(scope="module")
+def furnished(
+    shared: Appliance, accounts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Furnished:
+    uids = {role: pwd.getpwnam(accounts[role]).pw_uid for role in COLUMNS}
+    doors = routes(tmp_path_factory.mktemp("routes") / "h")
+    found = Furnished(shared, accounts, plant(shared.home, uids), doors)
+    found.as_role("admin", lambda client: client.initialise(PASSPHRASE))
+    return found
+
+
+def disagreements(got: Sequence[tuple[Cell, Ask, Demand | None, Any]], cells: Sequence[Cell]) -> list[Any]:
+    """Requests that come out otherwise than their cells. What names no thing counts as the strictest."""
+    expected = {cell.place: cell.demand for cell in cells}
+    wrong = []
+    for cell, one, demand, told in got:
+        action, kind, classification, role = cell.place
+        if not one.of_thing and kind in CLASSIFIED:
+            classification = "restricted"
+        wanted = expected[action, kind, classification, role]
+        if (cell.action, cell.classification) == NOTHING_MILDER and wanted is not Demand.DENIED:
+            wanted = Demand.NOTHING
+        if demand is not wanted:
+            wrong.append((cell.place, one.method, one.path, str(wanted), told))
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def checked_in() -> tuple[PolicySet, tuple[Cell, ...]]:
+    shipped = PolicySet.load(default_policies())
+    return shipped, table(shipped)
+
+
+@needs_root
+def test_every_cell_of_the_checked_in_table_holds_at_the_socket(
+    furnished: Furnished, checked_in: tuple[PolicySet, tuple[Cell, ...]]
+) -> None:
+    shipped, cells = checked_in
+    assert as_markdown(cells) == (default_policies() / "TABLE.md").read_text()
+    got = furnished.outcomes(cells, shipped, "first")
+    assert {cell.place for cell, *_ in got} == {cell.place for cell in cells}
+    assert {(c.action, c.kind) for c in cells} == set(furnished.doors)
+    assert {demand for *_, demand, _ in got} == set(Demand)
+    assert disagreements(got, cells) == []
+    started = [
+        status
+        for cell, _, _, (status, *_) in got
+        if (cell.action, cell.role, cell.situation) == ("run.start", "trainer", "no personal data")
+    ]
+    assert started == [202, 202, 202, 403], "what is allowed is done"
+    print(f"cells: {len(cells)}, requests: {len(got)}")
+
+
+def put_in_force(furnished: Furnished, policies: PolicySet, keys: Path) -> None:
+    """As people do: an admin proposes it, an approver signs, the admin proposes it again."""
+    approver = furnished.accounts["approver"]
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(keys / "key"))
+    signers = furnished.appliance.home.allowed_signers
+    signers.write_text(f"{approver} {(keys / 'key.pub').read_text()}")
+
+    def propose(client: Client) -> str:
+        try:
+            return client.propose_policies(PolicyProposal(files=policies.files)).digest
+        except ApprovalNeeded as needed:
+            return str(needed.values["approval"])
+
+    needed = furnished.as_role("admin", propose)
+    (keys / "document").write_text(
+        furnished.as_role("approver", lambda client: client.approval(needed).document)
+    )
+    run("ssh-keygen", "-Y", "sign", "-n", APPROVAL_NAMESPACE, "-f", str(keys / "key"), str(keys / "document"))
+    signature = (keys / "document.sig").read_text()
+
+    def give(client: Client) -> None:
+        digest = client.approval(needed).digest
+        client.approve(needed, ApprovalDecision(digest=digest, signature=signature))
+
+    furnished.as_role("approver", give)
+    assert furnished.as_role("admin", propose) == policies.digest
+
+
+@needs_root
+def test_where_the_classification_decides_each_class_is_told_apart(
+    furnished: Furnished, checked_in: tuple[PolicySet, tuple[Cell, ...]], tmp_path: Path
+) -> None:
+    """Under a set that keeps internal things from everybody: just its changed cells come out otherwise."""
+    other = PolicySet({**checked_in[0].files, "more.cedar": NOT_INTERNAL}, "")
+    put_in_force(furnished, other, tmp_path)
+    before, after = checked_in[1], table(other)
+    could = {cell.place for cell in before if cell.allowed and cell.kind in CLASSIFIED}
+    got = furnished.outcomes([cell for cell in after if cell.place in could], other, "second")
+    assert disagreements(got, after) == []
+    was = {cell.place: cell.demand for cell in before}
+    otherwise = {cell.place for cell in after if cell.demand is not was[cell.place]}
+    of_thing = {cell.place for cell, one, *_ in got if one.of_thing}
+    assert {place for place, *_ in disagreements(got, before)} == otherwise & of_thing
+    assert len(otherwise & of_thing) > 40
 
 
 def test_without_roles_it_belongs_to_one_account(appliance: Appliance) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 from cloister.policy.actions import ACTIONS, BY_NAME, Action
@@ -81,6 +82,7 @@ class Cell:
         return self.doing, self.kind, self.classification, self.role
 
 
+@lru_cache(maxsize=2)  # a set never changes: the one in force is asked for again and again
 def table(policies: PolicySet) -> tuple[Cell, ...]:
     """Every cell, by action, form, kind, situation, classification and role."""
     cells = []
@@ -180,6 +182,7 @@ def as_markdown(cells: tuple[Cell, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@lru_cache(maxsize=512)  # asked at every refusal
 def who_may(policies: PolicySet, action: str, kind: str) -> tuple[str, ...]:
     """The roles of which one alone is enough, with an approval where that is demanded."""
     assert kind in BY_NAME[action].kinds
