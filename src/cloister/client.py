@@ -114,7 +114,7 @@ REQUEST_TIMEOUT_S = 60.0
 STREAM_SILENCE_S = 30.0
 SLOT_TIMEOUT_S = 300.0
 """Key derivations and tokens take their time."""
-PATIENCE_S = 120.0
+WATCH_PATIENCE_S = 120.0
 """How long a job is watched without a word of the authority."""
 DESCRIPTORS_PER_MESSAGE = 250
 
@@ -429,7 +429,7 @@ class Client:
     def resume_job(self, job_id: str) -> Job:
         return self._post(f"/v1/jobs/{_quoted(job_id)}/resume", None, Job)
 
-    def watch_job(self, job_id: str, patience_s: float = PATIENCE_S) -> Iterator[Job]:
+    def watch_job(self, job_id: str, patience_s: float = WATCH_PATIENCE_S) -> Iterator[Job]:
         """The job each time that it changes, the last time in a final state.
 
         Outlives a restart of the authority: it waits for it and takes up from the job as it is then.

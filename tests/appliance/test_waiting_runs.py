@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from authority_world import World
 from gates import (
     APPROVER,
@@ -20,6 +21,7 @@ from cloister.api import (
     ObjectKind,
     RunRequest,
 )
+from cloister.appliance import job_starts, ssh_signatures
 from cloister.appliance.classifying import classify
 from cloister.appliance.peer import Peer
 from cloister.appliance.state import ApprovalRow
@@ -119,6 +121,33 @@ async def test_an_approved_run_that_waited_starts_unless_it_is_about_something_e
     await world.reaches(job_id, JobState.DONE)
     await world.reaches(other, JobState.INTERRUPTED)
     assert world.job(other).error["code"] == "approval-needed"
+
+
+@gated
+async def test_a_run_whose_approval_cannot_be_checked_just_now_waits_and_others_go_first(
+    gates: Gates,
+) -> None:
+    world = gates.world
+    data, _ = await queued(gates)
+    with world.authority.state.change() as change:
+        classify(change, data, "restricted", "x")
+    asked = await needed(gates.train(waiting_run("third")))
+    await gates.approve(APPROVER, asked)
+    job_id = (await gates.train(waiting_run("third"))).train_job.job_id
+    with world.authority.state.change() as change:
+        classify(change, world.stored(ObjectKind.DATASET, "open"), "internal", "x")
+    other = RunRequest(name="other", dataset="open", base="small", evaluate=None)
+    behind = (await gates.train(other)).train_job.job_id
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssh_signatures, "LIMIT_S", 0.0)  # ssh-keygen does not answer in this time
+        patch.setattr(job_starts, "PUT_OFF_S", 0.5)
+        world.go.touch()
+        await world.reaches(behind, JobState.DONE)
+        await world.until(lambda: job_id in world.authority.queue.lacking)
+        assert world.job(job_id).state == JobState.QUEUED and attempts(world, job_id) == []
+        assert "ssh-keygen" in world.authority.queue.lacking[job_id]
+    await world.reaches(job_id, JobState.DONE)
+    assert attempts(world, job_id) == ["job.train", "job.done"]
 
 
 @gated

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Awaitable, Callable
 
 from cloister.api import JobState
@@ -19,9 +20,11 @@ from cloister.appliance.intake import HELD_UP
 from cloister.appliance.jobs import CONTENT, LIGHT, announce, job_row
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
-from cloister.errors import CloisterError, JobFailed, NotFound
+from cloister.errors import CloisterError, JobFailed, NotFound, Unavailable
 
 SOURCE_LOST = "the descriptors that were handed over for it were lost with the authority"
+PUT_OFF_S = 5.0
+"""So long what could not be found out before a job's start is not asked again; others may start meanwhile."""
 CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
 
 
@@ -41,6 +44,19 @@ class JobStarts:
         self._refuse_work = refuse_work
         self.gate: Callable[[JobRow], Awaitable[Pass]] = _pass
         """Asked before a job that has waited starts; raises where it may not any more."""
+        self._put_off: dict[str, tuple[float, str]] = {}
+
+    def put_off(self, job_id: str) -> str | None:
+        """What a queued job waits for that its start has just met; None where it may be tried."""
+        until, why = self._put_off.get(job_id, (0.0, ""))
+        return why if time.monotonic() < until else None
+
+    def _later(self, job_id: str, why: str) -> bool:
+        """It stays queued, and is tried again after a while."""
+        now = time.monotonic()
+        self._put_off = {one: told for one, told in self._put_off.items() if told[0] > now}
+        self._put_off[job_id] = (now + PUT_OFF_S, why)
+        return False
 
     async def start(self, job_id: str, device: str | None) -> bool:
         """Build a job's sandbox, after its entry. False where it ended, or stays queued, before it had one.
@@ -60,6 +76,14 @@ class JobStarts:
                 raise JobFailed(CONTENT_LOST, where=job_id, remedy="Start it again.")
             try:
                 passed = await self.gate(row)
+            except Unavailable as error:  # it cannot be found out now, which is no refusal
+                if delivery is not None:
+                    raise
+                if self._endings.is_stopping(job_id):
+                    await self._endings.stopped(job_id)
+                    return False
+                self._handed.keep_unwritten(job_id, unwritten)
+                return self._later(job_id, error.message)
             except CloisterError as error:
                 await self._endings.refuse(job_id, records.problem(error))
                 return False

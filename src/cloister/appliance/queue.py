@@ -338,11 +338,18 @@ class Queue:
         self.lacking = {
             job_id: why for job_id, why in self.lacking.items() if job_id in {r.job_id for r in queued}
         }
+        for row in queued:
+            if (why := self.starts.put_off(row.job_id)) is not None:
+                self.lacking[row.job_id] = why
         promised = sum((self._needs.left(row) for row in running), Need())
         for short in (True, False):
             holders = [row.requested_by for row in running if (row.verb in SHORT) is short]
             waiting = [
-                row for row in queued if (row.verb in SHORT) is short and row.job_id not in self._tasks
+                row
+                for row in queued
+                if (row.verb in SHORT) is short
+                and row.job_id not in self._tasks
+                and self.starts.put_off(row.job_id) is None
             ]
             slots = self._limits.light_slots - len(holders) if short else self._devices.free
             for row in islice(in_turn(waiting, holders, last_start), max(0, slots)):

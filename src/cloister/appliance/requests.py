@@ -229,7 +229,7 @@ class Requests:
     async def gate_start(self, job: JobRow) -> Pass:
         """A training that has waited starts only where the policies would let whoever asked for it start it now.
 
-        Errors: Denied, ApprovalNeeded, NotFound.
+        Errors: Denied, ApprovalNeeded, NotFound; Unavailable where that cannot be found out now.
         """
         asked = self._asked(job)
         if asked is None:
