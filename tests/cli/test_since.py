@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_shell import Shell
 from tests.conftest import PASSPHRASE
 
 from cloister import embedded
+from cloister.api import LedgerEntry, Problem
+from cloister.cli import since
 from cloister.cli.moments import moment
 from cloister.errors import InvalidInput
 
@@ -39,8 +43,60 @@ def test_it_tells_what_went_wrong_and_what_was_done(shell: Shell) -> None:
     report = shell.json("since", "1h")
     assert {"action": "client.issue", "actor": "root", "count": 1} in report["done"]
     assert {"action": "vault.unlock", "actor": "root", "count": 1} in report["done"]
-    assert [entry["action"] for entry in report["wrong"]] == ["vault.unlock"]
+    refused = [one for one in report["told"] if one["action"] == "vault.unlock"]
+    assert [(one["who"], one["why"], one["times"]) for one in refused] == [("root", "wrong passphrase", 1)]
     assert not report["more"]
+
+
+def test_a_refused_import_is_told_with_its_name_and_what_to_do_and_no_row(
+    shell: Shell, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "heron", "nope": 1}\n')
+    for _ in range(2):
+        shell("dataset", "import", str(rows), "--name", "messages", code=2)
+    told = shell("since", "1h").stdout
+    failed = [line for line in told.splitlines() if "import messages (jb-" in line]
+    assert (
+        len(failed) == 1
+        and ", 2 times since " in told
+        and "    1 of 1 rows are bad; nothing was imported" in told
+    )
+    assert "try: Mend them" in told and "heron" not in told
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def entry(index: int, action: str, *objects: str, **more: Any) -> LedgerEntry:
+    return LedgerEntry(
+        index=index,
+        time=(NOON + timedelta(minutes=index)).isoformat(),
+        actor="cloisterd",
+        identified_by="self",
+        action=action,
+        objects=list(objects),
+        **more,
+    )
+
+
+def test_what_happened_often_is_told_once_and_an_alert_says_that_it_is_over() -> None:
+    entries = [
+        entry(1, "alert.raised", "disk", reason="3.9 GiB are free"),
+        entry(2, "alert.cleared", "disk", reason="3.9 GiB are free"),
+        entry(3, "deployment.down", "dp-1", reason="unavailable"),
+        entry(4, "alert.raised", "disk", reason="3.2 GiB are free"),
+        entry(5, "deployment.down", "dp-1", reason="unavailable"),
+        entry(6, "alert.raised", "launcher", reason="it does not answer"),
+        entry(7, "alert.cleared", "disk", reason="3.2 GiB are free"),
+    ]
+    wrong = [one for one in entries if since._went_wrong(one)]
+    ended = Problem(title="x", status=503, code="unavailable", detail="the engine ended", remedy="Look.")
+    told = since._wrong(entries, wrong, {"dp-1": "deployment desk"}, {"dp-1": ended}, {"launcher"})
+    assert [(one.things, one.why, one.times, one.cleared is not None) for one in told] == [
+        (("disk",), "3.2 GiB are free", 2, True),
+        (("deployment desk (dp-1)",), "the engine ended", 2, False),
+        (("launcher",), "open still, see above", 1, False),
+    ]
+    assert told[1].remedy == "Look." and told[0].first < told[0].last
 
 
 def test_alerts_are_listed_and_acknowledged_by_name(shell: Shell) -> None:
@@ -54,6 +110,9 @@ def test_alerts_are_listed_and_acknowledged_by_name(shell: Shell) -> None:
         time.sleep(0.5)
     told = shell("alerts").stdout
     assert "CRITICAL  unlock-attempts" in told and "next     cloister audit search" in told
+    first = shell("since", "1h").stdout.partition("went wrong or was refused")[0]
+    assert first.startswith("needs somebody now") and "alert unlock-attempts (critical)" in first
+    assert "try: cloister audit search --action vault.unlock --since 1h" in first
     shell("alerts", "ack", "unlock-attempts")
     assert "seen by root" in shell("alerts").stdout
     assert "root has acknowledged it already" in shell("alerts", "ack", "unlock-attempts", code=4).stderr

@@ -51,7 +51,11 @@ class Endings:
             self.end(job_id, final)
 
     async def fail(self, job_id: str, problem: Problem) -> None:
-        await self._recorder.record_taking_away(None, "job.failed", job_id, reason=problem.code)
+        with self._state.read() as session:
+            row = session.get_one(JobRow, job_id)
+        await self._recorder.record_taking_away(
+            None, "job.failed", job_id, reason=problem.code, name=row.name, verb=row.verb
+        )
         self.end(job_id, JobState.FAILED, problem)
 
     async def refuse(self, job_id: str, problem: Problem) -> None:
@@ -87,7 +91,14 @@ class Endings:
             await self._cut_off(job_id, why)
             return
         await self._recorder.record_taking_away(
-            None, "job.interrupted", job_id, reason=why, goes_on=True, attempt=row.attempts
+            None,
+            "job.interrupted",
+            job_id,
+            reason=why,
+            name=row.name,
+            verb=row.verb,
+            goes_on=True,
+            attempt=row.attempts,
         )
         if job_id in self._stopping:  # somebody stopped it while this was entered
             await self.stopped(job_id)
@@ -103,9 +114,11 @@ class Endings:
             announce(change, row)
 
     async def _cut_off(self, job_id: str, why: str) -> None:
-        await self._recorder.record_taking_away(None, "job.interrupted", job_id, reason=why)
         with self._state.read() as session:
             row = session.get_one(JobRow, job_id)
+        await self._recorder.record_taking_away(
+            None, "job.interrupted", job_id, reason=why, name=row.name, verb=row.verb
+        )
         remedy = f"Run `cloister run resume {job_id}`." if row.verb in RESUMABLE else "Start it again."
         times = f" {row.attempts} times, the last time" if row.attempts > max(1, self._resume_limit) else ""
         self.end(
