@@ -13,6 +13,8 @@ import yaml
 from tests.cli.cli_shell import Shell
 from tests.pipeline.conftest import Pipeline
 
+from cloister.api import PlanRequest
+
 pytestmark = pytest.mark.slow
 
 
@@ -90,3 +92,17 @@ def _scalars(path: Path, tag: str) -> list[tuple[int, float]]:
         at += 12 + length + 4
         found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == tag]
     return found
+
+
+def test_a_plan_after_a_run_knows_what_it_took(pipeline: Pipeline, shell: Shell) -> None:
+    client = pipeline.appliance.client
+    run = client.run("first")
+    plan = client.plan(PlanRequest(dataset=run.dataset, base=run.base, train=run.train))
+    assert plan.lengths_measured and plan.time_measured and plan.memory_measured and plan.fits
+    assert plan.memory == pytest.approx(run.train_job.result["peak_bytes"], rel=1e-3)
+    assert plan.steps == run.train_job.result["steps"]
+    shown = shell("plan", "--dataset", "claims", "--base", run.base, "--set", "micro_batch_size=1").stdout
+    assert "by runs on this machine" in shown and "activations" in shown and "kWh" not in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    assert "--set" in shell("plan", "-d", "claims", "-b", run.base, "--set", "epochs", code=2).stderr
+    assert "epochs" in shell("plan", "-d", "claims", "-b", run.base, "--set", "epochs=none", code=2).stderr
