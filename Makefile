@@ -10,10 +10,11 @@ export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 20000
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test check bench soak locks setup clean
+.PHONY: help demo console test check bench soak locks setup clean
 
 help:
 	@echo 'make demo    the whole path on made-up data: sealed, fine-tuned, measured, merged, served, audited'
+	@echo 'make console the console over the home that a demo left; without one the demo runs first'
 	@echo 'make test    every test, the quick ones first'
 	@echo 'make check   ruff, mypy --strict, import-linter'
 	@echo 'make bench   the benchmarks, each with its ratio'
@@ -25,6 +26,14 @@ setup:
 
 demo: setup
 	@$(BIN)/cloister demo $(ARGS)
+
+# The newest home of this account that `cloister demo --keep` left. Its passphrase is said at the end of the demo.
+DEMO_HOME = find $${TMPDIR:-/tmp} -maxdepth 2 -path '*/cloister-demo-*/home' -user $$(id -un) -printf '%T@ %p\n' \
+	2>/dev/null | sort -rn | head -n 1 | cut -d ' ' -f 2
+
+console: setup
+	@test -d "$$($(DEMO_HOME))" || $(BIN)/cloister demo --keep
+	@CLOISTER_HOME="$$($(DEMO_HOME))" $(BIN)/cloister console
 
 test:
 	@deploy/setup.sh test

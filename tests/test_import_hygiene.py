@@ -19,6 +19,8 @@ HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "vllm")
         "cloister.cli.serve",
         "cloister.cli.audit",
         "cloister.client",
+        "cloister.console.app",
+        "cloister.console.plain",
         "cloister.embedded",
         "cloister.gateway.main",
         "cloister.launcher.main",
@@ -47,6 +49,20 @@ def test_the_verifier_stands_alone() -> None:
     code = (
         "import cloister.verifier, sys; "
         "print([m for m in sys.modules if m.startswith('cloister.') and m != 'cloister.verifier'])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_the_console_holds_neither_vault_nor_ledger_writer() -> None:
+    """With every screen loaded, and the verifier that checks proofs there."""
+    code = (
+        "import sys, importlib, pkgutil, cloister.console as console\n"
+        "for found in pkgutil.walk_packages(console.__path__, 'cloister.console.'):\n"
+        "    importlib.import_module(found.name)\n"
+        "import cloister.client, cloister.verifier\n"
+        "rooms = ('vault', 'ledger', 'appliance', 'launcher', 'worker', 'policy', 'datasets', 'models', 'training')\n"
+        f"print([m for m in sys.modules if m.startswith(tuple('cloister.' + r for r in rooms)) or m in {HEAVY!r}])"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"

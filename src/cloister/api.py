@@ -1392,6 +1392,16 @@ class GpuStatus(BaseModel):
     holders: list[str] = []
 
 
+BannerColour = Literal["grey", "green", "blue", "amber", "red", "magenta"]
+
+
+class Environment(BaseModel):
+    """What this appliance is called on screens, and the colour of the banner with that name."""
+
+    name: str | None = None
+    colour: BannerColour = "grey"
+
+
 class Status(BaseModel):
     version: str
     home: str
@@ -1407,6 +1417,7 @@ class Status(BaseModel):
     warnings: list[str] = []
     sinks: list[SinkStatus] = []
     gpus: list[GpuStatus] = []
+    environment: Environment = Environment()
 
 
 class WhoAmI(BaseModel):

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from cloister import __version__
 from cloister.api import (
     Curve,
+    Environment,
     GatewayView,
     Job,
     JobState,
@@ -168,6 +169,7 @@ class Overview:
             warnings=warnings,
             sinks=self._exporting.status(),
             gpus=self._gpus.listed(),
+            environment=Environment(name=self._settings.console.name, colour=self._settings.console.colour),
         )
 
     async def _launcher_status(self) -> ProcessStatus:

@@ -39,6 +39,11 @@ def main() -> None:
     try:
         with leaving():
             attend_ctrl_c()
+            if len(sys.argv) == 1 and sys.stdin.isatty() and sys.stdout.isatty():
+                from cloister.cli.console import open_console
+
+                open_console()
+                return
             from cloister.cli.root import build
 
             build(NOUNS, EPILOG)(prog_name="cloister")

@@ -9,29 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from datetime import datetime
+from cloister.shown import describe, duration, moment, size, visible
 
+if TYPE_CHECKING:
     from cloister.api import Job
 
+__all__ = [
+    "JsonFlag",
+    "Live",
+    "describe",
+    "duration",
+    "moment",
+    "print_json",
+    "print_table",
+    "say",
+    "size",
+    "visible",
+]
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
-
-_BIDI = frozenset(
-    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u200b\u200c\u200d\ufeff\u061c"
-)
-
-
-def visible(text: str, *, lines: bool = False) -> str:
-    """Text from outside with control characters and bidirectional tricks shown as escapes; with `lines` it keeps
-    its line ends."""
-    return "".join(
-        character
-        if (character.isprintable() and character not in _BIDI)
-        or character == " "
-        or (lines and character == "\n")
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
 
 
 def print_json(document: Any) -> None:
@@ -88,53 +84,6 @@ def say(text: str) -> None:
     """
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-def size(count: int) -> str:
-    """Bytes in a unit that fits."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as `1h02m`, `3m05s` or `12s`; `?` where there is no estimate."""
-    if seconds is None:
-        return "?"
-    whole = int(seconds + 0.5)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
-
-
-def moment(time: datetime | None) -> str:
-    """Month, day, hour and minute in this machine's zone."""
-    return time.astimezone().strftime("%m-%d %H:%M") if time else "-"
-
-
-def describe(job: Job) -> str:
-    """A job's state in one line: what it does, how far, the numbers of the moment, and what remains."""
-    parts = [f"{job.verb} {job.state}"]
-    if job.progress is not None and job.state == "running":
-        progress = job.progress
-        parts.append(f"{progress.stage} {progress.done}/{progress.total}")
-        if progress.remaining_s is not None:
-            parts.append(f"{duration(progress.remaining_s)} left")
-    if job.state == "queued" and job.position is not None:
-        parts.append(f"number {job.position} to start")
-        if job.waits_for is not None:
-            parts.append(f"waits for {job.waits_for}")
-        elif job.starts_in_s is not None:
-            parts.append(f"in about {duration(job.starts_in_s)}")
-    if job.state == "running" and (job.device or "cpu") != "cpu":
-        parts.append(str(job.device))
-    for name in ("loss", "holdout_loss", "tokens_per_s"):
-        if name in job.metrics:
-            parts.append(f"{name} {job.metrics[name]:.4g}")
-    return visible(" · ".join(parts))
 
 
 class Live:

@@ -46,7 +46,7 @@ class LazyGroup(TyperGroup):
 
 def build(nouns: Mapping[str, str], epilog: str) -> typer.Typer:
     """The whole command line over these nouns."""
-    from cloister.cli import appliance, backup, plan, since, witness
+    from cloister.cli import appliance, backup, console, plan, since, witness
 
     class Root(LazyGroup):
         pass
@@ -66,6 +66,7 @@ def build(nouns: Mapping[str, str], epilog: str) -> typer.Typer:
     backup.add_commands(app)
     since.add_commands(app)
     plan.add_commands(app)
+    console.add_commands(app)
     return app
 
 

@@ -51,6 +51,8 @@ from cloister.sources import open_base_folder
 
 BASE_FOLDER = Path(__file__).parent / "base"
 MAX_NEW_TOKENS = 96
+KEPT_PASSPHRASE = "claims desk demo"  # noqa: S105 - said aloud, of made-up data
+"""Of a home that is kept, so that it can be opened. Its rows are made up, and it says so."""
 TRAIN = TrainConfig(
     lora=LoraConfig(rank=32, alpha=64.0),
     epochs=5,
@@ -75,7 +77,7 @@ def tell(*, keep: bool, rows: int, as_json: bool) -> int:
     report: dict[str, Any] = {"ok": False}
     with _stopped_by_signals():
         try:
-            report = _walk(root, rows, stage)
+            report = _walk(root, rows, stage, keep=keep)
         except (KeyboardInterrupt, Interrupted):
             stage.say("interrupted; cleaning up")
             report["error"] = "interrupted"
@@ -113,7 +115,7 @@ class Stages:
         self.say(f"  done in {self.seconds[name]:.1f} s")
 
 
-def _walk(root: Path, rows: int, stage: Stages) -> dict[str, Any]:
+def _walk(root: Path, rows: int, stage: Stages, *, keep: bool) -> dict[str, Any]:
     from cloister import embedded
 
     home = Home(root / "home")
@@ -123,7 +125,7 @@ def _walk(root: Path, rows: int, stage: Stages) -> dict[str, Any]:
         os.environ["CLOISTER_HOME"] = str(home.root)
         embedded.start(home, listen="127.0.0.1:0")
         client = Client(home.authority_socket)
-        client.initialise(secrets.token_urlsafe(24))
+        client.initialise(KEPT_PASSPHRASE if keep else secrets.token_urlsafe(24))
     with client:
         with stage.stage("import", f"sealing {rows} made-up customer messages, some with a canary string"):
             dataset = _import_rows(client, rows, canary)
@@ -167,8 +169,11 @@ def _walk(root: Path, rows: int, stage: Stages) -> dict[str, Any]:
             "ask", f"asking it {len(held_out)} held-out messages through the gateway, with an API key"
         ):
             served = _ask(str(url), api_key, held_out)
-        with stage.stage("stop", "revoking the key, stopping the engine, locking the vault"):
-            client.revoke_client("claims-desk")
+        with stage.stage(
+            "stop", f"{'' if keep else 'revoking the key, '}stopping the engine, locking the vault"
+        ):
+            if not keep:
+                client.revoke_client("claims-desk")
             client.stop_deployment("claims")
             client.flush_ledger()
     with stage.stage("verify", "verifying both ledgers offline, and searching every byte for the canary"):
@@ -364,6 +369,8 @@ def _say_what_next(root: Path | None) -> None:
     if root is not None:
         lines += [
             f"  export CLOISTER_HOME={root / 'home'}",
+            f"  cloister unlock                   its passphrase: {KEPT_PASSPHRASE}",
+            "  cloister console                  all of it on one screen",
             "  cloister run show claims          what was trained, and base against tuned",
             "  cloister audit verify             the whole log, offline",
         ]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cloister.api import Classification, Costs
+from cloister.api import BannerColour, Classification, Costs
 from cloister.errors import InvalidInput
 from cloister.planning.money import Prices
 from cloister.policy.sinks import SinkSettings
@@ -362,6 +362,18 @@ class ApiSettings(_Section):
         return address
 
 
+class ConsoleSettings(_Section):
+    """How the console's screens tell this appliance from others."""
+
+    name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=20,
+        description="shown on every screen; none: the machine's name",
+    )
+    colour: BannerColour = Field(default="grey", description="of the banner; red for production, say")
+
+
 class Settings(_Section):
     """Everything in `appliance.yaml`."""
 
@@ -377,6 +389,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     prices: PriceSettings = PriceSettings()
     api: ApiSettings = ApiSettings()
+    console: ConsoleSettings = ConsoleSettings()
     alerts: AlertSettings = AlertSettings()
     sandboxes: SandboxSettings = SandboxSettings()
     queue: QueueSettings = QueueSettings()

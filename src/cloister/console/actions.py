@@ -1,0 +1,234 @@
+"""Everything that can be done in the console, in one registry: an id, a key, a line of help, and where it counts.
+
+Key bar, command palette, help and bindings are made from it. It does not know how anything is done: a screen does
+the action `run.pause` in its method `do_run_pause`, and the application those that count everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EVERYWHERE = "everywhere"
+PLACES = ("overview", "data", "runs", "models", "serving", "clients", "audit", "system")
+"""The screens, in the order of their number keys."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """`policy` is what the authority decides on; None where nothing is asked of it. What `changes` something needs
+    the console armed. `bar` puts it into the key bar."""
+
+    id: str
+    key: str
+    label: str
+    help: str
+    scopes: tuple[str, ...] = (EVERYWHERE,)
+    policy: str | None = None
+    changes: bool = False
+    bar: bool = True
+
+    @property
+    def method(self) -> str:
+        return "do_" + self.id.replace(".", "_").replace("-", "_")
+
+    @property
+    def shown_key(self) -> str:
+        """The key as it is printed on a keyboard."""
+        return SHOWN_KEYS.get(self.key, self.key)
+
+
+SHOWN_KEYS = {
+    "slash": "/",
+    "colon": ":",
+    "question_mark": "?",
+    "enter": "Enter",
+    "escape": "Esc",
+    "equals_sign": "=",
+}
+
+
+def _place(number: int, name: str, text: str) -> Action:
+    return Action(f"go.{name}", str(number), name.capitalize(), text, bar=False)
+
+
+def _change(id: str, key: str, label: str, help: str, *scopes: str, policy: str, bar: bool = True) -> Action:
+    return Action(id, key, label, help, scopes, policy, changes=True, bar=bar)
+
+
+def _look(
+    id: str, key: str, label: str, help: str, *scopes: str, policy: str | None, bar: bool = True
+) -> Action:
+    return Action(id, key, label, help, scopes, policy, bar=bar)
+
+
+ACTIONS = (
+    _place(1, "overview", "the pipeline, devices, queue and alerts"),
+    _place(2, "data", "datasets: bring in, classify, hold, shred"),
+    _place(3, "runs", "fine-tuning: the queue, live curves, logs, results"),
+    _place(4, "models", "base models, merged models, approvals"),
+    _place(5, "serving", "deployments: start, stop, roll back"),
+    _place(6, "clients", "API keys: issue, rotate, revoke"),
+    _place(7, "audit", "the ledger: follow, search, verify, export"),
+    _place(8, "system", "doctor, settings, policy, slots, backups, alerts"),
+    Action("open", "enter", "open", "open what the cursor is on"),
+    Action("back", "escape", "back", "close what is open, one step"),
+    Action("filter", "slash", "filter", "show only the lines that hold a word"),
+    Action("copy", "y", "copy id", "copy the id under the cursor to your terminal's clipboard, and show it"),
+    Action("palette", "colon", "commands", "find any action by name"),
+    Action("help", "question_mark", "help", "what this screen shows and which keys it has"),
+    Action("arm", "w", "arm", "allow changes, or make the console read-only again"),
+    Action("reread", "r", "re-read", "ask the authority for everything on this screen again", bar=False),
+    Action("quit", "q", "quit", "leave; nothing that runs is touched"),
+    # --- the appliance
+    _change(
+        "vault.init", "v", "initialise", "make the vault's keys and a first passphrase", "overview", "system",
+        policy="vault.init", bar=False,
+    ),
+    _change(
+        "vault.unlock", "u", "unlock", "open the vault with a passphrase", "overview", "system",
+        policy="vault.unlock",
+    ),
+    _change(
+        "vault.lock", "l", "lock", "close the vault; refused while work runs", "overview", "system",
+        policy="vault.lock", bar=False,
+    ),
+    _change(
+        "alert.acknowledge", "a", "acknowledge", "say that you have seen the alert under the cursor",
+        "overview", "system", policy="alert.acknowledge",
+    ),
+    # --- data
+    _change(
+        "dataset.import", "i", "import data", "bring rows in from a file, sealed", "overview", "data",
+        policy="dataset.import",
+    ),
+    _change(
+        "dataset.classify", "c", "classify", "keep the dataset more strictly, or ask to keep it less strictly",
+        "data", policy="dataset.classify",
+    ),
+    _change(
+        "dataset.hold", "h", "hold", "place a legal hold: nothing of it can be shredded", "data",
+        policy="dataset.hold",
+    ),
+    _change(
+        "dataset.release", "e", "release", "end the legal holds on the dataset", "data",
+        policy="dataset.release", bar=False,
+    ),
+    _change(
+        "dataset.shred", "D", "shred", "see what a shred takes with it, then destroy it", "data",
+        policy="shred.start",
+    ),
+    # --- runs
+    _change(
+        "run.start", "n", "new run", "fine-tune a base model on a dataset", "overview", "runs",
+        policy="run.start",
+    ),
+    _change(
+        "run.pause", "p", "pause", "stop at a checkpoint and free the device", "runs", policy="run.pause"
+    ),
+    _change("run.resume", "e", "resume", "go on from the last checkpoint", "runs", policy="run.resume"),
+    _change("run.cancel", "c", "cancel", "stop the run; it can be resumed", "runs", policy="run.cancel"),
+    _change(
+        "run.retry", "t", "retry", "begin a run anew that failed or was stopped", "runs", policy="run.resume",
+        bar=False,
+    ),
+    _look(
+        "run.compare", "equals_sign", "compare", "mark this run, then another: both side by side", "runs",
+        policy=None,
+    ),
+    _change("run.merge", "m", "merge", "merge the run's adapter into 16 bits", "runs", policy="model.merge"),
+    _change(
+        "run.shred", "D", "shred", "destroy a run with its adapter, evaluation and merged models", "runs",
+        policy="shred.start", bar=False,
+    ),
+    # --- models and approvals
+    _change(
+        "base.import", "b", "add base", "bring a base model in from a local folder", "overview", "models",
+        policy="base.import",
+    ),
+    _change(
+        "model.serve", "s", "serve", "serve the merged model under the cursor", "models",
+        policy="deployment.start",
+    ),
+    _change(
+        "approval.give", "a", "approve", "approve the request under the cursor", "models",
+        policy="approval.give",
+    ),
+    _change(
+        "approval.refuse", "x", "refuse", "refuse the request under the cursor, with a reason", "models",
+        policy="approval.refuse",
+    ),
+    _change(
+        "approval.withdraw", "z", "withdraw", "take back what you asked for", "models",
+        policy="approval.withdraw", bar=False,
+    ),
+    _change(
+        "model.shred", "D", "shred", "destroy a merged model", "models", policy="shred.start", bar=False
+    ),
+    # --- serving
+    _change(
+        "deployment.start", "s", "start", "serve a merged model through vLLM", "serving",
+        policy="deployment.start",
+    ),
+    _change(
+        "deployment.stop", "x", "stop", "stop a deployment, also while the ledger refuses", "serving",
+        policy="deployment.stop",
+    ),
+    _change(
+        "deployment.rollback", "b", "roll back", "serve what this name served before", "serving",
+        policy="deployment.start",
+    ),
+    # --- clients
+    _change(
+        "client.issue", "n", "issue key", "issue an API key, shown once", "clients", policy="client.issue"
+    ),
+    _change(
+        "client.rotate", "o", "rotate", "end a key and issue another for the same client, shown once", "clients",
+        policy="client.issue",
+    ),
+    _change(
+        "client.revoke", "x", "revoke", "end a key at once, also while the ledger refuses", "clients",
+        policy="client.revoke",
+    ),
+    # --- audit
+    _look(
+        "audit.search", "f", "search", "find entries by who, what, to what and when", "audit",
+        policy="ledger.read",
+    ),
+    _look(
+        "audit.verify", "p", "verify", "check the proof of the entry under the cursor, here and now", "audit",
+        policy="ledger.read",
+    ),
+    _look(
+        "audit.older", "b", "older", "the page of entries before these", "audit", policy="ledger.read"
+    ),
+    _look(
+        "audit.newest", "n", "newest", "the newest entries again, as they are made", "audit",
+        policy="ledger.read", bar=False,
+    ),
+    _look(
+        "audit.switch", "g", "other ledger", "show the control ledger, or the gateway's", "audit",
+        policy="ledger.read",
+    ),
+    _look(
+        "audit.witnesses", "v", "witnesses", "when tree heads left this machine, and who cosigned them",
+        "audit", policy="ledger.head",
+    ),
+    _change(
+        "audit.export", "o", "export", "copy both ledgers out into a new folder", "audit",
+        policy="ledger.carry",
+    ),
+    # --- system
+    _look(
+        "policy.explain", "e", "explain", "who may do an action, and which policies say so", "system",
+        policy="policy.read",
+    ),
+    _look("doctor", "d", "doctor", "look at this machine again", "system", policy=None),
+)  # fmt: skip
+
+BY_ID = {action.id: action for action in ACTIONS}
+
+
+def in_scope(scope: str) -> list[Action]:
+    """What counts on one screen, its own actions first."""
+    own = [action for action in ACTIONS if scope in action.scopes]
+    return [*own, *(action for action in ACTIONS if EVERYWHERE in action.scopes)]

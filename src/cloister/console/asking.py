@@ -1,0 +1,309 @@
+"""Forms that begin work: data or a base model brought in, a run, a merge, a deployment.
+
+Files are opened here with the operator's own rights, and passed as descriptors; no row is read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from rich.text import Text
+
+from cloister.console.messages import Said
+from cloister.console.paint import outside, stack
+from cloister.console.screens.dialogs import Field
+from cloister.errors import CloisterError, InvalidInput
+from cloister.shown import describe, visible
+
+if TYPE_CHECKING:
+    from cloister.api import DatasetImport, Job
+    from cloister.client import Client
+    from cloister.console.app import ConsoleApp
+
+Document = TypeVar("Document", bound=BaseModel)
+CLASSES = ("as the settings say", "public", "internal", "confidential", "restricted")
+PROBLEMS = 200
+"""Lines of an import's report that are shown."""
+
+
+def checked(kind: type[Document], **values: Any) -> Document:
+    """The document. Errors: InvalidInput, with each field that does not fit, and without its value."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InvalidInput(told) from None
+
+
+def given(console: ConsoleApp, make: Callable[[], Document]) -> Document | None:
+    """What the form says, or None where it does not fit, which is said."""
+    try:
+        return make()
+    except (InvalidInput, ValueError) as error:
+        console.say(str(error.message if isinstance(error, CloisterError) else "not a number"), "bad")
+        return None
+
+
+def ask_dataset(console: ConsoleApp) -> None:
+    """A file with rows: JSON lines, or a table with its columns named."""
+    from cloister.api import ColumnMap, DatasetImport, ImportConfig
+
+    def go_on(values: dict[str, str]) -> None:
+        path = Path(values["file"]).expanduser()
+
+        def make() -> DatasetImport:
+            columns = None
+            if values["input"]:
+                columns = checked(
+                    ColumnMap,
+                    input=values["input"],
+                    output=values["output"] or None,
+                    label=values["label"] or None,
+                )
+            config = checked(
+                ImportConfig,
+                source_name=path.name,
+                columns=columns,
+                holdout=float(values["holdout"]),
+                max_dropped=int(values["dropped"]),
+            )
+            kept = values["class"]
+            return checked(
+                DatasetImport,
+                name=values["name"],
+                config=config,
+                classification=kept if kept != CLASSES[0] else None,
+            )
+
+        request = given(console, make)
+        if request is not None:
+            console.say(f"Bringing {path.name} in …", "info")
+            console.request(
+                lambda client: import_file(client, path, request),
+                lambda done: _imported(console, request.name, *done),
+                doing=f"import {path.name}",
+            )
+
+    console.ask_form(
+        "Bring data in, sealed",
+        [
+            Field("file", "File", help="JSON lines or CSV, on this machine", needed=True),
+            Field("name", "Name", help="a-z 0-9 . _ -", needed=True),
+            Field("class", "Classification", choices=CLASSES),
+            Field("input", "CSV: input column"),
+            Field("output", "CSV: answer column"),
+            Field("label", "CSV: class column", help="instead of an answer"),
+            Field("holdout", "Held out", "0.1", help="share of rows kept apart for measuring"),
+            Field("dropped", "Bad rows at most", "0", help="0: one bad row refuses the import"),
+        ],
+        go_on,
+    )
+
+
+def import_file(client: Client, path: Path, request: DatasetImport) -> tuple[Job, list[str]]:
+    """Import, and wait for it. Returns the job and the worker's problems, `file:line: field: rule`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidInput("is a folder, not a file", where=str(path))
+    reading, writing = os.pipe()
+    problems: list[str] = []
+    reader = threading.Thread(target=_collect, args=(reading, problems), daemon=True)
+    reader.start()
+    try:
+        job = client.import_dataset(request, {"source": descriptor, "report": writing})
+    finally:
+        os.close(descriptor)
+        os.close(writing)
+    *_, job = client.watch_job(job.job_id)
+    reader.join(timeout=5)
+    return job, problems
+
+
+def _collect(descriptor: int, into: list[str]) -> None:
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if len(into) < PROBLEMS:
+                into.append(line.rstrip("\n"))
+
+
+def _imported(console: ConsoleApp, name: str, job: Job, problems: list[str]) -> None:
+    if job.error is None and job.state == "done":
+        console.say(f"{name} is in, sealed: {job.result.get('rows', '?')} rows.")
+    else:
+        why = job.error.detail if job.error else f"it was {job.state}"
+        console.say(f"{name} is not in: {why}", "bad")
+    if problems:
+        lines = [outside(line, 300) for line in problems]
+        console.tell(
+            f"Problems in {visible(name)}",
+            stack(Text("No row is shown here, only where it is.", "dim"), *lines),
+        )
+
+
+def ask_base(console: ConsoleApp) -> None:
+    """A folder as Hugging Face lays it out."""
+
+    def go_on(values: dict[str, str]) -> None:
+        folder = Path(values["folder"]).expanduser()
+        console.say(f"Bringing {folder.name} in …", "info")
+        console.request(
+            lambda client: import_base(client, folder, values["name"], console.post_message),
+            lambda job: _ended(console, job, f"{values['name']} is in."),
+            doing=f"import {folder.name}",
+        )
+
+    console.ask_form(
+        "Add a base model",
+        [
+            Field("folder", "Folder", help="config.json, tokenizer files, safetensors", needed=True),
+            Field("name", "Name", help="a-z 0-9 . _ -", needed=True),
+        ],
+        go_on,
+    )
+
+
+def import_base(client: Client, folder: Path, name: str, post: Callable[[Said], object]) -> Job:
+    """Import, and wait for it, telling how far it is."""
+    from cloister.api import BaseImport, BaseImportConfig
+    from cloister.sources import open_base_folder
+
+    files = open_base_folder(folder)
+    try:
+        request = checked(BaseImport, name=name, config=BaseImportConfig(files=tuple(files)))
+        job = client.import_base(request, {f"file:{i}": fd for i, fd in enumerate(files.values())})
+    finally:
+        for descriptor in files.values():
+            os.close(descriptor)
+    for now in client.watch_job(job.job_id):
+        post(Said(describe(now)))
+        job = now
+    return job
+
+
+def _ended(console: ConsoleApp, job: Job, well: str) -> None:
+    if job.state == "done":
+        console.say(well)
+    else:
+        console.say(f"{job.verb} {job.state}: {job.error.detail if job.error else ''}", "bad")
+
+
+def ask_run(console: ConsoleApp) -> None:
+    """A short form: what to learn from, on what, how long."""
+    from cloister.api import RunRequest, TrainConfig
+
+    picture = console.picture
+    datasets = tuple(dict.fromkeys(one.name for one in picture.datasets))
+    bases = tuple(dict.fromkeys(one.name for one in picture.bases))
+    if not datasets or not bases:
+        missing = "data (2, then i)" if not datasets else "a base model (4, then b)"
+        console.say(f"A run needs {missing} first.", "warn")
+        return
+    usual = TrainConfig()
+
+    def go_on(values: dict[str, str]) -> None:
+        def make() -> RunRequest:
+            batch = int(values["batch"])
+            train = checked(
+                TrainConfig,
+                method=values["method"],
+                lora={"rank": int(values["rank"]), "alpha": 2.0 * int(values["rank"])},
+                epochs=float(values["epochs"]),
+                learning_rate=float(values["rate"]),
+                batch_size=batch,
+                micro_batch_size=min(batch, usual.micro_batch_size),
+                max_length=int(values["length"]),
+            )
+            return checked(
+                RunRequest,
+                name=values["name"],
+                dataset=values["dataset"],
+                base=values["base"],
+                train=train.model_dump(),
+                priority=int(values["priority"]),
+            )
+
+        request = given(console, make)
+        if request is not None:
+            console.request(
+                lambda client: client.start_run(request),
+                lambda run: console.say(f"{run.name} ({run.run_id}) is queued. 3 shows it."),
+                doing=f"start {request.name}",
+            )
+
+    console.ask_form(
+        "Start a run",
+        [
+            Field("name", "Name", help="a-z 0-9 . _ -", needed=True),
+            Field("dataset", "Dataset", choices=datasets),
+            Field("base", "Base model", choices=bases),
+            Field("method", "Method", choices=("qlora", "lora"), help="NF4 or 16-bit base"),
+            Field("epochs", "Epochs", f"{usual.epochs:g}", help="passes over the rows"),
+            Field("rate", "Learning rate", f"{usual.learning_rate:g}", help="at its peak"),
+            Field("rank", "Rank", str(usual.lora.rank), help="of the adapter; its scale is twice that"),
+            Field("batch", "Batch size", str(usual.batch_size), help="rows an optimizer step"),
+            Field("length", "Longest row", str(usual.max_length), help="tokens; longer rows refuse the run"),
+            Field("priority", "Priority", "0", help="-10 to 10; higher starts first"),
+        ],
+        go_on,
+    )
+
+
+def ask_merge(console: ConsoleApp, run: str) -> None:
+    from cloister.api import MergeRequest
+
+    def go_on(values: dict[str, str]) -> None:
+        request = given(console, lambda: checked(MergeRequest, name=values["name"], run=run))
+        if request is not None:
+            console.request(
+                lambda client: client.merge(request),
+                lambda job: console.say(
+                    f"{request.name} is being merged ({job.job_id}). 4 shows it when done."
+                ),
+                doing=f"merge {run}",
+            )
+
+    console.ask_form(
+        f"Merge the adapter of {visible(run)}",
+        [Field("name", "Name of the model", run, help="a-z 0-9 . _ -", needed=True)],
+        go_on,
+    )
+
+
+def ask_serve(console: ConsoleApp, model: str | None = None) -> None:
+    """Serve a merged model; where policy asks for it, that waits for somebody's approval."""
+    from cloister.api import ServeConfig, ServeRequest
+
+    models = tuple(dict.fromkeys(one.name for one in console.picture.models))
+    if not models:
+        console.say("There is no merged model yet: 3 shows the runs, m merges one.", "warn")
+        return
+
+    def go_on(values: dict[str, str]) -> None:
+        def make() -> ServeRequest:
+            config = checked(ServeConfig, max_model_len=int(values["length"]))
+            return checked(ServeRequest, name=values["name"], model=values["model"], config=config)
+
+        request = given(console, make)
+        if request is not None:
+            console.request(
+                lambda client: client.serve(request),
+                lambda one: console.say(f"{one.name} ({one.deployment_id}) is {one.state}. 5 shows it."),
+                doing=f"serve {request.name}",
+            )
+
+    console.ask_form(
+        "Serve a merged model",
+        [
+            Field("model", "Model", model or "", choices=models),
+            Field("name", "Name", model or models[0], help="what clients ask for as `model`", needed=True),
+            Field("length", "Longest", "1024", help="prompt and answer together, in tokens"),
+        ],
+        go_on,
+    )

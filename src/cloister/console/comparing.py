@@ -1,0 +1,118 @@
+"""Base against tuned, and one run against another, as tables of words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from cloister.console.paint import facts, grid, heading, number, outside, stack, state
+from cloister.shown import describe, duration, moment
+
+if TYPE_CHECKING:
+    from cloister.api import Job, Run
+
+MEASURES = {"loss": "loss", "exact_match": "exact match", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+LESS_IS_BETTER = frozenset({"loss"})
+
+
+def evaluation(run: Run) -> Text:
+    """Base against tuned on rows that were held out, with a verdict in words."""
+    if run.evaluation is None:
+        return Text("")
+    base, tuned = run.evaluation.get("base", {}), run.evaluation.get("tuned", {})
+    rows = [
+        (shown, number(base.get(key)), number(tuned.get(key)), _verdict(key, base, tuned))
+        for key, shown in MEASURES.items()
+        if key in tuned
+    ]
+    count = number(run.evaluation.get("rows"))
+    return stack(heading(f"On {count} held-out rows"), grid(rows, ("", "base", "tuned", "")))
+
+
+def _verdict(key: str, base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Text:
+    before, after = base.get(key), tuned.get(key)
+    if not isinstance(before, int | float) or not isinstance(after, int | float) or before == after:
+        return Text("same" if before == after else "", "dim")
+    better = (after < before) == (key in LESS_IS_BETTER)
+    return state("better", "good") if better else state("worse", "bad")
+
+
+def progress(run: Run) -> Text:
+    """How both jobs of a run stand."""
+    lines = [facts([("training", _job(run.train_job))])]
+    if run.evaluate_job is not None:
+        lines = [facts([("training", _job(run.train_job)), ("evaluation", _job(run.evaluate_job))])]
+    for job in (run.train_job, run.evaluate_job):
+        if job is not None and job.error is not None:
+            lines.append(Text("× ", "bold red") + outside(job.error.detail))
+            if job.error.remedy:
+                lines.append(Text("  try: ") + outside(job.error.remedy))
+    return stack(*lines)
+
+
+def _job(job: Job) -> Text:
+    told = describe(job).partition(" · ")[2]
+    return state(job.state) + Text("  ") + outside(told)
+
+
+def settings(run: Run) -> Text:
+    """What the run was asked to do."""
+    values = run.train.model_dump()
+    lora = values.pop("lora")
+    return stack(
+        heading("Configuration"),
+        facts(
+            [*((key, value) for key, value in values.items()), *((f"lora {k}", v) for k, v in lora.items())]
+        ),
+    )
+
+
+def result(run: Run) -> Text:
+    told = run.train_job.result
+    if not told:
+        return Text("")
+    return facts(
+        [
+            ("steps", number(told.get("steps"))),
+            ("took", duration(told.get("seconds"))),
+            ("hold-out loss", number(told.get("holdout_loss"))),
+            ("tokens/s", number(told.get("tokens_per_s"))),
+        ]
+    )
+
+
+def side_by_side(one: Run, other: Run) -> Text:
+    """Two runs: settings that differ, then what was measured."""
+    first, second = one.train.model_dump(), other.train.model_dump()
+    first |= {f"lora {k}": v for k, v in first.pop("lora").items()}
+    second |= {f"lora {k}": v for k, v in second.pop("lora").items()}
+    differ = [(key, str(first[key]), str(second[key])) for key in first if first[key] != second[key]]
+    measured = [
+        (shown, number(_tuned(one, key)), number(_tuned(other, key)), _better(key, one, other))
+        for key, shown in MEASURES.items()
+        if _tuned(one, key) is not None or _tuned(other, key) is not None
+    ]
+    names = ("", outside(one.name, 24).plain, outside(other.name, 24).plain)
+    return stack(
+        heading("Settings that differ"),
+        grid(differ, names) if differ else Text("none", "dim"),
+        heading("Measured on held-out rows"),
+        grid(measured, (*names, "")) if measured else Text("not measured", "dim"),
+        facts([("started", f"{moment(one.created_at)} and {moment(other.created_at)}")]),
+        Text("Only runs on the same hold-out compare." if one.dataset != other.dataset else "", "yellow"),
+    )
+
+
+def _tuned(run: Run, key: str) -> Any:
+    return (run.evaluation or {}).get("tuned", {}).get(key)
+
+
+def _better(key: str, one: Run, other: Run) -> Text:
+    first, second = _tuned(one, key), _tuned(other, key)
+    if not isinstance(first, int | float) or not isinstance(second, int | float) or first == second:
+        return Text("")
+    if (first < second) == (key in LESS_IS_BETTER):
+        return outside(f"{one.name} is better", 40)
+    return outside(f"{other.name} is better", 40)

@@ -1,0 +1,59 @@
+"""What jobs said over time, bounded: a series a number for the curves, and the last lines for the log."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cloister.api import Event
+
+POINTS = 1_000
+"""Of one series; with more, every second one goes."""
+LINES = 500
+JOBS = 64
+"""So many jobs are remembered, those that spoke last."""
+
+
+class History:
+    """Numbers and lines of jobs, as the event stream told them."""
+
+    def __init__(self) -> None:
+        self._series: dict[str, dict[str, list[tuple[int, float]]]] = {}
+        self._lines: dict[str, deque[tuple[datetime, str]]] = defaultdict(lambda: deque(maxlen=LINES))
+
+    def take(self, event: Event) -> None:
+        """Take in one event. What is no job's is left alone."""
+        job = event.subject
+        if job is None or not event.kind.startswith("job."):
+            return
+        if event.kind == "job.metrics":
+            self._add(job, int(event.data.get("step", 0)), event.data.get("values", {}))
+        elif event.kind == "job.notice":
+            self._lines[job].append((event.time, str(event.data.get("message", ""))))
+        elif event.kind == "job.state":
+            self._lines[job].append((event.time, f"{event.data.get('state', '?')}"))
+
+    def series(self, job: str | None, name: str) -> list[tuple[int, float]]:
+        """Steps and values, by step."""
+        return self._series.get(job or "", {}).get(name, [])
+
+    def lines(self, job: str | None) -> list[tuple[datetime, str]]:
+        return list(self._lines[job]) if job in self._lines else []
+
+    def _add(self, job: str, step: int, values: dict[str, float]) -> None:
+        known = self._series.pop(job, {})
+        self._series[job] = known  # the last one to speak is the last to be forgotten
+        while len(self._series) > JOBS:
+            gone = next(iter(self._series))
+            del self._series[gone]
+            self._lines.pop(gone, None)
+        for name, value in values.items():
+            points = known.setdefault(name, [])
+            while points and points[-1][0] >= step:  # it went on from a checkpoint: the newer ones count
+                points.pop()
+            points.append((step, float(value)))
+            if len(points) > POINTS:
+                del points[1:-1:2]

@@ -1,0 +1,120 @@
+"""How things look in a line of text: state as word, glyph and colour together, facts in two columns.
+
+Everything here makes `rich.text.Text`, never markup; text from outside goes through `outside`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from rich.text import Text
+
+from cloister.shown import visible
+
+LIMIT = 400
+"""Characters of one value that are shown where nothing else is said."""
+
+GOOD, BUSY, WAIT, WARN, BAD, OFF = "green", "cyan", "yellow", "yellow", "red", "dim"
+GLYPHS = {"good": "●", "busy": "►", "wait": "○", "warn": "▲", "bad": "×", "off": "■"}
+"""Of the characters that also the font of the Linux console has."""
+COLOURS = {
+    "good": "green",
+    "busy": "cyan",
+    "wait": "yellow",
+    "warn": "bold yellow",
+    "bad": "bold red",
+    "off": "dim",
+}
+MOODS = {
+    **dict.fromkeys(
+        ("done", "ready", "running-well", "approved", "good", "open", "active", "verified"), "good"
+    ),
+    **dict.fromkeys(("running", "starting", "restarting", "stopping", "busy"), "busy"),
+    **dict.fromkeys(("queued", "waiting-source", "pending", "asked", "intended", "waiting"), "wait"),
+    **dict.fromkeys(("warning", "warn", "paused", "interrupted", "held", "expired", "unknown"), "warn"),
+    **dict.fromkeys(("failed", "bad", "critical", "refused", "revoked", "damaged", "dead"), "bad"),
+}
+
+
+def outside(value: object, limit: int = LIMIT, style: str = "") -> Text:
+    """Text from outside: control characters visible, cut to `limit`, never markup."""
+    return Text(visible(str(value), limit=limit), style)
+
+
+def state(word: str, mood: str | None = None) -> Text:
+    """A state by word, glyph and colour."""
+    feeling = mood or MOODS.get(word, "off")
+    return Text(f"{GLYPHS[feeling]} {visible(word, limit=24)}", COLOURS[feeling])
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Text:
+    """Two columns: what, and what it is. A value is outside text unless it is `Text` already."""
+    known = [(label, value) for label, value in pairs if value not in (None, "")]
+    width = max((len(label) for label, _ in known), default=0)
+    text = Text()
+    for label, value in known:
+        text.append(f"{label:<{width}}  ", "dim")
+        text.append_text(value if isinstance(value, Text) else outside(value))
+        text.append("\n")
+    return text
+
+
+def heading(words: str) -> Text:
+    return Text(f"{words}\n", "bold")
+
+
+def stack(*parts: Text | str) -> Text:
+    """Parts below each other, an empty line between."""
+    text = Text()
+    for part in parts:
+        if not len(part):
+            continue
+        if len(text):
+            text.append("\n")
+        text.append_text(Text(part) if isinstance(part, str) else part)
+        if not text.plain.endswith("\n"):
+            text.append("\n")
+    return text
+
+
+def number(value: object, digits: int = 4) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+
+
+def bar(share: float, width: int = 12) -> str:
+    """How full something is, of characters that every font has."""
+    filled = round(max(0.0, min(1.0, share)) * width)
+    return "█" * filled + "░" * (width - filled)
+
+
+def ago(then: datetime | None, now: datetime) -> str:
+    """How long since, in one unit."""
+    if then is None:
+        return "-"
+    seconds = max(0, int((now - then).total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def grid(rows: Sequence[Sequence[Text | str]], header: Sequence[str] = ()) -> Text:
+    """Columns as wide as they need; for small tables inside a text."""
+    body = [[cell if isinstance(cell, Text) else outside(cell) for cell in row] for row in rows]
+    heads = [Text(head, "dim") for head in header]
+    every = ([heads] if header else []) + body
+    widths = [
+        max((row[i].cell_len for row in every if i < len(row)), default=0)
+        for i in range(max(map(len, every), default=0))
+    ]
+    text = Text()
+    for row in every:
+        for i, cell in enumerate(row):
+            text.append_text(cell)
+            if i < len(row) - 1:
+                text.append(" " * (widths[i] - cell.cell_len + 2))
+        text.append("\n")
+    return text

@@ -1,0 +1,189 @@
+"""Screen 6: client applications and their API keys: issue one, shown once; rotate; revoke."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+
+from cloister.console.asking import checked, given
+from cloister.console.paint import ago, facts, outside, stack, state
+from cloister.console.picture import Picture
+from cloister.console.screens.dialogs import Field
+from cloister.console.screens.place import ListPlace, bindings
+from cloister.console.widgets.rows import Line
+from cloister.shown import moment, visible
+
+if TYPE_CHECKING:
+    from cloister.api import ApiClient, ClientRequest, IssuedClient
+    from cloister.client import Client
+
+SOON = timedelta(days=30)
+
+
+class ClientsPlace(ListPlace):
+    """Keys that work first, then those that were revoked."""
+
+    scope = "clients"
+    BINDINGS: ClassVar[list[BindingType]] = bindings("clients")
+    needs: ClassVar[tuple[str, ...]] = ("clients", "deployments")
+    columns = ("client", "key", "may use", "expires", "issued by", "age")
+    empty = "No client yet. w arms the console, then n issues an API key."
+
+    def lines(self, picture: Picture) -> list[Line]:
+        now = self.console.clock()
+        return [
+            Line(
+                one.client_id,
+                (
+                    outside(one.name, 24),
+                    _key_state(one, now),
+                    outside(", ".join(one.deployments) or "all", 24),
+                    Text(moment(one.expires_at)),
+                    outside(one.created_by, 12),
+                    Text(ago(one.created_at, now)),
+                ),
+            )
+            for one in sorted(
+                picture.clients, key=lambda one: (one.revoked_at is not None, -one.created_at.timestamp())
+            )
+        ]
+
+    def about(self, key: str, picture: Picture) -> Text:
+        one = next((c for c in picture.clients if c.client_id == key), None)
+        if one is None:
+            return Text("")
+        return stack(
+            outside(one.name, style="bold"),
+            facts(
+                [
+                    ("key", _key_state(one, self.console.clock())),
+                    ("client", one.client_id),
+                    ("may use", ", ".join(one.deployments) or "every deployment"),
+                    ("issued", f"{moment(one.created_at)} by {one.created_by}"),
+                    ("expires", moment(one.expires_at) if one.expires_at else "never"),
+                    ("revoked", moment(one.revoked_at) if one.revoked_at else "no"),
+                ]
+            ),
+            Text(
+                "The key itself is kept nowhere; what it asked is in the gateway's ledger: 7, then g.", "dim"
+            ),
+        )
+
+    # --- actions ------------------------------------------------------------------------------
+
+    def _chosen(self) -> ApiClient | None:
+        key = self.chosen.key if self.chosen else None
+        found = next((one for one in self.console.picture.clients if one.client_id == key), None)
+        if found is None:
+            self.console.say("The cursor is on no client.", "warn")
+        return found
+
+    def do_client_issue(self) -> None:
+        names = ", ".join(sorted({one.name for one in self.console.picture.deployments})) or "none yet"
+
+        def go_on(values: dict[str, str]) -> None:
+            request = given(self.console, lambda: self._request(values))
+            if request is not None:
+                self.console.request(
+                    lambda client: client.issue_client(request), self._show_key, doing=f"issue {request.name}"
+                )
+
+        self.console.ask_form(
+            "Issue an API key",
+            [
+                Field("name", "Name of the client", help="a-z 0-9 . _ -", needed=True),
+                Field(
+                    "deployments",
+                    "Deployments",
+                    help=f"by name, with commas; empty: all ({visible(names, limit=60)})",
+                ),
+                Field("days", "Good for days", help="empty: until it is revoked"),
+            ],
+            go_on,
+        )
+
+    def _request(self, values: dict[str, str]) -> ClientRequest:
+        from cloister.api import ClientRequest
+
+        scopes = tuple(part.strip() for part in values["deployments"].split(",") if part.strip())
+        days = int(values["days"]) if values["days"] else None
+        expires = datetime.now(UTC) + timedelta(days=days) if days else None
+        return checked(ClientRequest, name=values["name"], deployments=scopes, expires_at=expires)
+
+    def _show_key(self, issued: IssuedClient) -> None:
+        self.console.say(f"The key of {issued.client.name} is issued.")
+        self.console.tell(
+            f"The key of {visible(issued.client.name)}, shown this once",
+            stack(
+                outside(issued.api_key, 200, "bold"),
+                Text("Only its hash is kept. y copies it; closed, it is gone.", "yellow"),
+            ),
+            copied=issued.api_key,
+        )
+
+    def do_client_rotate(self) -> None:
+        one = self._chosen()
+        if one is None:
+            return
+        if one.revoked_at is not None:
+            self.console.say(f"{one.name} is revoked: n issues a new key.", "warn")
+            return
+        self.console.confirm(
+            "Rotate a key",
+            stack(
+                self.about(one.client_id, self.console.picture),
+                Text("The old key ends at once; the new one is shown once."),
+            ),
+            one.name,
+            "rotate it",
+            lambda: self.console.request(
+                lambda client: rotate(client, one), self._show_key, doing=f"rotate {one.name}"
+            ),
+        )
+
+    def do_client_revoke(self) -> None:
+        one = self._chosen()
+        if one is None:
+            return
+        if one.revoked_at is not None:
+            self.console.say(f"{one.name} is revoked already.", "warn")
+            return
+        self.console.confirm(
+            "Revoke a key",
+            stack(
+                self.about(one.client_id, self.console.picture), Text("Its application is refused at once.")
+            ),
+            one.name,
+            "revoke it",
+            lambda: self.console.request(
+                lambda client: client.revoke_client(one.client_id),
+                lambda gone: self.console.say(f"{gone.name}: the key no longer works."),
+                doing=f"revoke {one.name}",
+            ),
+        )
+
+
+def rotate(client: Client, one: ApiClient) -> IssuedClient:
+    """End the old key, then issue another for the same name and deployments. Errors: those of both."""
+    from cloister.api import ClientRequest
+
+    client.revoke_client(one.client_id)
+    return client.issue_client(
+        ClientRequest(name=one.name, deployments=tuple(one.deployments), expires_at=one.expires_at)
+    )
+
+
+def _key_state(one: ApiClient, now: datetime) -> Text:
+    if one.revoked_at is not None:
+        return state("revoked", "off")
+    if one.expires_at is not None and one.expires_at <= now:
+        return state("expired", "bad")
+    if one.expires_at is not None and one.expires_at - now < SOON:
+        return state("ends soon", "warn")
+    return state("works", "good")
+
+
+PLACE = ClientsPlace

@@ -1,0 +1,189 @@
+"""Screen 2: datasets and their versions; bring in, classify, hold, shred. No row is ever shown here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+
+from cloister.console.asking import ask_dataset
+from cloister.console.asking_shred import ask_shred
+from cloister.console.paint import COLOURS, ago, facts, heading, number, outside, stack, state
+from cloister.console.picture import Picture
+from cloister.console.screens.dialogs import Field
+from cloister.console.screens.place import ListPlace, bindings
+from cloister.console.widgets.rows import Line
+from cloister.shown import moment, size
+
+if TYPE_CHECKING:
+    from cloister.api import StoredObject
+
+CLASSES = ("public", "internal", "confidential", "restricted")
+MOODS = {"public": "off", "internal": "good", "confidential": "warn", "restricted": "bad"}
+
+
+class DataPlace(ListPlace):
+    """One line a dataset version."""
+
+    scope = "data"
+    BINDINGS: ClassVar[list[BindingType]] = bindings("data")
+    needs: ClassVar[tuple[str, ...]] = ("datasets", "holds", "runs", "jobs")
+    columns = ("dataset", "v", "class", "rows", "held out", "size", "by", "age")
+    empty = "No data yet. w arms the console, then i brings a file in: sealed from its first byte."
+
+    def lines(self, picture: Picture) -> list[Line]:
+        now = self.console.clock()
+        held = _held(picture)
+        return [
+            Line(
+                f"{one.object_id} {one.version}",
+                (
+                    outside(one.name, 26),
+                    Text(str(one.version)),
+                    classed(one.classification, held=one.object_id in held),
+                    Text(number(one.counts.get("rows"))),
+                    Text(number(one.counts.get("holdout_rows"))),
+                    Text(size(one.sealed_bytes)),
+                    outside(one.created_by, 12),
+                    Text(ago(one.created_at, now)),
+                ),
+                copied=one.object_id,
+            )
+            for one in sorted(picture.datasets, key=lambda one: (one.name, -one.version))
+        ]
+
+    def about(self, key: str, picture: Picture) -> Text:
+        one = self._of(key, picture)
+        if one is None:
+            return Text("")
+        runs = [run.name for run in picture.runs if one.object_id in (run.dataset, run.holdout)]
+        holds = [
+            hold for hold in picture.holds if hold.object_id == one.object_id and hold.released_at is None
+        ]
+        return stack(
+            outside(one.name, style="bold"),
+            facts(
+                [
+                    ("class", classed(one.classification)),
+                    ("dataset", one.object_id),
+                    ("version", one.version),
+                    ("made", f"{moment(one.created_at)} by {one.created_by}"),
+                    ("sealed", size(one.sealed_bytes)),
+                    ("key", "its own, wrapped in the vault"),
+                    ("manifest", one.manifest_sha256),
+                    ("runs", ", ".join(runs) or "none yet"),
+                ]
+            ),
+            *(state("held", "warn") + outside(f" by {h.placed_by}: {h.reason} ({h.hold_id})") for h in holds),
+            heading("Counts"),
+            facts((name.replace("_", " "), number(value)) for name, value in one.counts.items()),
+            heading("Report"),
+            facts(
+                (name.replace("_", " "), value)
+                for name, value in one.details.items()
+                if value not in ([], {})
+            ),
+            Text("Rows stay hidden here.", "dim"),
+        )
+
+    @staticmethod
+    def _of(key: str, picture: Picture) -> StoredObject | None:
+        return next((one for one in picture.datasets if f"{one.object_id} {one.version}" == key), None)
+
+    def _chosen(self) -> StoredObject | None:
+        line = self.chosen
+        found = self._of(line.key, self.console.picture) if line is not None else None
+        if found is None:
+            self.console.say("The cursor is on no dataset.", "warn")
+        return found
+
+    # --- actions ------------------------------------------------------------------------------
+
+    def do_dataset_import(self) -> None:
+        ask_dataset(self.console)
+
+    def do_dataset_classify(self) -> None:
+        one = self._chosen()
+        if one is None:
+            return
+        from cloister.api import ClassifyRequest
+
+        def go_on(values: dict[str, str]) -> None:
+            request = ClassifyRequest.model_validate({"classification": values["class"]})
+            milder = CLASSES.index(values["class"]) < CLASSES.index(one.classification or CLASSES[-1])
+            self.console.request(
+                lambda client: (client.declassify if milder else client.classify)(one.object_id, request),
+                lambda stored: self.console.say(f"{stored.name} is {stored.classification}."),
+                doing=f"classify {one.name}",
+            )
+
+        self.console.ask_form(
+            "Classify a dataset",
+            [
+                Field("class", "Class", one.classification or CLASSES[-1], choices=CLASSES),
+                Field("sure", "Enter does it", help="stricter counts at once; milder takes an approval"),
+            ],
+            go_on,
+            note=outside(one.name, style="bold"),
+        )
+
+    def do_dataset_hold(self) -> None:
+        one = self._chosen()
+        if one is None:
+            return
+        from cloister.api import HoldRequest
+
+        self.console.ask_form(
+            "Place a legal hold",
+            [Field("reason", "Reason", help="stands in the ledger; no personal data", needed=True)],
+            lambda values: self.console.request(
+                lambda client: client.hold(one.object_id, HoldRequest(reason=values["reason"][:300])),
+                lambda hold: self.console.say(f"{hold.name} is held ({hold.hold_id})."),
+                doing=f"hold {one.name}",
+            ),
+            note=outside(one.name, style="bold"),
+        )
+
+    def do_dataset_release(self) -> None:
+        one = self._chosen()
+        if one is None:
+            return
+        holds = [
+            h for h in self.console.picture.holds if h.object_id == one.object_id and h.released_at is None
+        ]
+        if not holds:
+            self.console.say(f"{one.name} is not held.", "warn")
+            return
+        self.console.confirm(
+            "Release a legal hold",
+            stack(
+                *(outside(f"{h.hold_id} by {h.placed_by}, {moment(h.placed_at)}: {h.reason}") for h in holds)
+            ),
+            one.name,
+            "release it",
+            lambda: self.console.request(
+                lambda client: client.release(one.object_id),
+                lambda _: self.console.say(f"{one.name} is released."),
+                doing=f"release {one.name}",
+            ),
+        )
+
+    def do_dataset_shred(self) -> None:
+        one = self._chosen()
+        if one is not None:
+            ask_shred(self.console, "datasets", one.object_id)
+
+
+def classed(classification: str | None, *, held: bool = False) -> Text:
+    """A classification by word and colour; `held` adds a mark."""
+    word = classification or "restricted"
+    text = Text(word, COLOURS[MOODS.get(word, "bad")])
+    return text + Text(" HELD", COLOURS["warn"]) if held else text
+
+
+def _held(picture: Picture) -> set[str]:
+    return {hold.object_id for hold in picture.holds if hold.released_at is None}
+
+
+PLACE = DataPlace

@@ -1,0 +1,224 @@
+"""Screen 3: runs, those that wait and run first; a run's curves, numbers, log and configuration as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+from textual.containers import VerticalScroll
+from textual.widget import Widget
+from textual.widgets import Static
+
+from cloister.console.asking import ask_merge, ask_run
+from cloister.console.asking_shred import ask_shred
+from cloister.console.comparing import evaluation, progress, result, settings, side_by_side
+from cloister.console.paint import ago, facts, heading, number, outside, stack, state
+from cloister.console.picture import Picture
+from cloister.console.screens.place import ListPlace, bindings
+from cloister.console.widgets.curves import Curves
+from cloister.console.widgets.rows import Line
+from cloister.shown import duration
+
+if TYPE_CHECKING:
+    from cloister.api import Job, Run
+    from cloister.client import Client
+
+LOG_LINES = 40
+BUSY = ("running", "queued", "paused", "waiting-source")
+
+
+class RunsPlace(ListPlace):
+    """The queue and the history; `=` marks a run to compare with another."""
+
+    scope = "runs"
+    BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
+    needs: ClassVar[tuple[str, ...]] = ("runs", "datasets", "bases")
+    columns = ("run", "state", "progress", "left", "hold-out", "by", "age")
+    empty = "No run yet. w arms the console, then n starts one: it needs a base model and a dataset."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marked: str | None = None
+
+    def side(self) -> Iterable[Widget]:
+        with VerticalScroll(id="side"):
+            yield Curves()
+            yield Static(id="about", markup=False)
+
+    def lines(self, picture: Picture) -> list[Line]:
+        now = self.console.clock()
+        newest = sorted(
+            picture.runs, key=lambda run: (now_job(run).state not in BUSY, -run.created_at.timestamp())
+        )
+        return [
+            Line(
+                run.run_id,
+                (
+                    outside(f"{'= ' if run.run_id == self._marked else ''}{run.name}", 28),
+                    state(now_job(run).state),
+                    _far(now_job(run)),
+                    Text(_left(now_job(run))),
+                    Text(number(_holdout(run))),
+                    outside(run.created_by, 12),
+                    Text(ago(run.created_at, now)),
+                ),
+            )
+            for run in newest
+        ]
+
+    def about(self, key: str, picture: Picture) -> Text:
+        run = next((one for one in picture.runs if one.run_id == key), None)
+        if run is None:
+            return Text("")
+        self._draw(run)
+        job = now_job(run)
+        return stack(
+            outside(run.name, style="bold"),
+            progress(run),
+            _numbers(job),
+            result(run),
+            evaluation(run),
+            facts(
+                [
+                    ("dataset", picture.name_of(run.dataset)),
+                    ("base", picture.name_of(run.base)),
+                    ("adapter", run.adapter),
+                    ("run", run.run_id),
+                    ("job", job.job_id),
+                    ("by", run.created_by),
+                ]
+            ),
+            self._log(run),
+            settings(run),
+        )
+
+    def _draw(self, run: Run) -> None:
+        history, job = self.console.history, run.train_job.job_id
+        self.query_one(Curves).tell(
+            history.series(job, "loss"),
+            history.series(job, "holdout_loss"),
+            history.series(job, "learning_rate"),
+            colour=not self.console.no_color,
+        )
+
+    def _log(self, run: Run) -> Text:
+        history = self.console.history
+        told = [*history.lines(run.train_job.job_id)]
+        if run.evaluate_job is not None:
+            told += history.lines(run.evaluate_job.job_id)
+        if not told:
+            return Text("")
+        lines = [
+            Text(f"{time.astimezone():%H:%M:%S} ", "dim") + outside(line, 300)
+            for time, line in told[-LOG_LINES:]
+        ]
+        return stack(heading("Log"), Text("\n").join(lines))
+
+    # --- actions ------------------------------------------------------------------------------
+
+    def _run(self) -> Run | None:
+        key = self.chosen.key if self.chosen else None
+        found = next((run for run in self.console.picture.runs if run.run_id == key), None)
+        if found is None:
+            self.console.say("The cursor is on no run.", "warn")
+        return found
+
+    def _ask(self, doing: str, ask: Callable[[Client, str], object], told: str) -> None:
+        run = self._run()
+        if run is not None:
+            self.console.say(f"{doing} {run.name} …", "info")
+            self.console.request(
+                lambda client: ask(client, run.run_id),
+                lambda _: self.console.say(f"{run.name} {told}"),
+                doing=f"{doing} {run.name}",
+            )
+
+    def do_run_start(self) -> None:
+        ask_run(self.console)
+
+    def do_run_pause(self) -> None:
+        self._ask(
+            "pause", lambda client, run: client.pause_run(run), "is paused at a checkpoint: e resumes it."
+        )
+
+    def do_run_resume(self) -> None:
+        self._ask("resume", lambda client, run: client.resume_run(run), "is queued again.")
+
+    def do_run_retry(self) -> None:
+        self._ask("retry", lambda client, run: client.retry_run(run), "is queued anew.")
+
+    def do_run_cancel(self) -> None:
+        run = self._run()
+        if run is None:
+            return
+        self.console.confirm(
+            "Cancel a run",
+            stack(progress(run), Text("It writes a checkpoint first and can be resumed.")),
+            run.name,
+            "cancel it",
+            lambda: self._ask("cancel", lambda client, one: client.cancel_run(one), "is stopped."),
+        )
+
+    def do_run_merge(self) -> None:
+        run = self._run()
+        if run is not None:
+            ask_merge(self.console, run.name)
+
+    def do_run_shred(self) -> None:
+        run = self._run()
+        if run is not None:
+            ask_shred(self.console, "runs", run.run_id)
+
+    def do_run_compare(self) -> None:
+        run = self._run()
+        if run is None:
+            return
+        marked = next((one for one in self.console.picture.runs if one.run_id == self._marked), None)
+        if marked is None or marked is run:
+            self._marked = None if marked is run else run.run_id
+            self.console.say(
+                f"{run.name} is marked: = on another run compares them." if self._marked else "Unmarked."
+            )
+        else:
+            self.console.tell("Two runs", side_by_side(marked, run))
+            self._marked = None
+        self.show(self.console.picture)
+
+
+def now_job(run: Run) -> Job:
+    """The job of a run that matters now: its evaluation once that was begun."""
+    return run.evaluate_job or run.train_job
+
+
+def _far(job: Job) -> Text:
+    if job.state == "running" and job.progress is not None:
+        return outside(f"{job.progress.stage} {job.progress.done}/{job.progress.total}", 24)
+    if job.state == "queued" and job.position is not None:
+        return outside(f"number {job.position}" + (f", waits: {job.waits_for}" if job.waits_for else ""), 40)
+    return Text("")
+
+
+def _left(job: Job) -> str:
+    if job.state == "running" and job.progress is not None and job.progress.remaining_s is not None:
+        return duration(job.progress.remaining_s)
+    if job.state == "queued" and job.starts_in_s is not None:
+        return f"in {duration(job.starts_in_s)}"
+    return ""
+
+
+def _holdout(run: Run) -> object:
+    return run.train_job.metrics.get("holdout_loss", run.train_job.result.get("holdout_loss"))
+
+
+def _numbers(job: Job) -> Text:
+    """The numbers of the moment, of a job that runs."""
+    if job.state != "running":
+        return Text("")
+    known = [(name.replace("_", " "), number(value)) for name, value in job.metrics.items()]
+    left = job.progress.remaining_s if job.progress is not None else None
+    return facts([("device", job.device or "cpu"), ("time left", duration(left)), *known])
+
+
+PLACE = RunsPlace

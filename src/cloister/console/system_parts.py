@@ -1,0 +1,236 @@
+"""The parts of the system as lines, and each of them as a text: words and numbers only, nothing is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from cloister.console.paint import COLOURS, facts, grid, heading, outside, stack, state
+from cloister.console.picture import Picture
+from cloister.home import Home
+from cloister.shown import moment, size, visible
+
+if TYPE_CHECKING:
+    from cloister.api import PolicyTable
+
+SETTINGS_SHOWN = 20_000
+DEMANDS = {"yes": "●", "approval": "▲", "signed approval": "▲s", "no": "·"}
+WORDS = {"good": "ok", "warn": "warn", "bad": "BAD"}
+
+Findings = Sequence[Mapping[str, Any]]
+"""What `cloister doctor` found."""
+
+
+def listed(picture: Picture, findings: Findings | None) -> list[tuple[str, tuple[Text, Text, Text]]]:
+    """One line a part: its key, then what it is called, how it is, what is in it."""
+    status, who = picture.status, picture.whoami
+    if status is None:
+        return []
+    bad = [process.name for process in status.processes if process.state != "running"]
+    kept = [one for one in picture.backups if one.discarded_at is None]
+    down = [one.name for one in status.sinks if one.down_s is not None]
+    you = f"{who.account}: {', '.join(who.roles)}" if who else ""
+    rows: list[tuple[str, str, Text, object]] = [
+        ("processes", "processes", _good(not bad), ", ".join(bad) or "authority, launcher, gateway"),
+        ("doctor", "doctor", _fit(findings), "what this machine promises, and what not"),
+        ("you", "you", Text(""), you),
+        ("policy", "policy", Text(""), f"who may do what; set {who.policies[:12] if who else ''}"),
+        ("settings", "settings", Text(""), _settings_file(picture)),
+        (
+            "slots",
+            "unlock slots",
+            _let(picture, "slots"),
+            _count(len(picture.slots), "way") + " to open the vault",
+        ),
+        ("backups", "backups", _let(picture, "backups"), f"{len(kept)} whose keys are kept"),
+        ("devices", "devices", Text(""), _count(len(status.gpus), "GPU") if status.gpus else "CPU only"),
+        ("sinks", "audit sinks", _good(not down), ", ".join(down) or _count(len(status.sinks), "sink")),
+    ]
+    return [(key, (Text(name), told, outside(more, 120))) for key, name, told, more in rows]
+
+
+def doctor(findings: Findings | None, problem: str | None) -> Text:
+    """What the check of this machine found, each with what to do."""
+    if findings is None:
+        return _unshown(problem) or Text("Looking at this machine …", "dim")
+    parts = [
+        state(WORDS.get(one["state"], "?"), one["state"] if one["state"] in WORDS else "off")
+        + Text("  ")
+        + outside(f"{one['check']}: {one['finding']}")
+        + (Text("\n      try: ", "dim") + outside(one["remedy"]) if one.get("remedy") else Text(""))
+        for one in findings
+    ]
+    return stack(heading("This machine"), Text("\n").join(parts))
+
+
+def policies(table: PolicyTable | None, problem: str | None) -> Text:
+    """Who may do what, by the policies in force."""
+    if table is None:
+        return _unshown(problem) or Text("Reading …", "dim")
+    roles = list(dict.fromkeys(cell.role for cell in table.cells))
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for cell in table.cells:
+        name = cell.action + (f" {cell.form}" if cell.form else "")
+        told = rows.setdefault((name, f"{cell.kind} {cell.classification}".strip()), {})
+        told[cell.role] = DEMANDS.get(cell.demand, cell.demand)
+    body = [(name, kind, *(told.get(role, "·") for role in roles)) for (name, kind), told in rows.items()]
+    legend = "● may   ▲ with somebody else's approval   ▲s signed   · may not     e explains one"
+    return stack(Text(legend, "dim"), grid(body, ("action", "on", *(visible(role)[:8] for role in roles))))
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _fit(findings: Findings | None) -> Text:
+    if findings is None:
+        return Text("d looks")
+    bad = sum(one["state"] == "bad" for one in findings)
+    return state(f"{bad} bad", "bad") if bad else state("fit", "good")
+
+
+def _good(well: bool) -> Text:
+    return state("good") if well else state("bad")
+
+
+def _let(picture: Picture, shelf: str) -> Text:
+    return Text("× denied", COLOURS["bad"]) if shelf in picture.refused else Text("")
+
+
+def _unshown(why: str | None) -> Text | None:
+    return Text("Not shown: ", "bold red") + outside(why) if why else None
+
+
+def _processes(picture: Picture) -> Text:
+    status = picture.status
+    assert status is not None
+    rows = [
+        (one.name, state(one.state, "good" if one.state == "running" else "bad"), one.detail or "")
+        for one in status.processes
+    ]
+    return stack(
+        grid(rows),
+        facts(
+            [
+                ("home", status.home),
+                ("version", status.version),
+                ("sandbox", status.sandbox),
+                ("gateway", status.gateway_url),
+            ]
+        ),
+        *(Text("▲ ", COLOURS["warn"]) + outside(warning) for warning in status.warnings),
+    )
+
+
+def _you(picture: Picture) -> Text:
+    who = picture.whoami
+    if who is None:
+        return Text("")
+    return stack(
+        facts(
+            [
+                ("account", f"{who.account} (uid {who.uid})"),
+                ("roles", ", ".join(who.roles)),
+                ("groups", ", ".join(who.groups)),
+            ]
+        ),
+        Text("This appliance belongs to the one account that runs it.", "dim") if who.sole else Text(""),
+        heading("May"),
+        outside(", ".join(who.actions), 8000),
+    )
+
+
+def _settings_file(picture: Picture) -> Path:
+    assert picture.status is not None
+    return Home(Path(picture.status.home)).settings_file
+
+
+def _settings(picture: Picture) -> Text:
+    path = _settings_file(picture)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return stack(outside(path), Text("There is no such file: every setting has its default."))
+    except OSError as error:
+        return stack(outside(path), Text("× ", "bold red") + outside(error.strerror or "cannot be read"))
+    return stack(outside(path, style="bold"), Text(visible(text, lines=True, limit=SETTINGS_SHOWN)))
+
+
+def _slots(picture: Picture) -> Text:
+    if "slots" in picture.refused:
+        return _unshown(picture.refused["slots"]) or Text("")
+    rows = [(str(one.slot), one.kind, state(one.state), one.detail) for one in picture.slots]
+    return stack(
+        grid(rows, ("slot", "opens by", "", "")), Text("`cloister vault slot add` makes another.", "dim")
+    )
+
+
+def _backups(picture: Picture) -> Text:
+    if "backups" in picture.refused:
+        return _unshown(picture.refused["backups"]) or Text("")
+    rows = [
+        (
+            one.backup_id,
+            moment(one.made_at),
+            one.where,
+            "destroyed" if one.discarded_at else f"until {one.keys_until:%Y-%m-%d}",
+            size(one.copied_bytes),
+        )
+        for one in picture.backups
+    ]
+    if not rows:
+        return Text("No backup yet. Next: `cloister backup FOLDER --recipient age1…`.")
+    return grid(rows, ("backup", "made", "where", "its keys", "copied"))
+
+
+def _devices(picture: Picture) -> Text:
+    status = picture.status
+    assert status is not None
+    if not status.gpus:
+        return Text("No GPU: everything runs on the CPU.")
+    rows = [
+        (
+            str(gpu.number),
+            gpu.name,
+            state(gpu.problem, "bad") if gpu.problem else state("good"),
+            f"{size(gpu.memory_used or 0)} of {size(gpu.memory_total or 0)}",
+            f"{gpu.utilisation_percent or 0}%",
+            f"{gpu.temperature_c or '?'} °C",
+            ", ".join(gpu.holders) or "free",
+        )
+        for gpu in status.gpus
+    ]
+    return grid(rows, ("GPU", "name", "", "memory", "busy", "", "held by"))
+
+
+def _sinks(picture: Picture) -> Text:
+    status = picture.status
+    assert status is not None
+    if not status.sinks:
+        return Text("The ledgers are exported nowhere: `ledger.sinks` in the settings.")
+    rows = [
+        (
+            one.name,
+            _good(one.down_s is None),
+            f"{one.behind} wait, {one.sent} sent",
+            one.to,
+            one.problem or "",
+        )
+        for one in status.sinks
+    ]
+    return grid(rows, ("sink", "", "", "to", ""))
+
+
+ABOUT: dict[str, Callable[[Picture], Text]] = {
+    "processes": _processes,
+    "you": _you,
+    "settings": _settings,
+    "slots": _slots,
+    "backups": _backups,
+    "devices": _devices,
+    "sinks": _sinks,
+}
+"""What is known of each part without asking anybody."""

@@ -1,0 +1,97 @@
+"""Text from outside made safe to look at, and numbers and times in words. It knows no terminal and no markup.
+
+What a name, a log line or an error holds is shown as it is, and what would act on a terminal or hide is shown as
+an escape: nothing in it can pass for something of ours.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cloister.api import Job
+
+_HIDDEN = frozenset(
+    "\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u200b\u200c\u200d\u200e\u200f"
+    "\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\u2800\u3164\ufeff\uffa0"
+    "\ufe00\ufe01\ufe02\ufe03\ufe04\ufe05\ufe06\ufe07\ufe08\ufe09\ufe0a\ufe0b\ufe0c\ufe0d\ufe0e\ufe0f"
+)
+"""Bidirectional controls, and what takes no room though `str.isprintable` calls it printable."""
+_COMBINING = 3
+"""So many marks on one character are shown; more would climb over the lines above."""
+
+
+def visible(text: str, *, lines: bool = False, limit: int | None = None) -> str:
+    """Text from outside with control characters and bidirectional tricks shown as escapes; with `lines` it keeps
+    its line ends. More than `limit` characters are cut, with a `…`."""
+    if limit is not None and len(text) > limit:
+        text = text[: max(0, limit - 1)] + "…"
+    if text.isascii() and text.isprintable():
+        return text
+    shown: list[str] = []
+    marks = 0
+    for character in text:
+        marks = marks + 1 if _is_mark(character) else 0
+        if (
+            (character.isprintable() and character not in _HIDDEN and marks <= _COMBINING)
+            or character == " "
+            or (lines and character == "\n")
+        ):
+            shown.append(character)
+        else:
+            shown.append(character.encode("unicode_escape").decode())
+    return "".join(shown)
+
+
+def _is_mark(character: str) -> bool:
+    import unicodedata
+
+    return ord(character) > 0x2FF and unicodedata.combining(character) != 0
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that fits."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as `1h02m`, `3m05s` or `12s`; `?` where there is no estimate."""
+    if seconds is None:
+        return "?"
+    whole = int(seconds + 0.5)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+def moment(time: datetime | None) -> str:
+    """Month, day, hour and minute in this machine's zone."""
+    return time.astimezone().strftime("%m-%d %H:%M") if time else "-"
+
+
+def describe(job: Job) -> str:
+    """A job's state in one line: what it does, how far, the numbers of the moment, and what remains."""
+    parts = [f"{job.verb} {job.state}"]
+    if job.progress is not None and job.state == "running":
+        progress = job.progress
+        parts.append(f"{progress.stage} {progress.done}/{progress.total}")
+        if progress.remaining_s is not None:
+            parts.append(f"{duration(progress.remaining_s)} left")
+    if job.state == "queued" and job.position is not None:
+        parts.append(f"number {job.position} to start")
+        if job.waits_for is not None:
+            parts.append(f"waits for {job.waits_for}")
+        elif job.starts_in_s is not None:
+            parts.append(f"in about {duration(job.starts_in_s)}")
+    if job.state == "running" and (job.device or "cpu") != "cpu":
+        parts.append(str(job.device))
+    for name in ("loss", "holdout_loss", "tokens_per_s"):
+        if name in job.metrics:
+            parts.append(f"{name} {job.metrics[name]:.4g}")
+    return visible(" · ".join(parts))

@@ -1,0 +1,216 @@
+"""The console over a real authority: every screen in its states, by keys alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from console_world import console, shown, type_in, until
+from tests.conftest import PASSPHRASE, Appliance, import_base, import_rows, short_run, start_appliance
+
+from cloister import embedded
+from cloister.api import LockRequest
+from cloister.client import Client
+from cloister.home import Home
+
+ROWS = [
+    {"messages": [{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": "a"}]}
+    for i in range(40)
+]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
+    """A base, a dataset and a run that fails quickly; a client."""
+    started = start_appliance(tmp_path_factory.mktemp("home"), gateway=False)
+    import_base(started.client)
+    import_rows(started.client, "claims", ROWS)
+    yield started
+    started.client.close()
+    embedded.stop(started.home)
+
+
+def test_an_empty_appliance_is_led_to_its_first_data(tmp_path: Path) -> None:
+    """From no vault at all: arm, initialise, add a base, by keys alone; a wrong key is only a word."""
+    home = Home(tmp_path / "home")
+    embedded.start(home, gateway=False)
+    from tests.conftest import BASE_FOLDER
+
+    async def walk() -> None:
+        async with console(home.authority_socket) as (app, pilot):
+            await until(app, lambda text: "Welcome" in text and "no vault yet" in text)
+            await pilot.press("v")
+            await until(app, lambda text: "Read-only: press w" in text)
+            await pilot.press("w", "v")
+            await until(app, lambda text: "Make the vault" in text)
+            await type_in(pilot, PASSPHRASE)
+            await pilot.press("enter")
+            await type_in(pilot, PASSPHRASE)
+            await pilot.press("enter")
+            await until(app, lambda text: "● open" in text and "done" in text)
+            await pilot.press("b")
+            await until(app, lambda text: "Add a base model" in text)
+            await type_in(pilot, str(BASE_FOLDER))
+            await pilot.press("enter")
+            await type_in(pilot, "small")
+            await pilot.press("enter")
+            await until(app, lambda text: "small is in" in text, seconds=60)
+            source = tmp_path / "claims.jsonl"
+            source.write_text('{"prompt": "a", "completion": "b"}\n' * 20 + '{"prompt": "a"}\n')
+            await pilot.press("i")
+            await until(app, lambda text: "Bring data in" in text)
+            await type_in(pilot, str(source))
+            await pilot.press("enter")
+            await type_in(pilot, "claims")
+            await pilot.press("enter", "tab", *["enter"] * 5)
+            found = await until(app, lambda text: "claims.jsonl:21" in text, seconds=60)
+            assert "Problems in claims" in found
+
+    try:
+        asyncio.run(walk())
+    finally:
+        embedded.stop(home)
+
+
+@pytest.mark.slow
+def test_a_run_is_started_followed_and_opened(full: Appliance) -> None:
+    full.client.start_run(short_run("first"))
+
+    async def walk() -> None:
+        async with console(full.home.authority_socket, size=(120, 40)) as (app, pilot):
+            await pilot.press("3")
+            await until(app, lambda text: "first" in text)
+            await until(app, lambda text: "loss (·)" in text, seconds=90)  # the curves come with the numbers
+            await until(app, lambda text: "held-out rows" in text, seconds=240)
+            await pilot.press("enter")
+            assert "evaluation" in await until(app, lambda text: "adapter" in text)
+
+    asyncio.run(walk())
+
+
+def test_a_shred_shows_its_lineage_and_asks_for_the_name(full: Appliance) -> None:
+    import_rows(full.client, "goes", ROWS)
+
+    async def walk() -> None:
+        async with console(full.home.authority_socket) as (app, pilot):
+            await pilot.press("2", "w")
+            await until(app, lambda text: "goes" in text and "ARMED" in text)
+            await pilot.press("slash")
+            await type_in(pilot, "goes")
+            await pilot.press("enter")
+            await until(app, lambda text: "claims" not in text.replace("1 Overview", ""))
+            await pilot.press("D")
+            asked = await until(app, lambda text: "cannot be undone" in text)
+            assert "goes" in asked and "dataset" in asked
+            await type_in(pilot, "claims")
+            await pilot.press("enter")
+            await until(app, lambda text: "that is not its name" in text)
+            await pilot.press(*["backspace"] * 6)
+            await type_in(pilot, "goes")
+            await pilot.press("enter")
+            await until(app, lambda text: "Shredded goes" in text, seconds=30)
+
+    asyncio.run(walk())
+    assert [one.name for one in full.client.datasets()] == ["claims"]
+
+
+def test_a_key_is_shown_once_and_revoked(full: Appliance) -> None:
+    async def walk() -> None:
+        async with console(full.home.authority_socket) as (app, pilot):
+            await pilot.press("6", "w", "n")
+            await until(app, lambda text: "Issue an API key" in text)
+            await type_in(pilot, "desk")
+            await pilot.press("enter", "enter", "enter")
+            await until(app, lambda text: "clo-" in text and "shown this once" in text)
+            await pilot.press("escape")
+            after = await until(app, lambda text: "● works" in text)
+            assert "clo-" not in after
+            await pilot.press("x")
+            await until(app, lambda text: "Revoke a key" in text)
+            await type_in(pilot, "desk")
+            await pilot.press("enter")
+            await until(app, lambda text: "■ revoked" in text and "no longer works" in text)
+
+    asyncio.run(walk())
+
+
+def test_an_entry_is_proved_on_the_spot(full: Appliance) -> None:
+    async def walk() -> None:
+        async with console(full.home.authority_socket) as (app, pilot):
+            await pilot.press("7")
+            await until(app, lambda text: "dataset.import" in text)
+            await pilot.press("p")
+            found = await until(app, lambda text: "● verified" in text)
+            assert "root" in found
+
+    asyncio.run(walk())
+
+
+def test_system_tells_of_this_machine_and_its_policies(full: Appliance) -> None:
+    async def walk() -> None:
+        async with console(full.home.authority_socket, size=(120, 40)) as (app, pilot):
+            await pilot.press("8")
+            await until(app, lambda text: "unlock slots" in text)
+            await pilot.press("d")
+            await until(app, lambda text: "● fit" in text or "bad" in text, seconds=60)
+            await pilot.press("e")
+            await until(app, lambda text: "Explain a decision" in text)
+            await type_in(pilot, "run.start")
+            await pilot.press("enter", "enter")
+            await until(app, lambda text: "Who may: run.start" in text)
+
+    asyncio.run(walk())
+
+
+def test_the_palette_finds_and_does(full: Appliance) -> None:
+    async def walk() -> None:
+        async with console(full.home.authority_socket) as (app, pilot):
+            await until(app, lambda text: "1 data" in text)
+            await pilot.press("colon")
+            await type_in(pilot, "go.audit")
+            await pilot.press("enter")
+            await until(app, lambda text: "decided" in text)
+            await pilot.press("question_mark")
+            await until(app, lambda text: "Help: audit" in text)
+            await pilot.press("escape")
+            await until(app, lambda text: "dataset.import" in text)
+            await pilot.press("y")
+            await until(app, lambda text: "clipboard" in text)
+            assert app.clipboard
+
+    asyncio.run(walk())
+
+
+def test_locked_and_away_are_said_and_recovered_from(full: Appliance) -> None:
+    async def walk() -> None:
+        async with console(full.home.authority_socket) as (app, _pilot):
+            await until(app, lambda text: "● open" in text)
+            full.client.lock(LockRequest(mode="cut"))
+            await until(app, lambda text: "▲ LOCKED" in text)
+            full.restart_authority()
+            await until(app, lambda text: "● open" in text, seconds=30)
+            assert "AWAY" not in shown(app)
+
+    asyncio.run(walk())
+
+
+def test_an_authority_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    """Whatever is done meanwhile: nothing fails, and it comes up by itself."""
+    home = Home(tmp_path / "home")
+
+    async def walk() -> None:
+        async with console(lambda: Client(home.authority_socket)) as (app, pilot):
+            await until(app, lambda text: "AUTHORITY AWAY" in text)
+            for place in "12345678":
+                await pilot.press(place)
+                await pilot.pause()
+            await pilot.press("question_mark", "escape", "colon", "escape", "y", "w", "slash", "escape", "1")
+            await asyncio.to_thread(embedded.start, home, gateway=False)
+            await until(app, lambda text: "no vault yet" in text, seconds=30)
+
+    try:
+        asyncio.run(walk())
+    finally:
+        embedded.stop(home)
