@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
-from textual.app import App
-from textual.screen import Screen
-from textual.widgets import DataTable
+from textual.binding import Binding
 
 from cloister.console.actions import ACTIONS, BY_ID, EVERYWHERE, PLACES, Action, in_scope
 from cloister.console.app import ConsoleApp
 from cloister.console.help import page
+from cloister.console.widgets.rows import Rows
 from cloister.policy.actions import BY_NAME
 
 FORBIDDEN = re.compile(r"ctrl\+[absqcz]|f[0-9]+|alt\+.*")
@@ -59,6 +59,10 @@ def test_what_changes_something_is_decided_by_policy() -> None:
 
 
 def test_no_key_shadows_what_the_widgets_need() -> None:
-    taken = {key for binding in DataTable.BINDINGS for key in binding.key.split(",")} - {"enter"}
+    taken = {key for kind in Rows.__mro__ for key in keys_of(getattr(kind, "BINDINGS", []))} - {"enter"}
+    assert {"j", "home", "pagedown"} <= taken
     assert not taken & {action.key for action in ACTIONS}
-    assert issubclass(ConsoleApp, App) and Screen is not None
+
+
+def keys_of(bindings: list[Any]) -> set[str]:
+    return {key for one in bindings if isinstance(one, Binding) for key in one.key.split(",")}

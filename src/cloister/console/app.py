@@ -76,6 +76,7 @@ class ConsoleApp(App[None]):
     CSS_PATH = "console.tcss"
     ENABLE_COMMAND_PALETTE = False
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012 - Textual's own form
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-tall")]  # noqa: RUF012
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {name: _screen(name) for name in PLACES}
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
 
@@ -86,7 +87,7 @@ class ConsoleApp(App[None]):
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         machine: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(ansi_color=True)
         self.clock = clock
         self.machine = machine or socket.gethostname()
         self.picture = Picture()
@@ -185,7 +186,8 @@ class ConsoleApp(App[None]):
     def on_away(self, message: Away) -> None:
         self._reading = False
         if self.picture.away is None:
-            self.say(f"{message.problem}. {message.remedy or ''} Asking again by itself.", "bad")
+            problem = message.problem.rstrip(".").capitalize()
+            self.say(f"{problem}. {message.remedy or ''} Asking again by itself.", "bad")
         self.picture = replace(self.picture, away=message.problem)
         self.show()
 
@@ -200,6 +202,8 @@ class ConsoleApp(App[None]):
         touched: set[str] = set()
         for event in self.feed.take():
             self.history.take(event)
+            if event.seq <= self.feed.known:
+                continue
             self.picture = self.picture.with_event(event)
             touched.update(stale(event.kind))
         unread = touched - self._needed()  # what no screen in front shows is read when one does
@@ -266,7 +270,8 @@ class ConsoleApp(App[None]):
             return
         place = f"{error.where}: " if error.where else ""
         waits = error.code == "approval-needed"
-        self.say(f"{message.doing}: {place}{error.message}. {error.remedy or ''}", "warn" if waits else "bad")
+        told = f"{message.doing}: {place}{error.message.rstrip('.')}. {error.remedy or ''}"
+        self.say(told, "warn" if waits else "bad")
         self.reread(self._needed())
 
     def on_said(self, message: Said) -> None:

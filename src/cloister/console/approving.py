@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from cloister.console.asking import checked, given
 from cloister.console.paint import facts, outside, stack, state
 from cloister.console.screens.dialogs import Field
 from cloister.shown import moment, visible
@@ -62,7 +63,9 @@ def ask_approval(console: ConsoleApp, approval: Approval) -> None:
             copied=command,
         )
         return
-    decision = ApprovalDecision(digest=approval.digest)
+    decision = given(console, lambda: checked(ApprovalDecision, digest=approval.digest))
+    if decision is None:
+        return
     console.confirm(
         "Approve what somebody else asked for",
         shown(approval),
@@ -80,15 +83,20 @@ def ask_refusal(console: ConsoleApp, approval: Approval) -> None:
     """Refuse it, with a reason that stands in the ledger."""
     from cloister.api import ApprovalDecision
 
+    def go_on(values: dict[str, str]) -> None:
+        decision = given(
+            console, lambda: checked(ApprovalDecision, digest=approval.digest, reason=values["reason"])
+        )
+        if decision is not None:
+            console.request(
+                lambda client: client.disapprove(approval.approval_id, decision),
+                lambda one: console.say(f"{one.approval_id} is refused."),
+                doing="refuse",
+            )
+
     console.ask_form(
         "Refuse what somebody else asked for",
         [Field("reason", "Reason", help="stands in the ledger", needed=True)],
-        lambda values: console.request(
-            lambda client: client.disapprove(
-                approval.approval_id, ApprovalDecision(digest=approval.digest, reason=values["reason"][:300])
-            ),
-            lambda one: console.say(f"{one.approval_id} is refused."),
-            doing="refuse",
-        ),
+        go_on,
         note=outside(f"{approval.action}: {approval.name}", 120, "bold"),
     )

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
 from rich.text import Text
 
 from cloister.console.messages import Said
@@ -22,11 +21,13 @@ from cloister.errors import CloisterError, InvalidInput
 from cloister.shown import describe, visible
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from cloister.api import DatasetImport, Job
     from cloister.client import Client
     from cloister.console.app import ConsoleApp
 
-Document = TypeVar("Document", bound=BaseModel)
+Document = TypeVar("Document", bound="BaseModel")
 CLASSES = ("as the settings say", "public", "internal", "confidential", "restricted")
 PROBLEMS = 200
 """Lines of an import's report that are shown."""
@@ -34,6 +35,8 @@ PROBLEMS = 200
 
 def checked(kind: type[Document], **values: Any) -> Document:
     """The document. Errors: InvalidInput, with each field that does not fit, and without its value."""
+    from pydantic import ValidationError  # loaded when it is needed: the first screen is sooner there
+
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from cloister.console.paint import grid, heading, outside, stack, state
+from cloister.console.paint import grid, outside, stack, state, titled
 from cloister.shown import moment, size, visible
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def lineage(plan: ShredPlan) -> Text:
         (str(item.kind), item.name, f"version {item.version}", size(item.sealed_bytes), item.object_id)
         for item in plan.items
     ] + [("run", name, "", "", run_id) for run_id, name in plan.runs.items()]
-    parts = [heading(f"{len(rows)} things go:"), grid(rows)]
+    parts = [titled(f"{len(rows)} things go:", grid(rows))]
     if plan.kept_bodies:
         parts.append(Text(f"▲ {plan.kept_bodies} kept prompts and answers of its models go too", "yellow"))
     for use in plan.in_use:

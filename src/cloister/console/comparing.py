@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cloister.console.paint import facts, grid, heading, number, outside, stack, state
+from cloister.console.paint import facts, grid, number, outside, stack, state, styled, titled
 from cloister.shown import describe, duration, moment
 
 if TYPE_CHECKING:
     from cloister.api import Job, Run
 
 MEASURES = {"loss": "loss", "exact_match": "exact match", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+OVER = ("done", "failed", "cancelled")
 LESS_IS_BETTER = frozenset({"loss"})
 
 
@@ -28,7 +29,7 @@ def evaluation(run: Run) -> Text:
         if key in tuned
     ]
     count = number(run.evaluation.get("rows"))
-    return stack(heading(f"On {count} held-out rows"), grid(rows, ("", "base", "tuned", "")))
+    return titled(f"On {count} held-out rows", grid(rows, ("", "base", "tuned", "")))
 
 
 def _verdict(key: str, base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Text:
@@ -46,14 +47,14 @@ def progress(run: Run) -> Text:
         lines = [facts([("training", _job(run.train_job)), ("evaluation", _job(run.evaluate_job))])]
     for job in (run.train_job, run.evaluate_job):
         if job is not None and job.error is not None:
-            lines.append(Text("× ", "bold red") + outside(job.error.detail))
+            lines.append(styled("× ", "bold red") + outside(job.error.detail))
             if job.error.remedy:
                 lines.append(Text("  try: ") + outside(job.error.remedy))
     return stack(*lines)
 
 
 def _job(job: Job) -> Text:
-    told = describe(job).partition(" · ")[2]
+    told = "" if job.state in OVER else describe(job).partition(" · ")[2]
     return state(job.state) + Text("  ") + outside(told)
 
 
@@ -61,8 +62,8 @@ def settings(run: Run) -> Text:
     """What the run was asked to do."""
     values = run.train.model_dump()
     lora = values.pop("lora")
-    return stack(
-        heading("Configuration"),
+    return titled(
+        "Configuration",
         facts(
             [*((key, value) for key, value in values.items()), *((f"lora {k}", v) for k, v in lora.items())]
         ),
@@ -96,10 +97,11 @@ def side_by_side(one: Run, other: Run) -> Text:
     ]
     names = ("", outside(one.name, 24).plain, outside(other.name, 24).plain)
     return stack(
-        heading("Settings that differ"),
-        grid(differ, names) if differ else Text("none", "dim"),
-        heading("Measured on held-out rows"),
-        grid(measured, (*names, "")) if measured else Text("not measured", "dim"),
+        titled("Settings that differ", grid(differ, names) if differ else styled("none", "dim")),
+        titled(
+            "Measured on held-out rows",
+            grid(measured, (*names, "")) if measured else styled("not measured", "dim"),
+        ),
         facts([("started", f"{moment(one.created_at)} and {moment(other.created_at)}")]),
         Text("Only runs on the same hold-out compare." if one.dataset != other.dataset else "", "yellow"),
     )

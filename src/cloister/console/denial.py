@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from cloister.console.paint import facts, heading, outside, stack
+from cloister.console.paint import facts, outside, stack, styled
 from cloister.console.picture import Picture
 
 if TYPE_CHECKING:
@@ -53,8 +53,6 @@ def told(action: str, answers: list[PolicyAnswer], picture: Picture) -> Text:
             )
         )
         for rule in answer.forbids:
-            parts.append(heading(f"forbidden by {outside(rule.policy_id).plain}"))
-            parts.append(outside(rule.file, style="dim"))
-            for line in rule.source.splitlines()[:20]:
-                parts[-1].append_text(Text("\n") + outside(line))
+            named = styled("forbidden by ", "bold").append_text(outside(f"{rule.policy_id}, {rule.file}"))
+            parts.append(Text("\n").join([named, *map(outside, rule.source.splitlines()[:20])]))
     return stack(*parts)

@@ -38,6 +38,8 @@ class Feed:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._seen: int | None = None
+        self.known = 0
+        """The number of the newest event when following began: up to it, events are history."""
 
     def client(self) -> Client:
         """The client, connected by whoever needs it first. Errors: those of `connect`."""
@@ -66,7 +68,8 @@ class Feed:
             try:
                 client = self.client()
                 if self._seen is None:
-                    self._seen = max(0, client.status().last_seq - REMEMBERED)
+                    self.known = client.status().last_seq
+                    self._seen = max(0, self.known - REMEMBERED)
                 self._post(Reached())
                 for event in client.events(self._seen):
                     if self._ended.is_set():

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from cloister.shown import visible
 
+LABEL = 40
 LIMIT = 400
 """Characters of one value that are shown where nothing else is said."""
 
-GOOD, BUSY, WAIT, WARN, BAD, OFF = "green", "cyan", "yellow", "yellow", "red", "dim"
 GLYPHS = {"good": "●", "busy": "►", "wait": "○", "warn": "▲", "bad": "×", "off": "■"}
 """Of the characters that also the font of the Linux console has."""
 COLOURS = {
@@ -39,18 +39,23 @@ MOODS = {
 
 def outside(value: object, limit: int = LIMIT, style: str = "") -> Text:
     """Text from outside: control characters visible, cut to `limit`, never markup."""
-    return Text(visible(str(value), limit=limit), style)
+    return styled(visible(str(value), limit=limit), style)
+
+
+def styled(words: str, style: str) -> Text:
+    """Words of ours in a style that ends with them, whatever is added behind."""
+    return Text().append(words, style)
 
 
 def state(word: str, mood: str | None = None) -> Text:
     """A state by word, glyph and colour."""
     feeling = mood or MOODS.get(word, "off")
-    return Text(f"{GLYPHS[feeling]} {visible(word, limit=24)}", COLOURS[feeling])
+    return styled(f"{GLYPHS[feeling]} {visible(word, limit=24)}", COLOURS[feeling])
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Text:
-    """Two columns: what, and what it is. A value is outside text unless it is `Text` already."""
-    known = [(label, value) for label, value in pairs if value not in (None, "")]
+    """Two columns: what, and what it is. Both are outside text, a value unless it is `Text` already."""
+    known = [(visible(label, limit=LABEL), value) for label, value in pairs if value not in (None, "")]
     width = max((len(label) for label, _ in known), default=0)
     text = Text()
     for label, value in known:
@@ -60,8 +65,9 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Text:
     return text
 
 
-def heading(words: str) -> Text:
-    return Text(f"{words}\n", "bold")
+def titled(words: str, body: Text) -> Text:
+    """A part under its heading; nothing where it is empty."""
+    return styled(f"{words}\n", "bold").append_text(body) if len(body) else Text()
 
 
 def stack(*parts: Text | str) -> Text:

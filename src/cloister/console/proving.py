@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cloister.console.paint import facts, heading, outside, stack, state
+from cloister.console.paint import facts, outside, stack, state, titled
 
 if TYPE_CHECKING:
     from cloister.api import LedgerEntry, LedgerName
@@ -61,8 +61,7 @@ def told(entry: LedgerEntry, proved: Proved, vkey: str) -> Text:
             "Checked here by the verifier, with the key that the authority states. An auditor keeps their own.",
             "dim",
         ),
-        heading("The entry, as proved"),
-        outside(report.entry, 4000),
+        titled("The entry, as proved", outside(report.entry, 4000)),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cloister.console.paint import COLOURS, facts, grid, heading, outside, stack, state
+from cloister.console.paint import COLOURS, facts, grid, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.home import Home
 from cloister.shown import moment, size, visible
@@ -60,25 +60,27 @@ def doctor(findings: Findings | None, problem: str | None) -> Text:
         state(WORDS.get(one["state"], "?"), one["state"] if one["state"] in WORDS else "off")
         + Text("  ")
         + outside(f"{one['check']}: {one['finding']}")
-        + (Text("\n      try: ", "dim") + outside(one["remedy"]) if one.get("remedy") else Text(""))
+        + (styled("\n      try: ", "dim") + outside(one["remedy"]) if one.get("remedy") else Text(""))
         for one in findings
     ]
-    return stack(heading("This machine"), Text("\n").join(parts))
+    return titled("This machine", Text("\n").join(parts))
 
 
 def policies(table: PolicyTable | None, problem: str | None) -> Text:
     """Who may do what, by the policies in force."""
     if table is None:
         return _unshown(problem) or Text("Reading …", "dim")
-    roles = list(dict.fromkeys(cell.role for cell in table.cells))
+    roles = [role for role in dict.fromkeys(cell.role for cell in table.cells) if role != "none"]
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for cell in table.cells:
         name = cell.action + (f" {cell.form}" if cell.form else "")
-        told = rows.setdefault((name, f"{cell.kind} {cell.classification}".strip()), {})
+        told = rows.setdefault(
+            (name, cell.kind if cell.classification == "any" else f"{cell.kind}, {cell.classification}"), {}
+        )
         told[cell.role] = DEMANDS.get(cell.demand, cell.demand)
     body = [(name, kind, *(told.get(role, "·") for role in roles)) for (name, kind), told in rows.items()]
-    legend = "● may   ▲ with somebody else's approval   ▲s signed   · may not     e explains one"
-    return stack(Text(legend, "dim"), grid(body, ("action", "on", *(visible(role)[:8] for role in roles))))
+    legend = "● may  ▲ with somebody else's approval  ▲s signed  · may not.  e explains."
+    return stack(Text(legend, "dim"), grid(body, ("action", "on", *(visible(role)[:3] for role in roles))))
 
 
 def _count(count: int, noun: str) -> str:
@@ -101,7 +103,7 @@ def _let(picture: Picture, shelf: str) -> Text:
 
 
 def _unshown(why: str | None) -> Text | None:
-    return Text("Not shown: ", "bold red") + outside(why) if why else None
+    return styled("Not shown: ", "bold red") + outside(why) if why else None
 
 
 def _processes(picture: Picture) -> Text:
@@ -121,7 +123,7 @@ def _processes(picture: Picture) -> Text:
                 ("gateway", status.gateway_url),
             ]
         ),
-        *(Text("▲ ", COLOURS["warn"]) + outside(warning) for warning in status.warnings),
+        *(styled("▲ ", COLOURS["warn"]) + outside(warning) for warning in status.warnings),
     )
 
 
@@ -138,8 +140,7 @@ def _you(picture: Picture) -> Text:
             ]
         ),
         Text("This appliance belongs to the one account that runs it.", "dim") if who.sole else Text(""),
-        heading("May"),
-        outside(", ".join(who.actions), 8000),
+        titled("May", outside(", ".join(who.actions), 8000)),
     )
 
 
@@ -155,7 +156,7 @@ def _settings(picture: Picture) -> Text:
     except FileNotFoundError:
         return stack(outside(path), Text("There is no such file: every setting has its default."))
     except OSError as error:
-        return stack(outside(path), Text("× ", "bold red") + outside(error.strerror or "cannot be read"))
+        return stack(outside(path), styled("× ", "bold red") + outside(error.strerror or "cannot be read"))
     return stack(outside(path, style="bold"), Text(visible(text, lines=True, limit=SETTINGS_SHOWN)))
 
 

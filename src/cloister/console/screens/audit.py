@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console.commands import cloister
-from cloister.console.paint import COLOURS, facts, outside, stack, state
+from cloister.console.paint import COLOURS, facts, outside, stack, state, styled
 from cloister.console.picture import Picture
 from cloister.console.proving import Proved, holds, prove, shown, told
 from cloister.console.screens.dialogs import Field
@@ -104,9 +104,11 @@ class AuditPlace(ListPlace):
 
     def greeting(self, picture: Picture) -> Text:
         if not picture.may("ledger.read"):
-            return Text("Not shown: ", "bold red") + Text("the policies let your roles not read the ledger.")
+            return styled("Not shown: ", "bold red") + Text(
+                "the policies let your roles not read the ledger."
+            )
         if self._problem is not None:
-            return Text("Not shown: ", "bold red") + outside(self._problem)
+            return styled("Not shown: ", "bold red") + outside(self._problem)
         if self._found is None:
             return Text("Reading …", "dim")
         return Text("No entry matches. Esc shows all of them.") if self._wanted else Text(self.empty)

@@ -9,7 +9,7 @@ from textual.binding import BindingType
 
 from cloister.console.asking import ask_dataset
 from cloister.console.asking_shred import ask_shred
-from cloister.console.paint import COLOURS, ago, facts, heading, number, outside, stack, state
+from cloister.console.paint import COLOURS, ago, facts, number, outside, stack, state, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
@@ -76,13 +76,16 @@ class DataPlace(ListPlace):
                 ]
             ),
             *(state("held", "warn") + outside(f" by {h.placed_by}: {h.reason} ({h.hold_id})") for h in holds),
-            heading("Counts"),
-            facts((name.replace("_", " "), number(value)) for name, value in one.counts.items()),
-            heading("Report"),
-            facts(
-                (name.replace("_", " "), value)
-                for name, value in one.details.items()
-                if value not in ([], {})
+            titled(
+                "Counts", facts((name.replace("_", " "), number(value)) for name, value in one.counts.items())
+            ),
+            titled(
+                "Report",
+                facts(
+                    (name.replace("_", " "), value)
+                    for name, value in one.details.items()
+                    if value not in ([], {})
+                ),
             ),
             Text("Rows stay hidden here.", "dim"),
         )

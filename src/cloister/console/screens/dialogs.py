@@ -16,7 +16,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Select, Static
 
-from cloister.console.paint import outside
+from cloister.console.paint import outside, styled
 
 
 class Tell(ModalScreen[None]):
@@ -118,7 +118,7 @@ class Form(ModalScreen[dict[str, str] | None]):
                 if self._note is not None:
                     yield Static(self._note, markup=False)
                 for field in self._fields:
-                    label = Text(field.label, "bold") + Text(f"  {field.help}", "dim")
+                    label = styled(field.label, "bold") + Text(f"  {field.help}", "dim")
                     yield Static(label, markup=False)
                     if field.choices:
                         yield Select(

@@ -11,7 +11,7 @@ from cloister.console.approving import ask_approval, ask_refusal, shown
 from cloister.console.asking import ask_base, ask_serve
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation
-from cloister.console.paint import ago, facts, number, outside, stack, state
+from cloister.console.paint import ago, facts, number, outside, stack, state, styled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
@@ -76,7 +76,7 @@ class ModelsPlace(ListPlace):
                 Line(
                     run.run_id,
                     (
-                        Text("└─ " if last else "├─ ", "dim") + outside(run.name, 28),
+                        styled("└─ " if last else "├─ ", "dim") + outside(run.name, 28),
                         Text("run"),
                         state((run.evaluate_job or run.train_job).state),
                         Text(_exact(run)),
@@ -97,7 +97,7 @@ class ModelsPlace(ListPlace):
         return self._line(model.object_id, lead, "merged model", told, model.name, model)
 
     def _line(self, key: str, lead: str, kind: str, told: Text, name: str, one: StoredObject) -> Line:
-        lineage = Text(lead, "dim") + outside(name, 28) if name else outside(lead, 28, "bold")
+        lineage = styled(lead, "dim") + outside(name, 28) if name else outside(lead, 28, "bold")
         return Line(
             key,
             (

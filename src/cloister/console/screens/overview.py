@@ -11,7 +11,7 @@ from textual.binding import BindingType
 
 from cloister.console.asking import ask_base, ask_dataset, ask_run
 from cloister.console.asking_vault import ask_initialise, ask_lock, ask_unlock
-from cloister.console.paint import ago, bar, facts, grid, heading, outside, stack, state
+from cloister.console.paint import ago, bar, facts, grid, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
@@ -34,7 +34,7 @@ class OverviewPlace(ListPlace):
     columns = ("what", "state", "in it")
 
     def lines(self, picture: Picture) -> list[Line]:
-        if next_steps(picture) is not None:
+        if not picture.read.issuperset(self.needs) or next_steps(picture) is not None:
             return []
         return [*_alerts(picture), *_stages(picture), *_queue(picture), *_devices(picture)]
 
@@ -50,7 +50,7 @@ class OverviewPlace(ListPlace):
         if kind == "job":
             for job in picture.jobs:
                 if job.job_id == rest:
-                    return stack(heading(job.verb), outside(describe(job)), facts([("job", job.job_id)]))
+                    return titled(job.verb, stack(outside(describe(job)), facts([("job", job.job_id)])))
         return _warnings(picture)
 
     def chosen_id(self) -> str | None:
@@ -252,14 +252,21 @@ def _warnings(picture: Picture) -> Text:
         for job in left
         if job.progress is not None
     ]
-    notes = [Text("▲ ", "bold yellow") + outside(warning) for warning in status.warnings]
+    notes = [styled("▲ ", "bold yellow") + outside(warning) for warning in status.warnings]
     processes = [
         (one.name, state(one.state, "good" if one.state == "running" else "bad")) for one in status.processes
     ]
     return stack(
-        heading("Appliance"),
-        facts(
-            [("home", status.home), ("version", status.version), *processes, ("gateway", status.gateway_url)]
+        titled(
+            "Appliance",
+            facts(
+                [
+                    ("home", status.home),
+                    ("version", status.version),
+                    *processes,
+                    ("gateway", status.gateway_url),
+                ]
+            ),
         ),
         grid(rows),
         *notes,

@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from cloister.console.actions import ACTIONS, BY_ID, EVERYWHERE, Action
+from cloister.console.paint import styled
 from cloister.console.picture import Picture
 
 
@@ -80,11 +81,12 @@ class Palette(ModalScreen[str | None]):
 
     def _line(self, action: Action) -> Text:
         allowed = self._picture.may(action.policy)
-        line = Text(f"{action.shown_key:>6} ", "bold" if allowed else "dim")
+        line = styled(f"{action.shown_key:>6} ", "bold" if allowed else "dim")
         line.append(f"{action.id:<20} ", "" if allowed else "dim")
         line.append(action.help if allowed else f"× denied: {action.help}", "dim")
         if not self._is_here(action):
             line.append(f" ({action.scopes[0]})", "dim italic")
+        line.truncate(min(84, int(self.app.size.width * 0.96) - 6), overflow="ellipsis")
         return line
 
 

@@ -17,7 +17,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from cloister.console.actions import ACTIONS, EVERYWHERE
-from cloister.console.paint import outside
+from cloister.console.paint import outside, styled
 from cloister.console.picture import Picture
 from cloister.console.widgets.frame import KeyBar, Saying, TopBar
 from cloister.console.widgets.rows import Line, Rows
@@ -149,7 +149,7 @@ class ListPlace(Place):
             return Text(f"The authority is away, nothing was read yet.\n{picture.away}")
         for name in self.needs:
             if name in picture.refused:
-                return Text("Not shown: ", "bold red") + outside(picture.refused[name])
+                return styled("Not shown: ", "bold red") + outside(picture.refused[name])
         if unread:
             return Text("Reading …", "dim")
         if self.word:

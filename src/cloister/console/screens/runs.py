@@ -14,7 +14,7 @@ from textual.widgets import Static
 from cloister.console.asking import ask_merge, ask_run
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation, progress, result, settings, side_by_side
-from cloister.console.paint import ago, facts, heading, number, outside, stack, state
+from cloister.console.paint import ago, facts, number, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.curves import Curves
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from cloister.client import Client
 
 LOG_LINES = 40
-BUSY = ("running", "queued", "paused", "waiting-source")
+RANK = {"running": 0, "queued": 1, "paused": 2}
+"""What comes first in the list; what ended comes after it, the newest first."""
 
 
 class RunsPlace(ListPlace):
@@ -44,13 +45,14 @@ class RunsPlace(ListPlace):
 
     def side(self) -> Iterable[Widget]:
         with VerticalScroll(id="side"):
-            yield Curves()
             yield Static(id="about", markup=False)
+            yield Curves()
+            yield Static(id="more", markup=False)
 
     def lines(self, picture: Picture) -> list[Line]:
         now = self.console.clock()
         newest = sorted(
-            picture.runs, key=lambda run: (now_job(run).state not in BUSY, -run.created_at.timestamp())
+            picture.runs, key=lambda run: (RANK.get(now_job(run).state, 3), -run.created_at.timestamp())
         )
         return [
             Line(
@@ -73,20 +75,24 @@ class RunsPlace(ListPlace):
         if run is None:
             return Text("")
         self._draw(run)
-        job = now_job(run)
+        self.query_one("#more", Static).update(self._more(run, picture))
         return stack(
             outside(run.name, style="bold"),
             progress(run),
-            _numbers(job),
-            result(run),
+            _numbers(now_job(run)),
             evaluation(run),
+        )
+
+    def _more(self, run: Run, picture: Picture) -> Text:
+        return stack(
+            result(run),
             facts(
                 [
                     ("dataset", picture.name_of(run.dataset)),
                     ("base", picture.name_of(run.base)),
                     ("adapter", run.adapter),
                     ("run", run.run_id),
-                    ("job", job.job_id),
+                    ("job", now_job(run).job_id),
                     ("by", run.created_by),
                 ]
             ),
@@ -111,10 +117,10 @@ class RunsPlace(ListPlace):
         if not told:
             return Text("")
         lines = [
-            Text(f"{time.astimezone():%H:%M:%S} ", "dim") + outside(line, 300)
+            styled(f"{time.astimezone():%H:%M:%S} ", "dim") + outside(line, 300)
             for time, line in told[-LOG_LINES:]
         ]
-        return stack(heading("Log"), Text("\n").join(lines))
+        return titled("Log", Text("\n").join(lines))
 
     # --- actions ------------------------------------------------------------------------------
 

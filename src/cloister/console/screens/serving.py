@@ -8,7 +8,7 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console.asking import ask_serve
-from cloister.console.paint import ago, facts, heading, outside, stack, state
+from cloister.console.paint import ago, facts, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
@@ -60,7 +60,7 @@ class ServingPlace(ListPlace):
         url = picture.status.gateway_url if picture.status else None
         problem = []
         if one.error is not None:
-            problem.append(Text("× ", "bold red") + outside(one.error.detail))
+            problem.append(styled("× ", "bold red") + outside(one.error.detail))
             problem.append(outside(f"try: {one.error.remedy}") if one.error.remedy else Text(""))
         return stack(
             outside(one.name, style="bold"),
@@ -77,10 +77,11 @@ class ServingPlace(ListPlace):
                     ("clients", ", ".join(users) or "none: 6 issues a key"),
                 ]
             ),
-            heading("Engine"),
-            facts((name.replace("_", " "), value) for name, value in one.config.model_dump().items()),
-            heading("Requests"),
-            Text("Each is an entry of the gateway's ledger: 7, then g.", "dim"),
+            titled(
+                "Engine",
+                facts((name.replace("_", " "), value) for name, value in one.config.model_dump().items()),
+            ),
+            titled("Requests", styled("Each is an entry of the gateway's ledger: 7, then g.", "dim")),
         )
 
     # --- actions ------------------------------------------------------------------------------

@@ -98,8 +98,15 @@ class SystemPlace(ListPlace):
         self.console.say("Looking at this machine …", "info")
         self.console.request(
             lambda _: cloister(status.home, "doctor", "--quick"),
-            lambda answer: self._keep(doctor=list(answer["findings"])),
+            self._looked,
             doing="doctor",
+        )
+
+    def _looked(self, answer: dict[str, Any]) -> None:
+        self._keep(doctor=list(answer["findings"]))
+        bad = sum(one["state"] == "bad" for one in answer["findings"])
+        self.console.say(
+            f"{bad} things are bad." if bad else "This machine is fit.", "bad" if bad else "good"
         )
 
     def do_policy_explain(self) -> None:

@@ -6,7 +6,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from cloister.console.actions import PLACES, in_scope
-from cloister.console.paint import COLOURS, GLYPHS, outside
+from cloister.console.paint import COLOURS, GLYPHS, outside, styled
 from cloister.console.picture import Picture
 
 BANNERS = {
@@ -61,7 +61,7 @@ class TopBar(Static):
 
     def tell(self, picture: Picture, *, armed: bool, place: str, name: str, colour: str | None) -> None:
         """Show it, where it differs from what is there."""
-        first = Text(f" {outside(name, 20).plain} ", BANNERS.get(colour or "grey", BANNERS["grey"]))
+        first = styled(f" {outside(name, 20).plain} ", BANNERS.get(colour or "grey", BANNERS["grey"]))
         for part in state_of(picture, armed):
             first.append("  ")
             first.append_text(part)
@@ -82,7 +82,7 @@ class Saying(Static):
 
     def say(self, text: str, mood: str) -> None:
         glyph = {"good": "●", "bad": "×", "warn": "▲"}.get(mood, "·")
-        self.update(Text(f" {glyph} ", COLOURS.get(mood, "")) + outside(text, 500, COLOURS.get(mood, "")))
+        self.update(styled(f" {glyph} ", COLOURS.get(mood, "")) + outside(text, 500, COLOURS.get(mood, "")))
 
 
 class KeyBar(Static):
@@ -114,7 +114,7 @@ class KeyBar(Static):
             allowed = picture.may(action.policy)
             dim = "dim" if not allowed or (action.changes and not armed) else ""
             label = "read-only" if action.id == "arm" and armed else action.label
-            item = Text(f" {action.shown_key}", f"{dim} bold".strip())
+            item = styled(f" {action.shown_key}", f"{dim} bold".strip())
             item.append(f" {label} " if allowed else f" ×{label} ", dim)
             items.append(item)
         return items

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
 MOST = 500
@@ -29,6 +31,13 @@ class Line:
 class Rows(DataTable[Text]):
     """Lines under headings; one of them is chosen."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("home", "scroll_top", "first", show=False),
+        Binding("end", "scroll_bottom", "last", show=False),
+        Binding("j", "cursor_down", "down", show=False),
+        Binding("k", "cursor_up", "up", show=False),
+    ]
+
     def __init__(self, columns: Sequence[str]) -> None:
         super().__init__(cursor_type="row", zebra_stripes=False, cell_padding=1)
         self._headings = tuple(columns)
@@ -48,7 +57,7 @@ class Rows(DataTable[Text]):
 
     def show_lines(self, lines: Sequence[Line]) -> None:
         """Show these, at most `MOST`; what is there already stays where it is."""
-        lines = list(lines)[:MOST]
+        lines = list({line.key: line for line in reversed(lines)}.values())[::-1][:MOST]  # no key twice
         keys = [line.key for line in lines]
         if keys == self._drawn:
             for line in lines:
