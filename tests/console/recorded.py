@@ -351,7 +351,21 @@ class Recorded:
     def close(self) -> None:
         self._ended.set()
 
-    def search_ledger(self, limit: int = 50, **_: Any) -> LedgerMatches:
+    def search_ledger(self, limit: int = 50, **wanted: Any) -> LedgerMatches:
+        if wanted.get("ledger") == "gateway":
+            answered = [
+                LedgerEntry(
+                    index=n,
+                    time=before(seconds=300 - n).isoformat(),
+                    actor="cl-dddddddddddd",
+                    identified_by="api-key",
+                    action="inference.completion",
+                    objects=["dp-cccccccccccc", "mm-mmmmmmmmmmmm"],
+                    details={"duration_ms": 400 + n, "completion_tokens": 40, "status": 200 if n else 503},
+                )
+                for n in range(0, 300, 2)
+            ]
+            return LedgerMatches(entries=answered, more=False, size=300, indexed=True)
         return LedgerMatches(entries=self.entries, more=False, size=816, indexed=True)
 
     def explain(self, question: PolicyQuestion) -> PolicyAnswer:

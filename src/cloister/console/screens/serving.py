@@ -1,4 +1,4 @@
-"""Screen 5: what is served, by which model, since when; start, stop, roll back to what a name served before."""
+"""Screen 5: what is served, by which model, and how it is asked; start, stop, roll back to what it was before."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from cloister.console.asking import ask_serve
 from cloister.console.paint import ago, facts, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
+from cloister.console.traffic import ANSWERED, READ, Traffic, count, told
 from cloister.console.widgets.rows import Line
 from cloister.shown import moment
 
 if TYPE_CHECKING:
-    from cloister.api import Deployment
+    from cloister.api import Deployment, LedgerMatches
     from cloister.client import Client
 
 ENDED = ("stopped", "failed")
+LOOK_EVERY_S = 3.0
 
 
 class ServingPlace(ListPlace):
@@ -27,8 +29,49 @@ class ServingPlace(ListPlace):
     scope = "serving"
     BINDINGS: ClassVar[list[BindingType]] = bindings("serving")
     needs: ClassVar[tuple[str, ...]] = ("deployments", "models", "clients", "status")
-    columns = ("served as", "state", "model", "device", "restarts", "by", "age")
+    columns = ("served as", "state", "model", "req/s", "95%", "tok/s", "device", "by", "age")
     empty = "Nothing is served. w arms the console, then s starts a merged model."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._traffic: dict[str, Traffic] = {}
+        self._asked = False
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.set_interval(LOOK_EVERY_S, self._count)
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        self._count()
+
+    def _count(self) -> None:
+        """Count requests anew while this screen is in front."""
+        console = self.console
+        if (
+            self._asked
+            or not self.is_current
+            or console.picture.away
+            or not console.picture.may("ledger.read")
+        ):
+            return
+        self._asked = True
+        console.request(
+            lambda client: client.search_ledger(READ, ledger="gateway", action=ANSWERED),
+            self._counted,
+            doing="count requests",
+            failed=lambda _: self._counted(None),
+            quiet=True,
+        )
+
+    def _counted(self, found: LedgerMatches | None) -> None:
+        self._asked = False
+        before = self._traffic
+        self._traffic = (
+            count(found.entries, self.console.clock(), more=found.more) if found is not None else {}
+        )
+        if self._traffic != before:
+            self.show(self.console.picture)
 
     def lines(self, picture: Picture) -> list[Line]:
         now = self.console.clock()
@@ -39,8 +82,8 @@ class ServingPlace(ListPlace):
                     outside(one.name, 24),
                     state(one.state),
                     outside(picture.name_of(one.model), 24),
+                    *_figures(self._traffic.get(one.deployment_id)),
                     outside(one.device or "-", 10),
-                    Text(str(one.restarts)),
                     outside(one.created_by, 12),
                     Text(ago(one.created_at, now)),
                 ),
@@ -78,10 +121,14 @@ class ServingPlace(ListPlace):
                 ]
             ),
             titled(
+                "Requests",
+                told(self._traffic.get(one.deployment_id))
+                + styled("Each is an entry of the gateway's ledger: 7, then g.", "dim"),
+            ),
+            titled(
                 "Engine",
                 facts((name.replace("_", " "), value) for name, value in one.config.model_dump().items()),
             ),
-            titled("Requests", styled("Each is an entry of the gateway's ledger: 7, then g.", "dim")),
         )
 
     # --- actions ------------------------------------------------------------------------------
@@ -126,7 +173,7 @@ class ServingPlace(ListPlace):
         if before is None:
             self.console.say(f"{one.name} served no other model before this one that is still there.", "warn")
             return
-        told = facts(
+        shown = facts(
             [
                 ("now", f"{self.console.picture.name_of(one.model)} ({one.model}), {one.state}"),
                 ("then", f"{self.console.picture.name_of(before.model)} ({before.model})"),
@@ -135,7 +182,7 @@ class ServingPlace(ListPlace):
         )
         self.console.confirm(
             "Roll back",
-            stack(told, Text("What runs is stopped first. An approval that still stands is used again.")),
+            stack(shown, Text("What runs is stopped first. An approval that still stands is used again.")),
             one.name,
             "roll back",
             lambda: self.console.request(
@@ -144,6 +191,12 @@ class ServingPlace(ListPlace):
                 doing=f"roll {one.name} back",
             ),
         )
+
+
+def _figures(traffic: Traffic | None) -> tuple[Text, Text, Text]:
+    if traffic is None:
+        return Text("-", "dim"), Text("-", "dim"), Text("-", "dim")
+    return Text(f"{traffic.per_s:.2g}"), Text(f"{traffic.slow_s:.1f} s"), Text(f"{traffic.tokens_per_s:.3g}")
 
 
 def previous(one: Deployment, picture: Picture) -> Deployment | None:
