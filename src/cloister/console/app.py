@@ -186,7 +186,7 @@ class ConsoleApp(App[None]):
     def on_away(self, message: Away) -> None:
         self._reading = False
         if self.picture.away is None:
-            problem = message.problem.rstrip(".").capitalize()
+            problem = message.problem[:1].upper() + message.problem[1:].rstrip(".")
             self.say(f"{problem}. {message.remedy or ''} Asking again by itself.", "bad")
         self.picture = replace(self.picture, away=message.problem)
         self.show()

@@ -54,7 +54,7 @@ def progress(run: Run) -> Text:
 
 
 def _job(job: Job) -> Text:
-    told = "" if job.state in OVER else describe(job).partition(" · ")[2]
+    told = "" if job.state in OVER else describe(job.model_copy(update={"metrics": {}})).partition(" · ")[2]
     return state(job.state) + Text("  ") + outside(told)
 
 

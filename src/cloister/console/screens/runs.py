@@ -79,12 +79,12 @@ class RunsPlace(ListPlace):
         return stack(
             outside(run.name, style="bold"),
             progress(run),
-            _numbers(now_job(run)),
             evaluation(run),
         )
 
     def _more(self, run: Run, picture: Picture) -> Text:
         return stack(
+            _numbers(now_job(run)),
             result(run),
             facts(
                 [
@@ -223,8 +223,7 @@ def _numbers(job: Job) -> Text:
     if job.state != "running":
         return Text("")
     known = [(name.replace("_", " "), number(value)) for name, value in job.metrics.items()]
-    left = job.progress.remaining_s if job.progress is not None else None
-    return facts([("device", job.device or "cpu"), ("time left", duration(left)), *known])
+    return facts([("device", job.device or "cpu"), *known])
 
 
 PLACE = RunsPlace
