@@ -98,6 +98,9 @@ STRUCTURE = frozenset(
         "event",
         "holdout",
         "digest",
+        "train",
+        "evaluate",
+        "config",
     )
 )
 """Fields that the authority's own types keep to words and ids of ours."""

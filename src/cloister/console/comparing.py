@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cloister.api import Job, Run
 
 MEASURES = {"loss": "loss", "exact_match": "exact match", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+MAIN = ("method", "epochs", "learning_rate", "batch_size", "max_length", "lora rank", "lora alpha")
 OVER = ("done", "failed", "cancelled")
 LESS_IS_BETTER = frozenset({"loss"})
 
@@ -59,15 +60,17 @@ def _job(job: Job) -> Text:
 
 
 def settings(run: Run) -> Text:
-    """What the run was asked to do."""
-    values = run.train.model_dump()
-    lora = values.pop("lora")
-    return titled(
-        "Configuration",
-        facts(
-            [*((key, value) for key, value in values.items()), *((f"lora {k}", v) for k, v in lora.items())]
-        ),
-    )
+    """What the run was asked to do: what matters most, then what is not as usual."""
+    values = _flat(run.train.model_dump())
+    unusual = _flat(run.train.model_dump(exclude_defaults=True))
+    shown = {name: values[name] for name in MAIN if name in values} | unusual
+    return titled("Configuration", facts((name.replace("_", " "), value) for name, value in shown.items()))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """The adapter's settings beside the others."""
+    lora = values.pop("lora", {})
+    return values | {f"lora {name}": value for name, value in lora.items()}
 
 
 def result(run: Run) -> Text:
@@ -86,9 +89,7 @@ def result(run: Run) -> Text:
 
 def side_by_side(one: Run, other: Run) -> Text:
     """Two runs: settings that differ, then what was measured."""
-    first, second = one.train.model_dump(), other.train.model_dump()
-    first |= {f"lora {k}": v for k, v in first.pop("lora").items()}
-    second |= {f"lora {k}": v for k, v in second.pop("lora").items()}
+    first, second = _flat(one.train.model_dump()), _flat(other.train.model_dump())
     differ = [(key, str(first[key]), str(second[key])) for key in first if first[key] != second[key]]
     measured = [
         (shown, number(_tuned(one, key)), number(_tuned(other, key)), _better(key, one, other))
