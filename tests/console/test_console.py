@@ -64,9 +64,12 @@ def test_an_empty_appliance_is_led_to_its_first_data(tmp_path: Path) -> None:
             await type_in(pilot, str(source))
             await pilot.press("enter")
             await type_in(pilot, "claims")
-            await pilot.press("enter", "tab", *["enter"] * 5)
+            await pilot.press("enter", "enter", "down", "enter")  # do: a dry run
+            await pilot.press("tab", "tab", "tab", *["enter"] * 5)
             found = await until(app, lambda text: "claims.jsonl:21" in text, seconds=60)
-            assert "Problems in claims" in found
+            assert "A dry run of claims" in found and "× refused" in found
+            await pilot.press("escape", "2")
+            await until(app, lambda text: "No data yet" in text)
 
     try:
         asyncio.run(walk())

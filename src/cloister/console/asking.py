@@ -10,12 +10,12 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from rich.text import Text
 
 from cloister.console.messages import Said
-from cloister.console.paint import outside, stack
+from cloister.console.paint import facts, outside, stack, state, styled
 from cloister.console.screens.dialogs import Field
 from cloister.errors import CloisterError, InvalidInput
 from cloister.shown import describe, visible
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Document = TypeVar("Document", bound="BaseModel")
 CLASSES = ("as the settings say", "public", "internal", "confidential", "restricted")
+DRY_RUN = "dry run: list problems, write nothing"
 PROBLEMS = 200
 """Lines of an import's report that are shown."""
 
@@ -55,7 +56,7 @@ def given(console: ConsoleApp, make: Callable[[], Document]) -> Document | None:
 
 def ask_dataset(console: ConsoleApp) -> None:
     """A file with rows: JSON lines, or a table with its columns named."""
-    from cloister.api import ColumnMap, DatasetImport, ImportConfig
+    from cloister.api import ColumnMap, DatasetImport, ImportConfig, SourceFormat
 
     def go_on(values: dict[str, str]) -> None:
         path = Path(values["file"]).expanduser()
@@ -72,6 +73,7 @@ def ask_dataset(console: ConsoleApp) -> None:
             config = checked(
                 ImportConfig,
                 source_name=path.name,
+                format=values["format"],
                 columns=columns,
                 holdout=float(values["holdout"]),
                 max_dropped=int(values["dropped"]),
@@ -82,26 +84,30 @@ def ask_dataset(console: ConsoleApp) -> None:
                 name=values["name"],
                 config=config,
                 classification=kept if kept != CLASSES[0] else None,
+                dry_run=values["how"] == DRY_RUN,
             )
 
         request = given(console, make)
         if request is not None:
-            console.say(f"Bringing {path.name} in …", "info")
+            console.say(f"{'Reading' if request.dry_run else 'Bringing in'} {path.name} …", "info")
+            told = _tried if request.dry_run else _imported
             console.request(
                 lambda client: import_file(client, path, request),
-                lambda done: _imported(console, request.name, *done),
+                lambda done: told(console, request.name, *done),
                 doing=f"import {path.name}",
             )
 
     console.ask_form(
         "Bring data in, sealed",
         [
-            Field("file", "File", help="JSON lines or CSV, on this machine", needed=True),
+            Field("file", "File", help="on this machine, read with your own rights", needed=True),
             Field("name", "Name", help="a-z 0-9 . _ -", needed=True),
+            Field("how", "Do", choices=("import", DRY_RUN)),
             Field("class", "Classification", choices=CLASSES),
-            Field("input", "CSV: input column"),
-            Field("output", "CSV: answer column"),
-            Field("label", "CSV: class column", help="instead of an answer"),
+            Field("format", "Format", choices=get_args(SourceFormat)),
+            Field("input", "Table: input column"),
+            Field("output", "Table: answer column"),
+            Field("label", "Table: class column", help="instead of an answer"),
             Field("holdout", "Held out", "0.1", help="share of rows kept apart for measuring"),
             Field("dropped", "Bad rows at most", "0", help="0: one bad row refuses the import"),
         ],
@@ -143,11 +149,41 @@ def _imported(console: ConsoleApp, name: str, job: Job, problems: list[str]) -> 
         why = job.error.detail if job.error else f"it was {job.state}"
         console.say(f"{name} is not in: {why}", "bad")
     if problems:
-        lines = [outside(line, 300) for line in problems]
-        console.tell(
-            f"Problems in {visible(name)}",
-            stack(Text("No row is shown here, only where it is.", "dim"), *lines),
-        )
+        console.tell(f"Problems in {visible(name)}", _listed(problems))
+
+
+def _tried(console: ConsoleApp, name: str, job: Job, problems: list[str]) -> None:
+    """What an import would do."""
+    result = job.result
+    if job.error is not None or job.state != "done":
+        console.say(f"{name}: {job.error.detail if job.error else f'it was {job.state}'}", "bad")
+        return
+    well = bool(result.get("would_import"))
+    console.say(
+        f"{name} {'would be imported' if well else 'would be refused'}; nothing was written.",
+        "good" if well else "warn",
+    )
+    told = facts(
+        [
+            ("it would be", state("imported", "good") if well else state("refused", "bad")),
+            ("because", result.get("refused")),
+            ("try", result.get("remedy")),
+            ("good rows", result.get("rows")),
+            ("bad rows", result.get("bad_rows")),
+            ("to train on", result.get("train_rows")),
+            ("held out", result.get("holdout_rows")),
+            ("format", result.get("source_format")),
+            ("task", result.get("task")),
+        ]
+    )
+    console.tell(f"A dry run of {visible(name)}", stack(told, _listed(problems)))
+
+
+def _listed(problems: list[str]) -> Text:
+    if not problems:
+        return Text("No problem was found.")
+    note = styled("No row is shown here, only where it is.\n", "dim")
+    return note.append_text(Text("\n").join([outside(line, 300) for line in problems]))
 
 
 def ask_base(console: ConsoleApp) -> None:

@@ -30,7 +30,15 @@ def evaluation(run: Run) -> Text:
         if key in tuned
     ]
     count = number(run.evaluation.get("rows"))
-    return titled(f"On {count} held-out rows", grid(rows, ("", "base", "tuned", "")))
+    return stack(
+        titled(f"On {count} held-out rows", grid(rows, ("", "base", "tuned", ""))), _worth(run.evaluation)
+    )
+
+
+def _worth(evaluation: Mapping[str, Any]) -> Text:
+    """The evaluation's own verdict, in its sentences."""
+    sentences = ((evaluation.get("full") or {}).get("verdict") or {}).get("sentences") or []
+    return Text("\n").join([outside(sentence, 600) for sentence in sentences])
 
 
 def _verdict(key: str, base: Mapping[str, Any], tuned: Mapping[str, Any]) -> Text:
