@@ -5,14 +5,17 @@ Everything here makes `rich.text.Text`, never markup; text from outside goes thr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from rich.text import Text
 
 from cloister.shown import visible
 
 LABEL = 40
+PAIRS = 300
+"""So many facts of one thing are shown at most."""
 LIMIT = 400
 """Characters of one value that are shown where nothing else is said."""
 
@@ -55,7 +58,9 @@ def state(word: str, mood: str | None = None) -> Text:
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Text:
     """Two columns: what, and what it is. Both are outside text, a value unless it is `Text` already."""
-    known = [(visible(label, limit=LABEL), value) for label, value in pairs if value not in (None, "")]
+    known = [(visible(label, limit=LABEL), value) for label, value in pairs if value not in (None, "")][
+        :PAIRS
+    ]
     width = max((len(label) for label, _ in known), default=0)
     text = Text()
     for label, value in known:
@@ -63,6 +68,16 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Text:
         text.append_text(value if isinstance(value, Text) else outside(value))
         text.append("\n")
     return text
+
+
+def flat(values: Mapping[str, Any], lead: str = "", depth: int = 3) -> Iterator[tuple[str, object]]:
+    """What a document holds as pairs for `facts`, what is in it in turn with the name before; nothing empty."""
+    for name, value in values.items():
+        label = f"{lead}{name}".replace("_", " ")
+        if isinstance(value, dict) and depth:
+            yield from flat(value, f"{label} ", depth - 1)
+        elif value not in ([], {}, None):
+            yield label, number(value) if isinstance(value, int | float) else value
 
 
 def titled(words: str, body: Text) -> Text:

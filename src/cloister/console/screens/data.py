@@ -9,7 +9,7 @@ from textual.binding import BindingType
 
 from cloister.console.asking import ask_dataset
 from cloister.console.asking_shred import ask_shred
-from cloister.console.paint import COLOURS, ago, facts, number, outside, stack, state, titled
+from cloister.console.paint import COLOURS, ago, facts, flat, number, outside, stack, state, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
@@ -79,14 +79,7 @@ class DataPlace(ListPlace):
             titled(
                 "Counts", facts((name.replace("_", " "), number(value)) for name, value in one.counts.items())
             ),
-            titled(
-                "Report",
-                facts(
-                    (name.replace("_", " "), value)
-                    for name, value in one.details.items()
-                    if value not in ([], {})
-                ),
-            ),
+            titled("Report", facts(flat(one.details))),
             Text("Rows stay hidden here.", "dim"),
         )
 

@@ -11,7 +11,7 @@ from cloister.console.approving import ask_approval, ask_refusal, shown
 from cloister.console.asking import ask_base, ask_serve
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation
-from cloister.console.paint import ago, facts, number, outside, stack, state, styled
+from cloister.console.paint import ago, facts, flat, outside, stack, state, styled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
@@ -141,7 +141,7 @@ class ModelsPlace(ListPlace):
                 ]
             ),
             *came,
-            facts((name.replace("_", " "), _value(value)) for name, value in one.details.items()),
+            facts(flat(one.details)),
             *(
                 state(a.state) + outside(f" {a.action}, decided by {a.decided_by or 'nobody yet'}")
                 for a in approved
@@ -211,10 +211,6 @@ def _run_facts(run: Run, picture: Picture) -> Text:
             ("run", run.run_id),
         ]
     )
-
-
-def _value(value: object) -> object:
-    return number(value) if isinstance(value, int | float) else value
 
 
 PLACE = ModelsPlace
