@@ -169,6 +169,14 @@ class StandInAuthority:
         self._clients[client.client_id] = revoked
         self._tell("client.revoked", client.client_id)
 
+    def lose(self, kind: str, number: int) -> None:
+        """Tell that events are lost, of which only the view knows; the event has that number."""
+        self._events.append(Event(seq=number, time=datetime.now(UTC), kind=kind, subject=None))
+
+    def revoke_unheard(self, client: ApiClient) -> None:
+        """Revoke without an event."""
+        self._clients[client.client_id] = client.model_copy(update={"revoked_at": datetime.now(UTC)})
+
     def deploy(
         self,
         name: str,
@@ -235,7 +243,7 @@ class StandInAuthority:
                 if not self.muted:
                     for event in self._events[at:]:
                         yield f"id: {event.seq}\ndata: {event.model_dump_json()}\n\n"
-                        at = event.seq
+                        at += 1
                     if time.monotonic() - spoken >= self.keep_alive_s:
                         spoken = time.monotonic()
                         yield ": keep-alive\n\n"

@@ -6,6 +6,8 @@ import openai
 import pytest
 from gateway_stand_ins import Site, wait_for
 
+from cloister.api import EVENTS_LOST
+
 pytestmark = pytest.mark.slow  # each starts gateways of its own
 
 ASK = {"model": "claims", "messages": [{"role": "user", "content": "hello"}]}
@@ -105,6 +107,22 @@ def test_an_authority_restored_from_a_backup_is_believed(own_site: Site) -> None
     wait_for(lambda: len(list(site.openai().models.list())) == 3)
     site.authority.revoke(site.client)
     wait_for(lambda: site.status(site.key) == 401)
+
+
+@pytest.mark.parametrize("number", ["higher", "lower"])
+@pytest.mark.parametrize("kind", sorted(EVENTS_LOST))
+def test_where_events_are_lost_it_looks_at_all_anew(site: Site, kind: str, number: str) -> None:
+    """A revocation and a lock among them count, whatever number the stream goes on with."""
+    other, _ = site.authority.issue()
+    wait_for(lambda: site.status(other) == 200)
+    assert site.client is not None
+    site.authority.revoke_unheard(site.client)
+    site.authority.locked = True
+    site.authority.lose(kind, site.authority.seq + 1 if number == "higher" else 0)
+    wait_for(lambda: site.health() == 503)
+    site.authority.locked = False
+    site.ready()
+    assert site.status(site.key) == 401 and site.status(other) == 200
 
 
 def test_a_dead_audit_sink_is_503_until_it_is_back(bare_site: Site) -> None:
