@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -20,11 +19,8 @@ from sqlalchemy.orm import Session
 from cloister.api import (
     Deployment,
     DeploymentState,
-    Failure,
-    Notice,
     ObjectKind,
     Problem,
-    Progress,
     SandboxState,
     ServeConfig,
     ServeRequest,
@@ -33,30 +29,21 @@ from cloister.appliance import records
 from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find
 from cloister.appliance.documents import engine_documents, in_memory
-from cloister.appliance.engine_lines import MAX_CHARACTERS, EngineLines
 from cloister.appliance.engine_starts import EngineStarts, NoLonger, TooLarge
+from cloister.appliance.engine_watch import EngineWatch, NeverReady, mark
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.room import Room
 from cloister.appliance.state import LIVE, DeploymentRow, ObjectRow
-from cloister.appliance.store import Change
-from cloister.appliance.worker_events import parse_event, problem_of
-from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace, Unavailable
+from cloister.errors import CloisterError, Conflict, NotFound, OutOfSpace
 from cloister.launcher.client import NoAnswer
 from cloister.logs import place
 
 log = structlog.get_logger()
 
-PROBE_EVERY_S = 5.0
-PROBE_TIMEOUT_S = 5.0
-PROBES_FAILED = 3
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 GRACE_S = 10.0
-
-
-class NeverReady(Unavailable):
-    """An engine that has not answered in the time that it has for its start."""
 
 
 class Serving:
@@ -71,6 +58,7 @@ class Serving:
         room: Room | None = None,
     ) -> None:
         self.starts = EngineStarts(parts, approvals, room or Room(parts.settings.queue, parts.home.root))
+        self._watch = EngineWatch(parts, self.starts)
         self._make_way = make_way
         self._parts = parts
         self._approvals = approvals
@@ -155,7 +143,7 @@ class Serving:
             "deployment.stop",
             row.deployment_id,
             row.model,
-            alongside=lambda change: _mark(change, row.deployment_id, DeploymentState.STOPPING),
+            alongside=lambda change: mark(change, row.deployment_id, DeploymentState.STOPPING),
         )
         task = self._tasks.get(row.deployment_id)
         if task is not None:  # first of all: it must not start another engine after this one is stopped
@@ -242,7 +230,7 @@ class Serving:
                     self.starts.require_possible(deployment_id)
                     await self._launch(deployment_id, await self._claim(deployment_id))
                 adopted = False
-                problem = await self._watch(deployment_id)
+                problem = await self._watch.watch(deployment_id)
             except (NeverReady, TooLarge) as error:
                 await self._give_up(deployment_id, error, "deployment.failed", reason=error.code)
                 return
@@ -301,7 +289,7 @@ class Serving:
             action,
             deployment_id,
             *objects,
-            alongside=lambda change: _mark(change, deployment_id, DeploymentState.FAILED, problem),
+            alongside=lambda change: mark(change, deployment_id, DeploymentState.FAILED, problem),
             **told,
         )
         if not done:
@@ -344,90 +332,9 @@ class Serving:
         finally:
             os.close(memory)
 
-    async def _watch(self, deployment_id: str) -> Problem:
-        """Until the engine ends or stops answering; says why."""
-        prober = asyncio.create_task(self._probe(deployment_id))
-        listener = asyncio.create_task(self._listen(deployment_id))
-        try:
-            done, _ = await asyncio.wait((prober, listener), return_when=asyncio.FIRST_COMPLETED)
-            return done.pop().result()
-        finally:
-            for task in (prober, listener):
-                task.cancel()
-            await asyncio.gather(prober, listener, return_exceptions=True)
-
-    async def _listen(self, deployment_id: str) -> Problem:
-        with self._state.read() as session:
-            after = session.get_one(DeploymentRow, deployment_id).last_event
-        failure: Failure | None = None
-        lines = EngineLines()
-        async for event in self._launcher.follow(deployment_id, after):
-            if event.exit_code is not None:
-                if failure is not None:
-                    return problem_of(failure, 503)
-                return Problem(
-                    title="Unavailable",
-                    status=503,
-                    code="unavailable",
-                    detail=f"the engine ended (exit {event.exit_code})",
-                )
-            said = parse_event(event.line or "")
-            if isinstance(said, Failure):
-                failure = said
-            if isinstance(said, Progress):
-                self._tell(deployment_id, event.number, said)
-            elif isinstance(said, Notice) and (held_back := lines.passes()) is not None:
-                said = said.model_copy(update={"message": said.message[:MAX_CHARACTERS]})
-                self._tell(deployment_id, event.number, said, held_back=held_back)
-        raise Unavailable("the launcher stopped, and the engine with it")
-
-    def _tell(self, deployment_id: str, number: int, said: Progress | Notice, **more: int) -> None:
-        """Put what an engine said into the stream of events."""
-        with contextlib.suppress(OutOfSpace), self._state.change() as change:
-            change.session.get_one(DeploymentRow, deployment_id).last_event = number
-            change.event(
-                f"deployment.{said.event}", deployment_id, **said.model_dump(exclude={"event"}), **more
-            )
-
-    async def _probe(self, deployment_id: str) -> Problem:
-        """Ask the engine's health, set `ready` when it answers, end when it no longer does.
-
-        Errors: NeverReady.
-        """
-        limit_s = self._settings.serving.start_limit_s
-        end = asyncio.get_running_loop().time() + limit_s
-        path = str(self._home.engine_folder(deployment_id) / "engine.sock")
-        failed, was_ready = 0, False
-        while failed < PROBES_FAILED:
-            if await _healthy(path):
-                failed = 0
-                if not was_ready:
-                    with contextlib.suppress(OutOfSpace):  # asked again: a full disk is no reason to end it
-                        self._set(deployment_id, DeploymentState.READY)
-                        was_ready = True
-                        self.starts.settled(deployment_id)
-            elif was_ready:
-                failed += 1
-            elif asyncio.get_running_loop().time() > end:
-                raise NeverReady(
-                    f"the engine did not answer within {limit_s:g} s of its start",
-                    where=deployment_id,
-                    remedy="See whether memory and device suit the model; a slow start may have more time by "
-                    "`serving.start_limit_s` in the settings. Then serve it again.",
-                )
-            await asyncio.sleep(PROBE_EVERY_S if was_ready else 0.3)
-        with contextlib.suppress(CloisterError):
-            await self._launcher.stop(deployment_id, 0)
-        return Problem(
-            title="Unavailable",
-            status=503,
-            code="unavailable",
-            detail="the engine no longer answers its probe",
-        )
-
     def _set(self, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
         with self._state.change() as change:
-            _mark(change, deployment_id, state, problem)
+            mark(change, deployment_id, state, problem)
 
     @staticmethod
     def _find(session: Session, reference: str) -> DeploymentRow:
@@ -457,25 +364,3 @@ def _taken(name: str) -> Conflict:
     return Conflict(
         "a deployment of that name is served", where=name, remedy="Stop it, or choose another name."
     )
-
-
-def _mark(change: Change, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
-    row = change.session.get_one(DeploymentRow, deployment_id)
-    row.state, row.error = state, problem.model_dump() if problem else None
-    change.event("deployment.state", deployment_id, state=state, name=row.name)
-
-
-async def _healthy(path: str) -> bool:
-    """GET /health over a Unix socket."""
-    writer: Any = None
-    try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(b"GET /health HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n\r\n")
-            line = await reader.readline()
-            return line.startswith(b"HTTP/1.1 200")
-    except (OSError, TimeoutError, ValueError):
-        return False
-    finally:
-        if writer is not None:
-            writer.close()
