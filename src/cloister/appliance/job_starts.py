@@ -20,9 +20,19 @@ from cloister.appliance.intake import HELD_UP
 from cloister.appliance.jobs import CONTENT, LIGHT, announce, job_row
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
-from cloister.errors import CloisterError, JobFailed, NotFound, Unavailable
+from cloister.errors import (
+    CloisterError,
+    JobFailed,
+    NotFound,
+    OutOfSpace,
+    SandboxUnavailable,
+    Unavailable,
+)
+from cloister.launcher.client import NoAnswer
 
 SOURCE_LOST = "the descriptors that were handed over for it were lost with the authority"
+PASSING = (*HELD_UP, Unavailable)
+"""What keeps a job from starting and passes by itself: it is no failure of the job's."""
 PUT_OFF_S = 5.0
 """So long what could not be found out before a job's start is not asked again; others may start meanwhile."""
 CONTENT_LOST = "what it was to look for was lost with the authority, which keeps it in memory only"
@@ -51,8 +61,12 @@ class JobStarts:
         until, why = self._put_off.get(job_id, (0.0, ""))
         return why if time.monotonic() < until else None
 
-    def _later(self, job_id: str, why: str) -> bool:
-        """It stays queued, and is tried again after a while."""
+    async def _stays(self, job_id: str, error: CloisterError) -> bool:
+        """It stays queued, and is tried again after a while; unless somebody is stopping it. False in either case."""
+        if self._endings.is_stopping(job_id):
+            await self._endings.stopped(job_id)
+            return False
+        why = error.message
         now = time.monotonic()
         self._put_off = {one: told for one, told in self._put_off.items() if told[0] > now}
         self._put_off[job_id] = (now + PUT_OFF_S, why)
@@ -65,7 +79,12 @@ class JobStarts:
         """
         delivery = self._handed.take_delivery(job_id)
         try:
-            self._refuse_work()
+            try:
+                self._refuse_work()
+            except PASSING as error:
+                if delivery is not None:
+                    raise
+                return await self._stays(job_id, error)
             with self._state.read() as session:
                 row = session.get_one(JobRow, job_id)
             if row.verb in LIGHT and delivery is None:
@@ -79,11 +98,8 @@ class JobStarts:
             except Unavailable as error:  # it cannot be found out now, which is no refusal
                 if delivery is not None:
                     raise
-                if self._endings.is_stopping(job_id):
-                    await self._endings.stopped(job_id)
-                    return False
                 self._handed.keep_unwritten(job_id, unwritten)
-                return self._later(job_id, error.message)
+                return await self._stays(job_id, error)
             except CloisterError as error:
                 await self._endings.refuse(job_id, records.problem(error))
                 return False
@@ -106,16 +122,14 @@ class JobStarts:
             if self._endings.is_stopping(job_id):
                 await self._endings.stopped(job_id)
                 return False
-            with self._state.change() as change:
-                try:
-                    passed.recheck(change)
-                except CloisterError:
-                    return False  # it changed while this was entered: it stays queued, and is asked for again
-                row = job_row(change, job_id)
-                row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
-                row.device = device
-                row.attempts, row.result = row.attempts + 1, {}
-                announce(change, row)
+            try:
+                if not self._begin(job_id, device, passed):
+                    return False
+            except OutOfSpace as error:  # the state cannot be written just now
+                if delivery is not None:
+                    raise
+                self._handed.keep_unwritten(job_id, unwritten)
+                return await self._stays(job_id, error)
             memory = in_memory(document)
             try:
                 extra = [delivery.descriptors[role] for role in roles] if delivery else []
@@ -123,6 +137,12 @@ class JobStarts:
                     await self._launcher.stop(job_id, 0)
                 await self._launcher.forget(job_id)
                 await self._launcher.start(spec, [memory, *extra])
+            except Unavailable as error:
+                if isinstance(error, NoAnswer | SandboxUnavailable):
+                    raise
+                await self._endings.interrupt(job_id, "the launcher was away when it was to start")
+                return False
+            else:
                 if self._endings.is_stopping(job_id):
                     await self._launcher.stop(job_id, self._limits.stop_grace_s)
             finally:
@@ -130,6 +150,21 @@ class JobStarts:
         finally:
             if delivery is not None:
                 delivery.close()
+        return True
+
+    def _begin(self, job_id: str, device: str | None, passed: Pass) -> bool:
+        """It runs from now on. False where what it passed with has changed while this was entered: it stays queued,
+        and is asked for again. Errors: OutOfSpace."""
+        with self._state.change() as change:
+            try:
+                passed.recheck(change)
+            except CloisterError:
+                return False
+            row = job_row(change, job_id)
+            row.state, row.started_at, row.last_event = JobState.RUNNING, change.now, 0
+            row.device = device
+            row.attempts, row.result = row.attempts + 1, {}
+            announce(change, row)
         return True
 
 
