@@ -53,7 +53,7 @@ class Deriving:
             raise InvalidInput(
                 f"what is made of {least} data is {least}, or stricter",
                 where=request.name,
-                remedy="`cloister dataset declassify` it afterwards, with somebody's approval.",
+                remedy="`cloister dataset classify` makes it milder afterwards, with an approval.",
             )
         whole = request.config.model_dump(mode="json")
         chosen = whole["chosen"]
