@@ -65,7 +65,9 @@ def test_the_estimate_follows_the_rate() -> None:
 def test_lines_of_many_threads_stay_whole() -> None:
     read, write = os.pipe()
     emit = Emitter(write)
-    values = {f"name-{index}": float(index) for index in range(300)}
+    values = {
+        f"{'name_' * 12}{index}": float(index) for index in range(64)
+    }  # more than a pipe takes in one piece
     threads = [
         threading.Thread(target=lambda: [emit.metrics(1, values) for _ in range(20)]) for _ in range(4)
     ]
