@@ -43,7 +43,18 @@ async def test_what_is_edited_after_the_start_changes_nothing_in_what_runs(here:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    start = ("run", "start", "--dataset", "rows", "--base", "base", "--config", str(preset), "--no-evaluate")
+    start = (
+        "run",
+        "start",
+        "--dataset",
+        "rows",
+        "--base",
+        "base",
+        "--config",
+        str(preset),
+        "--evaluate",
+        "none",
+    )
     async with at_socket(here):
         first = await cli(*start, "--name", "first")  # it holds the one place
         await here.runs(first["train_job"]["job_id"])
