@@ -341,6 +341,16 @@ class RowsConfig(Document):
         return self
 
 
+class RenderConfig(Document):
+    """Which row is rendered, by number from 0, and how a run would: see `TrainConfig`. Nothing is left out where the
+    row is longer than `max_length`; that is told."""
+
+    row: int = Field(ge=0, lt=1 << 53)
+    template: TemplateName = "auto"
+    loss_on: LossOn = "assistant"
+    max_length: int | None = Field(default=None, ge=8)
+
+
 class ExportConfig(Document):
     """How a worker writes a merged model out.
 
@@ -399,6 +409,7 @@ class JobDocument(Document):
         "report",
         "derive",
         "rows",
+        "render",
         "reveal",
         "errors",
         "export",
@@ -834,6 +845,13 @@ class ReportRequest(Document):
 
     config: ReportConfig = ReportConfig()
     base: str | None = Field(default=None, max_length=64)
+
+
+class RenderRequest(Document):
+    """Show a row as a run would learn it; `base` names the model whose tokenizer and template render."""
+
+    base: str = Field(max_length=64)
+    config: RenderConfig
 
 
 class DeriveRequest(Document):

@@ -75,6 +75,7 @@ from cloister.api import (
     PolicySetInfo,
     PolicyTable,
     Problem,
+    RenderRequest,
     ReportRequest,
     RevealResult,
     RevealTicket,
@@ -344,6 +345,14 @@ class Client:
         Errors: Denied, NotFound, InvalidInput.
         """
         ticket = self._post(f"/v1/datasets/{_quoted(dataset)}/rows", request, JobTicket)
+        return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
+
+    def render_row(self, dataset: str, request: RenderRequest, output: int) -> Job:
+        """`show_rows` of one row as a run would learn it: its text in stretches, each with whether it is learnt.
+
+        Errors: Denied, NotFound, InvalidInput where it cannot be rendered.
+        """
+        ticket = self._post(f"/v1/datasets/{_quoted(dataset)}/render", request, JobTicket)
         return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
 
     def derive(self, dataset: str, request: DeriveRequest, descriptors: Mapping[str, int] = {}) -> Job:

@@ -123,6 +123,27 @@ def test_rows_are_entered_before_they_are_shown_and_labels_are_content(held: App
         shown(held, "letters", 44)
 
 
+def test_a_row_is_rendered_as_a_run_learns_it_and_entered_like_one_that_is_shown(held: Appliance) -> None:
+    client, shell = held.client, Shell(held.home.root)
+    where = ("dataset", "render", "letters", "--base", "small", "--row", "3")
+    found = shell.json(*where, "--max-length", "8")
+    question, answer = (message["content"] for message in rows(4)[3]["messages"])
+    told = [(span["supervised"], span["text"]) for span in found["spans"]]
+    assert [answer in text for learnt, text in told if learnt] == [True]
+    assert any(question in text for learnt, text in told if not learnt)
+    assert found["row"] == 3 and found["fits"] is False and 0 < found["supervised"] < found["tokens"]
+    entry = last(held, "dataset.reveal")
+    assert entry.details["rows"] == [3] and entry.details["rendered"] is True
+    assert entry.objects == [client.dataset("letters").object_id, client.base("small").object_id]
+    assert entry.index < last(held, "job.render").index
+    assert CANARY not in json.dumps([job.model_dump(mode="json") for job in client.jobs()])
+    every = shell.json(*where, "--loss-on", "all")
+    assert every["supervised"] == every["tokens"] == found["tokens"] and every["fits"] is True
+    shown = shell(*where).stdout
+    assert f"⟦{answer}" in shown and f"⟦{question}" not in shown and "\x1b" not in shown
+    assert "no special token" in shell(*where, "--template", "qwen3", code=2).stderr
+
+
 def test_a_derived_dataset_is_of_its_parents(held: Appliance) -> None:
     client = held.client
     chosen = Chosen(matching=(f"policy PX-10001[0-9].*{CANARY}",), not_matching=("topic 79190",))

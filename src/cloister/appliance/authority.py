@@ -51,7 +51,7 @@ from cloister.appliance.jobs import DRY_RUN, ERRORS, EXPORT
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.leftovers import Leftovers
 from cloister.appliance.lineage import SUCCESSOR
-from cloister.appliance.looking import ROWS, Looking
+from cloister.appliance.looking import RENDER, ROWS, Looking
 from cloister.appliance.model_exports import ModelExports
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
@@ -187,7 +187,8 @@ class Authority:
         self.evaluations = Evaluations(parts, self.queue, self.side, refuse_start=self._refuse_start)
         self.queue.completions[ERRORS] = self.evaluations.shown
         self.looking = Looking(parts, self.queue, self.side, refuse_start=self._refuse_start)
-        self.queue.completions[REPORT] = self.queue.completions[ROWS] = self.looking.complete
+        for verb in (REPORT, ROWS, RENDER):
+            self.queue.completions[verb] = self.looking.complete
         self.deriving = Deriving(parts, self.queue, self.side, refuse_start=self._refuse_start)
         self.slots = Slots(
             self.seal,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from cloister.api import DatasetReport, DeriveRequest, Job, JobTicket, ReportRequest, RowsConfig
+from cloister.api import (
+    DatasetReport,
+    DeriveRequest,
+    Job,
+    JobTicket,
+    RenderRequest,
+    ReportRequest,
+    RowsConfig,
+)
 from cloister.appliance.authority import Authority
 from cloister.appliance.caller import Caller
 from cloister.appliance.guard import may
@@ -25,6 +33,10 @@ def dataset_routes(authority: Authority) -> APIRouter:
     @router.post("/rows", status_code=202, dependencies=[may("dataset.reveal")])
     async def rows(peer: Caller, reference: str, body: RowsConfig) -> JobTicket:
         return await authority.looking.show(peer, reference, body)
+
+    @router.post("/render", status_code=202, dependencies=[may("dataset.reveal")])
+    async def render(peer: Caller, reference: str, body: RenderRequest) -> JobTicket:
+        return await authority.looking.render(peer, reference, body)
 
     @router.post("/derive", status_code=202, dependencies=[may("dataset.derive")])
     async def derive(peer: Caller, reference: str, body: DeriveRequest) -> JobTicket:

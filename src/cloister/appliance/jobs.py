@@ -26,7 +26,7 @@ DRY_RUN = "dry-run"
 """The verb that reads a source as an import does, and makes nothing."""
 ERRORS = "errors"
 """The verb that shows a person what an evaluation holds; it makes no object either."""
-LIGHT = frozenset({"import", DRY_RUN, "base", "rows", EXPORT, ERRORS})
+LIGHT = frozenset({"import", DRY_RUN, "base", "rows", "render", EXPORT, ERRORS})
 """What waits for a client's descriptors."""
 CONTENT = frozenset({"forget", "derive"})
 """What has settings that are content, and are kept in memory only."""

@@ -11,7 +11,16 @@ from typing import Any
 
 from sqlalchemy import select
 
-from cloister.api import DatasetReport, Job, JobState, JobTicket, ObjectKind, ReportRequest, RowsConfig
+from cloister.api import (
+    DatasetReport,
+    Job,
+    JobState,
+    JobTicket,
+    ObjectKind,
+    RenderRequest,
+    ReportRequest,
+    RowsConfig,
+)
 from cloister.appliance import records
 from cloister.appliance.catalogue import find
 from cloister.appliance.jobs import announce
@@ -20,11 +29,13 @@ from cloister.appliance.peer import Peer
 from cloister.appliance.personal_data import REPORT
 from cloister.appliance.queue import Queue
 from cloister.appliance.side import SideSocket
-from cloister.appliance.state import JobRow
+from cloister.appliance.state import JobRow, ObjectRow
 from cloister.errors import NotFound
 
 ROWS = "rows"
 """The verb that writes rows out."""
+RENDER = "render"
+"""The verb that writes a row out as a run would learn it."""
 
 
 class Looking:
@@ -106,16 +117,36 @@ class Looking:
             rows=list(request.rows),
             labels=request.labels,
         )
+        return self._shown(peer, ROWS, request.model_dump(mode="json"), {"dataset": dataset})
+
+    async def render(self, peer: Peer, reference: str, request: RenderRequest) -> JobTicket:
+        """`show` of one row, as token ids of a base model's tokenizer would stand for it, and what is learnt of it."""
+        await self._refuse_start()
+        with self._state.read() as session:
+            inputs = {
+                "dataset": find(session, ObjectKind.DATASET, reference),
+                "base": find(session, ObjectKind.BASE, request.base),
+            }
+        config = request.config.model_dump(mode="json")
+        await self._recorder.record(
+            peer,
+            "dataset.reveal",
+            *(row.object_id for row in inputs.values()),
+            digests={"config": self._seal.config_digest(config)},
+            name=inputs["dataset"].name,
+            version=inputs["dataset"].version,
+            rows=[request.config.row],
+            labels=False,
+            rendered=True,
+        )
+        return self._shown(peer, RENDER, config, inputs)
+
+    def _shown(
+        self, peer: Peer, verb: str, config: dict[str, Any], inputs: dict[str, ObjectRow]
+    ) -> JobTicket:
         with self._state.change() as change:
-            row = self._queue.add(
-                change,
-                peer.account,
-                ROWS,
-                dataset.name,
-                request.model_dump(mode="json"),
-                {"dataset": dataset},
-                waits_for_source=True,
-            )
+            name = inputs["dataset"].name
+            row = self._queue.add(change, peer.account, verb, name, config, inputs, waits_for_source=True)
             job = records.job(row)
         return JobTicket(
             job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)

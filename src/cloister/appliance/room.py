@@ -21,7 +21,7 @@ _FACTORS = {"train": 3.0, "evaluate": 2.5, "merge": 3.0}
 _PROCESS = int(1.5 * GIB)
 """What a worker with torch takes before it has a model."""
 _LIGHT = GIB // 4
-_RECOGNISERS = frozenset({"report", "derive"})
+_RECOGNISERS = frozenset({"report", "derive", "render"})
 """What may load recognisers of personal data, or a tokenizer: as much as torch."""
 _DISK = {"train": 0.5, "merge": 2.2}
 

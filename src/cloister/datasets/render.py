@@ -53,10 +53,10 @@ class Span:
 
 
 def render(
-    row: Row, tokenizer: Any, *, template: str | None = None, loss_on: LossOn = "assistant"
+    row: Row, tokenizer: Any, *, template: str | None = None, loss_on: LossOn = "assistant", number: int = 0
 ) -> Rendered:
     """One row rendered; see `render_all`, which is faster for many."""
-    return render_all([row], tokenizer, template=template, loss_on=loss_on)[0]
+    return render_all([row], tokenizer, template=template, loss_on=loss_on, numbers=[number])[0]
 
 
 def spans(rendered: Rendered, tokenizer: Any) -> list[Span]:

@@ -38,6 +38,7 @@ VERBS = {
     "report": "cloister.worker.verbs.report",
     "derive": "cloister.worker.verbs.derive",
     "rows": "cloister.worker.verbs.rows",
+    "render": "cloister.worker.verbs.render",
     "export": "cloister.worker.verbs.export",
     "self-check": "cloister.worker.verbs.selfcheck",
 }

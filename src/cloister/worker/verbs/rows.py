@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         raise InvalidInput("showing rows needs somewhere to write them", where=job.job_id)
     with ExitStack() as stack:
         dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
-        missing = [number for number in config.rows if number >= len(dataset)]
-        if missing:
-            raise InvalidInput(
-                f"there is no row {missing[0]}",
-                where=job.inputs["dataset"].object_id,
-                remedy=f"Rows are numbered from 0 to {len(dataset) - 1}.",
-            )
+        require(dataset, config.rows)
         emit.progress("rows", 0, len(config.rows))
         try:
             with os.fdopen(job.descriptors["output"], "wb") as output:
@@ -52,9 +47,24 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     return {"rows": len(config.rows)}
 
 
-def _line(dataset: DatasetReader, number: int) -> bytes:
+def require(dataset: DatasetReader, numbers: Iterable[int]) -> None:
+    """Raises InvalidInput where there is no row of one of these numbers."""
+    missing = [number for number in numbers if number >= len(dataset)]
+    if missing:
+        raise InvalidInput(
+            f"there is no row {missing[0]}",
+            where=dataset.manifest.object_id,
+            remedy=f"Rows are numbered from 0 to {len(dataset) - 1}.",
+        )
+
+
+def side_of(dataset: DatasetReader, number: int) -> str:
+    """`train` or `holdout`."""
     with dataset.open(SPLIT) as file:
-        side = file.read(number, 1)[0]
+        return "holdout" if file.read(number, 1)[0] == HOLDOUT else "train"
+
+
+def _line(dataset: DatasetReader, number: int) -> bytes:
     row = msgspec.to_builtins(dataset[number])
-    told = {"row": number, "side": "holdout" if side == HOLDOUT else "train", **row}
+    told = {"row": number, "side": side_of(dataset, number), **row}
     return msgspec.json.encode(told) + b"\n"
