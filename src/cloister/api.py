@@ -144,6 +144,8 @@ class TrainConfig(Document):
     texts are read in windows of so many. Intervals `eval_every` and `checkpoint_every` are in optimizer steps, 0
     meaning once an epoch.
 
+    `max_rows` is how many rows of the training side are learnt, drawn by `seed`, the fewer among the more; 0 all.
+
     `template`: `auto` and `model` are the base model's own chat template; ours have to fit its tokenizer.
     `packing` lays the rows of a step end to end, no padding between them and none seeing another: `auto` where a
     probe finds that exact (on a CPU also only where there is much to pad), `on` refuses where it is not, `off` pads
@@ -166,6 +168,7 @@ class TrainConfig(Document):
     batch_size: int = Field(default=16, ge=1)
     micro_batch_size: int = Field(default=16, ge=1)
     max_length: int = Field(default=1024, ge=8)
+    max_rows: int = Field(default=0, ge=0)
     loss_on: LossOn = "assistant"
     template: TemplateName = "auto"
     packing: Literal["auto", "on", "off"] = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import tiny
 import worker_jobs
 from cloister.api import TrainConfig
 from cloister.errors import Interrupted, InvalidInput, Tampered
+from cloister.training.ranks import Ranks
+from cloister.training.rows import RowSource
 from cloister.vault import ObjectReader
-from cloister.worker.verbs import train
+from cloister.worker.verbs import measuring, train
 from worker_jobs import Recorder
 
 SETTINGS: TrainConfig = tiny.config(learning_rate=1e-2)
@@ -105,3 +108,30 @@ def test_a_changed_base_is_noticed_before_training(stored: Any, tmp_path: Path) 
     out = worker_jobs.output(tmp_path, "adapter", "ad")
     with pytest.raises(Tampered, match=r"model\.safetensors"):
         train.run(job(stored, out, inputs={"base": base}), Recorder())
+
+
+def test_fewer_rows_lie_within_more_and_a_seed_draws_its_own() -> None:
+    rows = RowSource(None, list(range(100, 1100)), "x")
+    parts = [set(measuring.nested(rows, most, 3).indices) for most in (50, 100, 999)]
+    assert [len(part) for part in parts] == [50, 100, 999] and parts[0] < parts[1] < parts[2] < set(
+        rows.indices
+    )
+    drawn = measuring.nested(rows, 50, 3).indices
+    assert list(drawn) == sorted(drawn) and list(drawn) == list(measuring.nested(rows, 50, 3).indices)
+    assert parts[0] != set(measuring.nested(rows, 50, 4).indices)
+    assert measuring.nested(rows, 0, 3) is rows and measuring.nested(rows, 1000, 3) is rows
+
+
+def test_a_run_of_so_many_rows_is_given_those_of_its_seed_and_the_whole_hold_out(
+    stored: Any, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"max_rows": 7, "seed": 3})
+    with ExitStack() as stack:
+        document = job(stored, worker_jobs.output(tmp_path, "adapter", "ad"), settings)
+        given = train._open(document, settings, Ranks(), stack)
+        dataset = given.rows.rows
+        every = RowSource(dataset, dataset.indices("train"))
+        assert (
+            list(given.rows.indices) == list(measuring.nested(every, 7, 3).indices) and len(given.rows) == 7
+        )
+        assert list(given.holdout.indices) == list(dataset.indices("holdout"))

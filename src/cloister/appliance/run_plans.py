@@ -91,7 +91,8 @@ def _lengths(
     if known is None:
         content = max(0, dataset.sealed_bytes - INDEX_BYTES * rows)
         known = Lengths.guessed(rows, content, config.max_length)
-    sides = (dataset.counts.get("train_rows", rows), dataset.counts.get("holdout_rows", 0))
+    learnt = dataset.counts.get("train_rows", rows)
+    sides = (min(learnt, config.max_rows or learnt), dataset.counts.get("holdout_rows", 0))
     train, holdout = (known.of(side) for side in sides)
     return train, holdout
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from cloister.cli import dataset_view, rendering, shredding
+from cloister.cli import dataset_view, learning, rendering, shredding
 from cloister.cli.importing import ClassName, import_
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
 from cloister.cli.session import connect, watch
@@ -16,6 +16,7 @@ from cloister.cli.session import connect, watch
 app = typer.Typer(no_args_is_help=True)
 dataset_view.add_commands(app)
 app.command()(rendering.render)
+app.command()(learning.curve)
 
 
 app.command("import")(import_)

@@ -80,6 +80,9 @@ def start(
         int | None, typer.Option(min=1, help="Rows through the model at once.")
     ] = None,
     max_length: Annotated[int | None, typer.Option(min=8, help="Longest row, in tokens.")] = None,
+    max_rows: Annotated[
+        int | None, typer.Option(min=0, help="Learn only so many of the rows, drawn by the seed; 0: all.")
+    ] = None,
     patience: Annotated[
         int | None, typer.Option(min=0, help="End after so many evaluations without a lower loss; 0 never.")
     ] = None,
@@ -117,6 +120,7 @@ def start(
             "batch_size": batch_size,
             "micro_batch_size": micro_batch_size,
             "max_length": max_length,
+            "max_rows": max_rows,
             "template": template,
             "loss_on": loss_on,
             "packing": packing,

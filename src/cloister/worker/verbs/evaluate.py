@@ -318,6 +318,8 @@ def _files(job: JobDocument, wanted: TableConfig | None) -> dict[str, bytes]:
 def _pool(given: measuring.Measured, seed: int) -> list[Row]:
     """The training rows that examples are taken from."""
     source = RowSource(given.dataset, given.dataset.indices("train"), "the dataset")
+    learnt = given.adapter.manifest.details  # examples come from the rows that the run had, and no others
+    source = measuring.nested(source, int(learnt.get("max_rows", 0)), int(learnt.get("seed", 0)))
     chosen = measuring.sample(source, POOL, seed)
     rows = (chosen.row(i) for i in range(len(chosen)))
     return [row for row in rows if row.text is None]

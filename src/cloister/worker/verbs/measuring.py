@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from cloister.api import JobDocument
@@ -43,6 +44,14 @@ def sample(rows: RowSource, most: int, seed: int) -> RowSource:
         return rows
     chosen = random.Random(seed).sample(range(len(rows)), most)  # noqa: S311 - a choice of rows, no secret
     return RowSource(rows.rows, [rows.indices[i] for i in sorted(chosen)], rows.name)
+
+
+def nested(rows: RowSource, most: int, seed: int) -> RowSource:
+    """`rows`, or `most` of them in order: by one seed a smaller choice lies within every larger one. 0 means all."""
+    if not most or len(rows) <= most:
+        return rows
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
+    return RowSource(rows.rows, [rows.indices[int(i)] for i in chosen], rows.name)
 
 
 def require_rows(rows: RowSource) -> None:

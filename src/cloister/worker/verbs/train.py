@@ -107,6 +107,7 @@ def _open(job: JobDocument, config: TrainConfig, ranks: Ranks, stack: ExitStack)
     if "adapter" in job.inputs:
         _go_on_from(model, stack.enter_context(opening.open_object(job, "adapter")), config)
     rows = RowSource(dataset, dataset.indices("train"), "the dataset")
+    rows = measuring.nested(rows, config.max_rows, config.seed)
     return _Given(model, tokenizer, rows, holdout, checkpoints)
 
 
@@ -176,6 +177,8 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
             details={
                 "method": config.method,
                 "max_length": config.max_length,
+                "max_rows": config.max_rows,
+                "seed": config.seed,
                 "template": config.template,
                 "loss_on": config.loss_on,
                 "packed": outcome.packed,
