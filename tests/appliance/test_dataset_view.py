@@ -138,7 +138,8 @@ def test_a_row_is_rendered_as_a_run_learns_it_and_entered_like_one_that_is_shown
     assert entry.index < last(held, "job.render").index
     assert CANARY not in json.dumps([job.model_dump(mode="json") for job in client.jobs()])
     every = shell.json(*where, "--loss-on", "all")
-    assert every["supervised"] == every["tokens"] == found["tokens"] and every["fits"] is True
+    assert every["supervised"] + 1 == every["tokens"] == found["tokens"] and every["fits"] is True
+    assert not every["spans"][0]["supervised"]  # the first token has nothing to be predicted from
     shown = shell(*where).stdout
     assert f"⟦{answer}" in shown and f"⟦{question}" not in shown and "\x1b" not in shown
     assert "no special token" in shell(*where, "--template", "qwen3", code=2).stderr

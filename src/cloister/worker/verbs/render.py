@@ -41,6 +41,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         use_template(tokenizer, config.template)
         row = dataset[config.row]
         rendered = render(row, tokenizer, loss_on=config.loss_on, number=config.row)
+        rendered.supervised[0] = False  # nothing comes before it: no run predicts a row's first token
         tokens, limit = len(rendered.input_ids), config.max_length
         told = {
             "row": config.row,
