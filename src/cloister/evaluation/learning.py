@@ -115,7 +115,9 @@ def sentences(
         said.append(
             f"Without its largest part the curve says {check[0]:.3g} there; measured were {check[1]:.3g}."
         )
-    said.append("No part was larger than that: it is an extrapolation, of runs of the same settings.")
+    said.append(
+        f"No part was larger than {found.rows} rows: this is an extrapolation, of runs of the same settings."
+    )
     if found.rows < FEW_ROWS:
         said.append(
             f"The largest part has {found.rows} rows: few tell less than thousands do, and the curve may bend later."
