@@ -22,13 +22,16 @@ from cloister.api import (
     LedgerMatches,
     LedgerStatus,
     LedgerWitness,
+    PlanPart,
     PolicyAnswer,
     PolicyQuestion,
     PolicyRule,
     ProcessStatus,
     Progress,
     Run,
+    RunPlan,
     ServeConfig,
+    ServePlan,
     ShredItem,
     ShredPlan,
     SlotView,
@@ -98,6 +101,28 @@ LIVE = job(
     started_at=before(minutes=40),
     progress=Progress(stage="train", done=120, total=400, remaining_s=1980),
     metrics={"step": 120, "loss": 0.41, "holdout_loss": 0.52, "learning_rate": 1.6e-4, "tokens_per_s": 2710},
+)
+PLAN = RunPlan(
+    device="NVIDIA H100",
+    parts=[
+        PlanPart(name="base", bytes=5 << 30, of="NF4, 8.0 B parameters"),
+        PlanPart(name="activations", bytes=4 << 30, of="2 rows of 1,024 tokens"),
+    ],
+    memory=9 << 30,
+    memory_measured=True,
+    available=80 << 30,
+    fits=True,
+    rows=1361,
+    tokens=310_000,
+    lengths_measured=True,
+    steps=256,
+    seconds=2040.0,
+    seconds_low=1500.0,
+    seconds_high=2800.0,
+    time_measured=False,
+    energy_kwh=0.41,
+    money=1.7,
+    serve=ServePlan(memory=17 << 30, available=80 << 30, fits=True),
 )
 MEASURED = {
     "rows": 139,
@@ -264,6 +289,7 @@ class Recorded:
                 )
             ],
         }
+        self.answers["plan"] = PLAN
         self.entries = [
             LedgerEntry(
                 index=812 + i,

@@ -206,6 +206,8 @@ def test_a_dialog_looks_as_it_did(place: str, keys: tuple[str, ...], picture: Sn
         await to(place, *keys)(app, pilot)
         if keys == ("w", "D"):
             await until(app, lambda text: "cannot be undone" in text)
+        if keys == ("w", "n"):
+            await until(app, lambda text: "● fits" in text)
 
     assert look(NARROW, walk) == picture
 

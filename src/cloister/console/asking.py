@@ -1,4 +1,4 @@
-"""Forms that begin work: data or a base model brought in, a run, a merge, a deployment.
+"""Forms that begin work: data or a base model brought in, a merge, a deployment.
 
 Files are opened here with the operator's own rights, and passed as descriptors; no row is read.
 """
@@ -231,67 +231,6 @@ def _ended(console: ConsoleApp, job: Job, well: str) -> None:
         console.say(well)
     else:
         console.say(f"{job.verb} {job.state}: {job.error.detail if job.error else ''}", "bad")
-
-
-def ask_run(console: ConsoleApp) -> None:
-    """A short form: what to learn from, on what, how long."""
-    from cloister.api import RunRequest, TrainConfig
-
-    picture = console.picture
-    datasets = tuple(dict.fromkeys(one.name for one in picture.datasets))
-    bases = tuple(dict.fromkeys(one.name for one in picture.bases))
-    if not datasets or not bases:
-        missing = "data (2, then i)" if not datasets else "a base model (4, then b)"
-        console.say(f"A run needs {missing} first.", "warn")
-        return
-    usual = TrainConfig()
-
-    def go_on(values: dict[str, str]) -> None:
-        def make() -> RunRequest:
-            batch = int(values["batch"])
-            train = checked(
-                TrainConfig,
-                method=values["method"],
-                lora={"rank": int(values["rank"]), "alpha": 2.0 * int(values["rank"])},
-                epochs=float(values["epochs"]),
-                learning_rate=float(values["rate"]),
-                batch_size=batch,
-                micro_batch_size=min(batch, usual.micro_batch_size),
-                max_length=int(values["length"]),
-            )
-            return checked(
-                RunRequest,
-                name=values["name"],
-                dataset=values["dataset"],
-                base=values["base"],
-                train=train.model_dump(),
-                priority=int(values["priority"]),
-            )
-
-        request = given(console, make)
-        if request is not None:
-            console.request(
-                lambda client: client.start_run(request),
-                lambda run: console.say(f"{run.name} ({run.run_id}) is queued. 3 shows it."),
-                doing=f"start {request.name}",
-            )
-
-    console.ask_form(
-        "Start a run",
-        [
-            Field("name", "Name", help="a-z 0-9 . _ -", needed=True),
-            Field("dataset", "Dataset", choices=datasets),
-            Field("base", "Base model", choices=bases),
-            Field("method", "Method", choices=("qlora", "lora"), help="NF4 or 16-bit base"),
-            Field("epochs", "Epochs", f"{usual.epochs:g}", help="passes over the rows"),
-            Field("rate", "Learning rate", f"{usual.learning_rate:g}", help="at its peak"),
-            Field("rank", "Rank", str(usual.lora.rank), help="of the adapter; its scale is twice that"),
-            Field("batch", "Batch size", str(usual.batch_size), help="rows an optimizer step"),
-            Field("length", "Longest row", str(usual.max_length), help="tokens; longer rows refuse the run"),
-            Field("priority", "Priority", "0", help="-10 to 10; higher starts first"),
-        ],
-        go_on,
-    )
 
 
 def ask_merge(console: ConsoleApp, run: str) -> None:

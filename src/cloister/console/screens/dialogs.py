@@ -5,7 +5,7 @@ Text from outside never writes a dialog's own words: it stands in `Text` objects
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +14,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
 from cloister.console.paint import outside, styled
@@ -117,26 +118,36 @@ class Form(ModalScreen[dict[str, str] | None]):
             with VerticalScroll(can_focus=False, classes="fields"):
                 if self._note is not None:
                     yield Static(self._note, markup=False)
-                for field in self._fields:
-                    label = styled(field.label, "bold") + Text(f"  {field.help}", "dim")
-                    yield Static(label, markup=False)
-                    if field.choices:
-                        yield Select(
-                            [(Text(outside(choice, 60).plain), choice) for choice in field.choices],
-                            value=field.value or field.choices[0],
-                            allow_blank=False,
-                            id=f"field-{field.name}",
-                            compact=True,
-                        )
-                    else:
-                        yield Input(
-                            field.value, id=f"field-{field.name}", password=field.secret, compact=True
-                        )
+                yield from self.lines()
+            yield from self.beneath()
             yield Static(
                 Text("Tab next   Enter on the last field: do it   Esc: leave", "dim"),
                 classes="keys",
                 markup=False,
             )
+
+    def lines(self) -> ComposeResult:
+        """The fields, each with its label."""
+        for field in self._fields:
+            yield Static(styled(field.label, "bold") + Text(f"  {field.help}", "dim"), markup=False)
+            yield self.entry(field)
+
+    @staticmethod
+    def entry(field: Field) -> Widget:
+        """What a field is filled in with."""
+        if not field.choices:
+            return Input(field.value, id=f"field-{field.name}", password=field.secret, compact=True)
+        return Select(
+            [(Text(outside(choice, 60).plain), choice) for choice in field.choices],
+            value=field.value or field.choices[0],
+            allow_blank=False,
+            id=f"field-{field.name}",
+            compact=True,
+        )
+
+    def beneath(self) -> Iterable[Widget]:
+        """What stands between the fields and the keys."""
+        return ()
 
     def on_mount(self) -> None:
         self.query_one(f"#field-{self._fields[0].name}").focus()

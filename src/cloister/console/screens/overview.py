@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
-from cloister.console.asking import ask_base, ask_dataset, ask_run
+from cloister.console.asking import ask_base, ask_dataset
+from cloister.console.asking_run import ask_run
 from cloister.console.asking_vault import ask_initialise, ask_lock, ask_unlock
 from cloister.console.paint import ago, bar, facts, grid, outside, stack, state, styled, titled
 from cloister.console.picture import Picture

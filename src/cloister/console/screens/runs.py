@@ -11,7 +11,8 @@ from textual.containers import VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Static
 
-from cloister.console.asking import ask_merge, ask_run
+from cloister.console.asking import ask_merge
+from cloister.console.asking_run import ask_run
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation, progress, result, settings, side_by_side
 from cloister.console.paint import ago, facts, number, outside, stack, state, styled, titled
