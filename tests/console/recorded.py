@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,22 +14,29 @@ from cloister.api import (
     ApiClient,
     Approval,
     Backup,
+    DatasetReport,
     Deployment,
     Environment,
     EvaluateConfig,
     Event,
     Hold,
     Job,
+    LabelFigures,
     LedgerEntry,
     LedgerMatches,
     LedgerStatus,
     LedgerWitness,
+    LengthFigures,
+    NearFigures,
+    PersonalFigures,
     PlanPart,
     PolicyAnswer,
     PolicyQuestion,
     PolicyRule,
     ProcessStatus,
     Progress,
+    RepeatFigures,
+    RowsConfig,
     Run,
     RunPlan,
     ServeConfig,
@@ -102,6 +111,31 @@ LIVE = job(
     progress=Progress(stage="train", done=120, total=400, remaining_s=1980),
     metrics={"step": 120, "loss": 0.41, "holdout_loss": 0.52, "learning_rate": 1.6e-4, "tokens_per_s": 2710},
 )
+REPORT = DatasetReport(
+    rows=1500,
+    train_rows=1361,
+    holdout_rows=139,
+    task="classification",
+    characters=LengthFigures(
+        total=610_000,
+        shortest=41,
+        longest=1920,
+        median=380,
+        p95=900,
+        p99=1500,
+        histogram=[(256, 300), (512, 800), (1024, 350), (2048, 50)],
+    ),
+    turns={1: 1400, 2: 100},
+    labels=LabelFigures(distinct=3, rows=[900, 500, 100]),
+    empty_answers=2,
+    first_empty=[17, 230],
+    repeats=RepeatFigures(one_in=1, duplicates=12, conflicting_inputs=3, conflicting_rows=7, leaked=0),
+    near=NearFigures(compared=1500, similar=40, leaked=4, first=[1, 8]),
+    lost={"longer than 1024 tokens": 5},
+    first_lost={"longer than 1024 tokens": [3]},
+    personal=PersonalFigures(looked_at=1500, rows=31, found={"email": {"question": 30, "answer": 2}}),
+)
+LOOKED = job("l", "report", "done", result=REPORT.model_dump(mode="json"))
 PLAN = RunPlan(
     device="NVIDIA H100",
     parts=[
@@ -289,7 +323,7 @@ class Recorded:
                 )
             ],
         }
-        self.answers["plan"] = PLAN
+        self.answers |= {"plan": PLAN, "last_report": REPORT, "report": LOOKED, "watch_job": [LOOKED]}
         self.entries = [
             LedgerEntry(
                 index=812 + i,
@@ -410,6 +444,13 @@ class Recorded:
             demand="no",
             forbids=[rule],
         )
+
+    def show_rows(self, dataset: str, request: RowsConfig, output: int) -> Job:
+        for row in request.rows:
+            message = {"role": "user", "content": f"canary \x1b[31m number {row}\nsecond line"}
+            line = {"row": row, "side": "train", "label": "theft", "messages": [message]}
+            os.write(output, json.dumps(line).encode() + b"\n")
+        return LOOKED
 
     def shred_plan(self, *_: Any) -> ShredPlan:
         name = self.answers["datasets"][0].name

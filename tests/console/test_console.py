@@ -93,6 +93,26 @@ def test_a_run_is_started_followed_and_opened(full: Appliance) -> None:
     asyncio.run(walk())
 
 
+def test_a_dataset_is_looked_at_and_its_rows_are_revealed(full: Appliance) -> None:
+    async def walk() -> None:
+        async with console(full.home.authority_socket) as (app, pilot):
+            await pilot.press("2", "w")
+            await until(app, lambda text: "claims" in text and "ARMED" in text)
+            await pilot.press("o")
+            await until(app, lambda text: "m looks at the dataset now" in text)
+            await pilot.press("m", "tab", "tab", "enter")
+            await until(app, lambda text: "Report of claims" in text and "40: " in text, seconds=60)
+            await pilot.press("escape", "v", "tab", "enter")
+            await until(app, lambda text: "go on the ledger" in text)
+            await type_in(pilot, "claims")
+            await pilot.press("enter")
+            await until(app, lambda text: "row 3" in text and "[user] q 3" in text, seconds=60)
+
+    asyncio.run(walk())
+    revealed = full.client.search_ledger(action="dataset.reveal").entries
+    assert revealed and revealed[0].objects[:1] == [full.client.dataset("claims").object_id]
+
+
 def test_a_shred_shows_its_lineage_and_asks_for_the_name(full: Appliance) -> None:
     import_rows(full.client, "goes", ROWS)
 

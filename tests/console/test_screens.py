@@ -198,16 +198,18 @@ def test_an_authority_that_is_away_is_said_over_what_was_known(picture: Snapshot
         ("overview", ("colon",)),
         ("clients", ("question_mark",)),
         ("models", ("enter",)),
+        ("data", ("o",)),
+        ("data", ("v", "tab", "enter")),
     ],
-    ids=["read-only", "armed", "form", "shred", "palette", "help", "approval"],
+    ids=["read-only", "armed", "form", "shred", "palette", "help", "approval", "report", "reveal"],
 )
 def test_a_dialog_looks_as_it_did(place: str, keys: tuple[str, ...], picture: SnapshotAssertion) -> None:
     async def walk(app: ConsoleApp, pilot: Pilot[None]) -> None:
         await to(place, *keys)(app, pilot)
         if keys == ("w", "D"):
             await until(app, lambda text: "cannot be undone" in text)
-        if keys == ("w", "n"):
-            await until(app, lambda text: "● fits" in text)
+        wanted = {("w", "n"): "● fits", ("o",): "Report of", ("v", "tab", "enter"): "ledger"}.get(keys, "")
+        await until(app, lambda text: wanted in text)
 
     assert look(NARROW, walk) == picture
 

@@ -101,13 +101,29 @@ ACTIONS = (
         "dataset.import", "i", "import data", "bring rows in from a file, sealed", "overview", "data",
         policy="dataset.import",
     ),
+    _look(
+        "dataset.report", "o", "report", "lengths, balance, repeats, leakage, personal data: the newest report",
+        "data", policy="dataset.list",
+    ),
+    _change(
+        "dataset.measure", "m", "look", "have a worker look at the dataset and report, in numbers", "data",
+        policy="dataset.report", bar=False,
+    ),
+    _look(
+        "dataset.reveal", "v", "reveal", "see rows of the dataset, which is recorded", "data",
+        policy="dataset.reveal",
+    ),
+    _change(
+        "dataset.derive", "n", "derive", "make a dataset of this one: a sample, no repeats, no personal data",
+        "data", policy="dataset.derive",
+    ),
     _change(
         "dataset.classify", "c", "classify", "keep the dataset more strictly, or ask to keep it less strictly",
         "data", policy="dataset.classify",
     ),
     _change(
         "dataset.hold", "h", "hold", "place a legal hold: nothing of it can be shredded", "data",
-        policy="dataset.hold",
+        policy="dataset.hold", bar=False,
     ),
     _change(
         "dataset.release", "e", "release", "end the legal holds on the dataset", "data",

@@ -235,7 +235,7 @@ class ConsoleApp(App[None]):
     def request(
         self,
         work: Callable[[Client], Result],
-        then: Callable[[Result], None] | None = None,
+        then: Callable[[Result], object] | None = None,
         *,
         doing: str,
         failed: Callable[[str], None] | None = None,

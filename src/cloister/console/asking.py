@@ -194,7 +194,7 @@ def ask_base(console: ConsoleApp) -> None:
         console.say(f"Bringing {folder.name} in …", "info")
         console.request(
             lambda client: import_base(client, folder, values["name"], console.post_message),
-            lambda job: _ended(console, job, f"{values['name']} is in."),
+            lambda job: ended(console, job, f"{values['name']} is in."),
             doing=f"import {folder.name}",
         )
 
@@ -220,17 +220,24 @@ def import_base(client: Client, folder: Path, name: str, post: Callable[[Said], 
     finally:
         for descriptor in files.values():
             os.close(descriptor)
+    return followed(client, job, post)
+
+
+def followed(client: Client, job: Job, post: Callable[[Said], object]) -> Job:
+    """The job when it ended, telling how far it is until then."""
     for now in client.watch_job(job.job_id):
         post(Said(describe(now)))
         job = now
     return job
 
 
-def _ended(console: ConsoleApp, job: Job, well: str) -> None:
+def ended(console: ConsoleApp, job: Job, well: str) -> bool:
+    """Say how it ended; whether that was well."""
     if job.state == "done":
         console.say(well)
-    else:
-        console.say(f"{job.verb} {job.state}: {job.error.detail if job.error else ''}", "bad")
+        return True
+    console.say(f"{job.verb} {job.state}: {job.error.detail if job.error else ''}", "bad")
+    return False
 
 
 def ask_merge(console: ConsoleApp, run: str) -> None:

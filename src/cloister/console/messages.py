@@ -40,7 +40,7 @@ class Away(Message):
 class Answered(Message):
     """A request went well; `then` takes its answer, in the application's own thread."""
 
-    def __init__(self, answer: Any, then: Callable[[Any], None] | None, *, quiet: bool = False) -> None:
+    def __init__(self, answer: Any, then: Callable[[Any], object] | None, *, quiet: bool = False) -> None:
         super().__init__()
         self.quiet = quiet
         self.answer = answer

@@ -1,4 +1,7 @@
-"""Screen 2: datasets and their versions; bring in, classify, hold, shred. No row is ever shown here."""
+"""Screen 2: datasets and their versions; bring in, look into, derive, classify, hold, shred.
+
+Rows stay hidden but for those that are revealed, which is recorded.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console.asking import ask_dataset
+from cloister.console.asking_data import ask_derive, ask_report, ask_rows, show_report
 from cloister.console.asking_shred import ask_shred
 from cloister.console.paint import COLOURS, ago, facts, flat, number, outside, stack, state, titled
 from cloister.console.picture import Picture
@@ -28,7 +32,7 @@ class DataPlace(ListPlace):
 
     scope = "data"
     BINDINGS: ClassVar[list[BindingType]] = bindings("data")
-    needs: ClassVar[tuple[str, ...]] = ("datasets", "holds", "runs", "jobs")
+    needs: ClassVar[tuple[str, ...]] = ("datasets", "holds", "runs", "jobs", "bases")
     columns = ("dataset", "v", "class", "rows", "held out", "size", "by", "age")
     empty = "No data yet. w arms the console, then i brings a file in: sealed from its first byte."
 
@@ -80,7 +84,7 @@ class DataPlace(ListPlace):
                 "Counts", facts((name.replace("_", " "), number(value)) for name, value in one.counts.items())
             ),
             titled("Report", facts(flat(one.details))),
-            Text("Rows stay hidden here.", "dim"),
+            Text("o shows its report. Rows stay hidden: v reveals some, which is recorded.", "dim"),
         )
 
     @staticmethod
@@ -94,10 +98,43 @@ class DataPlace(ListPlace):
             self.console.say("The cursor is on no dataset.", "warn")
         return found
 
+    def _newest(self) -> StoredObject | None:
+        """The chosen one, where it is the version that the authority looks into."""
+        one = self._chosen()
+        versions = [
+            other.version
+            for other in self.console.picture.datasets
+            if one is not None and other.object_id == one.object_id
+        ]
+        if one is not None and one.version < max(versions):
+            self.console.say(f"Only its newest version, {max(versions)}, can be looked into.", "warn")
+            return None
+        return one
+
     # --- actions ------------------------------------------------------------------------------
 
     def do_dataset_import(self) -> None:
         ask_dataset(self.console)
+
+    def do_dataset_report(self) -> None:
+        one = self._newest()
+        if one is not None:
+            show_report(self.console, one)
+
+    def do_dataset_measure(self) -> None:
+        one = self._newest()
+        if one is not None:
+            ask_report(self.console, one)
+
+    def do_dataset_reveal(self) -> None:
+        one = self._newest()
+        if one is not None:
+            ask_rows(self.console, one)
+
+    def do_dataset_derive(self) -> None:
+        one = self._newest()
+        if one is not None:
+            ask_derive(self.console, one)
 
     def do_dataset_classify(self) -> None:
         one = self._chosen()

@@ -1,0 +1,98 @@
+"""Rows on their way to the operator's eyes: through a pipe into memory, escaped, and forgotten with the dialog.
+
+That they were asked for is recorded before the first one comes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from cloister.console.paint import outside, stack, styled
+from cloister.console.screens.dialogs import Tell
+from cloister.errors import InvalidInput
+from cloister.shown import visible
+
+if TYPE_CHECKING:
+    from cloister.api import RowsConfig
+    from cloister.client import Client
+
+LONGEST = 20_000
+"""Characters of one text that are shown."""
+MOST = 100
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`0-4,17` as numbers of rows. Errors: InvalidInput."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not all(one.isascii() and one.isdigit() and len(one) < 16 for one in (first, last or first)):
+            raise InvalidInput("rows are given as 0-4,17")
+        span = range(int(first), int(last or first) + 1)
+        if len(found) + len(span) > MOST or not span:
+            raise InvalidInput(f"at most {MOST} rows at once, the lower number first")
+        found += span
+    return tuple(found)
+
+
+def rows_of(client: Client, dataset: str, request: RowsConfig) -> list[dict[str, Any]]:
+    """The rows, or the labels. Errors: those of `Client.show_rows`."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        while piece := os.read(reading, 1 << 16):
+            pieces.append(piece)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        client.show_rows(dataset, request, writing)
+    finally:
+        os.close(writing)
+        reader.join()
+        os.close(reading)
+    return [json.loads(line) for line in b"".join(pieces).splitlines()]
+
+
+def spelled(lines: list[dict[str, Any]]) -> Text:
+    """Rows as text, every control character an escape."""
+    return stack(*(_label(line) if "number" in line else _row(line) for line in lines))
+
+
+def _label(line: dict[str, Any]) -> Text:
+    return outside(f"label {line['number']}: {line['label']} ({line['rows']} rows)")
+
+
+def _row(line: dict[str, Any]) -> Text:
+    marks = [f"row {line['row']}", str(line["side"])]
+    if line.get("label") is not None:
+        marks.append(f"label: {line['label']}")
+    marks += [f"{name}: {value}" for name, value in line.get("groups", {}).items()]
+    text = outside("── " + " · ".join(marks), style="bold") + Text("\n")
+    if line.get("text") is not None:
+        text.append(f"{_content(line['text'])}\n")
+    if line.get("tools") is not None:
+        text.append(f"[tools] {_content(line['tools'])}\n")
+    for message in line.get("messages", []):
+        text.append_text(styled(f"[{visible(str(message['role']), limit=24)}] ", "dim"))
+        text.append(f"{_content(message['content'])}\n")
+        for call in message.get("tool_calls", []):
+            text.append(f"  → {_content(call['name'])}({_content(call['arguments'])})\n")
+    return text
+
+
+def _content(value: object) -> str:
+    return visible(str(value), lines=True, limit=LONGEST)
+
+
+class Revealed(Tell):
+    """Rows to read. Closed, it holds none."""
+
+    def on_unmount(self) -> None:
+        self._text = Text("")

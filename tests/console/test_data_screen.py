@@ -1,0 +1,230 @@
+"""What is in a dataset: its report in numbers, rows revealed and gone again, another dataset made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+import pytest
+from console_world import WIDE, console, shown, type_in, until
+from recorded import LOOKED, NOW, REPORT, Recorded
+from rich.text import Text
+from textual.content import Content
+
+from cloister.api import DeriveRequest, Job, LengthFigures, ReportRequest, RowsConfig
+from cloister.console.reporting import STEPS, told
+from cloister.console.revealing import MOST, Revealed, numbers, spelled
+from cloister.errors import InvalidInput, NotFound
+from cloister.shown import visible
+
+
+class Noting(Recorded):
+    """Keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Any] = []
+
+    def report(self, dataset: str, request: ReportRequest) -> Job:
+        self.asked.append(request)
+        return LOOKED
+
+    def derive(self, dataset: str, request: DeriveRequest) -> Job:
+        self.asked.append(request)
+        return LOOKED
+
+    def show_rows(self, dataset: str, request: RowsConfig, output: int) -> Job:
+        self.asked.append(request)
+        return super().show_rows(dataset, request, output)
+
+
+def test_a_report_is_shown_whole() -> None:
+    text = told(REPORT).plain
+    for wanted in (
+        "1,500: 1,361 to train on, 139 held out",
+        "half of them at most 380",
+        "to 512",
+        "Balance of 3 labels",
+        "▲ 12",
+        "(3 inputs)",
+        "● 0",
+        "row 17, 230",
+        "longer than 1024 tokens",
+        "31 of 1,500 rows",
+        "question 30, answer 2",
+    ):
+        assert wanted in text, wanted
+    assert text.count("█" * 30) == 2, "the longest bar of each histogram is full"
+
+
+def test_a_long_histogram_keeps_its_rows() -> None:
+    histogram = [(n, 1) for n in range(1, 101)]
+    lengths = LengthFigures(
+        total=5050, shortest=1, longest=100, median=50, p95=95, p99=99, histogram=histogram
+    )
+    lines = told(REPORT.model_copy(update={"characters": lengths})).plain.splitlines()
+    bars = [line for line in lines if line.startswith("to ")]
+    assert len(bars) == STEPS and sum(int(line.split()[-1]) for line in bars) == 100
+    assert bars[-1].split()[1] == "100"
+
+
+def test_rows_are_named_by_ranges() -> None:
+    assert numbers("0-2,17") == (0, 1, 2, 17)
+    assert len(numbers(f"0-{MOST - 1}")) == MOST
+    for wrong in ("", "a", "3-1", f"0-{MOST}", "1,,2", "-1", "0-9999999999999999", "0-999999999999999"):
+        with pytest.raises(InvalidInput):
+            numbers(wrong)
+
+
+def test_the_newest_report_is_one_key_away_and_so_is_a_new_one() -> None:
+    client = Noting()
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, WIDE, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            await until(app, lambda text: "letters" in text)
+            await pilot.press("o")
+            await until(app, lambda text: "Report of claims" in text and "Balance" in text)
+            await pilot.press("escape", "m")
+            await until(app, lambda text: "Read-only" in text)
+            await pilot.press("w", "m")
+            await until(app, lambda text: "in numbers" in text)
+            await pilot.press("enter", "down", "enter", "tab", "tab", "enter")
+            await until(app, lambda text: "Report of claims" in text)
+
+    asyncio.run(walk())
+    client.close()
+    (request,) = client.asked
+    assert request.config.personal and request.base is None
+
+
+def test_a_dataset_that_nobody_looked_at_says_how_to() -> None:
+    client = Recorded()
+
+    def none(_: str) -> Any:
+        raise NotFound("nobody has looked at it yet")
+
+    client.last_report = none  # type: ignore[attr-defined]
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            await until(app, lambda text: "letters" in text)
+            await pilot.press("o")
+            await until(app, lambda text: "nobody has looked at it yet: m looks" in text)
+
+    asyncio.run(walk())
+    client.close()
+
+
+def test_rows_are_revealed_by_name_and_leave_nothing() -> None:
+    client = Noting()
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            await until(app, lambda text: "letters" in text)
+            await pilot.press("v")
+            await until(app, lambda text: "Reveal rows" in text)
+            await pilot.press("tab")
+            await type_in(pilot, "0-1")
+            await pilot.press("enter")
+            asked = await until(app, lambda text: "go on the ledger" in text)
+            assert "rows 0-1 of claims, confidential" in asked and not client.asked
+            await type_in(pilot, "claims")
+            await pilot.press("enter")
+            rows = await until(app, lambda text: "second line" in text)
+            assert "canary \\x1b[31m number 1" in rows and "label: theft" in rows
+            assert all(line == visible(line) for line in rows.splitlines())
+            assert isinstance(app.screen, Revealed)
+            gone = weakref.ref(app.screen)
+            await pilot.press("escape")
+            await until(app, lambda text: "canary" not in text)
+            await pilot.press("down")
+            await pilot.pause()
+            gc.collect()
+            kept = [one for one in gc.get_objects() if isinstance(one, Text | Content)]
+            assert not [one for one in kept if "canary" in one.plain]
+            assert gone() is None or "canary" not in gone()._text.plain  # type: ignore[union-attr]
+            assert "canary" not in shown(app)
+
+    asyncio.run(walk())
+    client.close()
+    assert [request.rows for request in client.asked] == [(0, 1)]
+
+
+def test_a_wrong_name_reveals_nothing() -> None:
+    client = Noting()
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            await until(app, lambda text: "letters" in text)
+            await pilot.press("v")
+            await until(app, lambda text: "Reveal rows" in text)
+            await pilot.press("tab", "enter")
+            await until(app, lambda text: "go on the ledger" in text)
+            await pilot.press("enter")
+            await until(app, lambda text: "that is not its name" in text)
+            await pilot.press("escape")
+            await until(app, lambda text: "Nothing was changed" in text)
+
+    asyncio.run(walk())
+    client.close()
+    assert not client.asked
+
+
+def test_another_dataset_is_made_of_one() -> None:
+    client = Noting()
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2", "w")
+            await until(app, lambda text: "letters" in text)
+            await pilot.press("n")
+            await until(app, lambda text: "Make a dataset" in text)
+            await type_in(pilot, "claims-safe")
+            await pilot.press("enter", "enter", "down", "down", "enter", "tab", "enter", "down", "enter")
+            await pilot.press("tab", "tab", "5", "0", "enter")
+            await until(app, lambda text: "claims-safe is made of claims" in text)
+
+    asyncio.run(walk())
+    client.close()
+    (request,) = client.asked
+    config = request.config
+    assert (config.personal, config.dedupe, config.sample, config.side) == ("replace", "exact", 50, "all")
+
+
+def test_every_sort_of_row_is_spelled_out() -> None:
+    lines = [
+        {"row": 0, "side": "train", "text": "plain\x07", "groups": {"site": "north\u202e"}},
+        {
+            "row": 1,
+            "side": "holdout",
+            "tools": "[]",
+            "messages": [
+                {
+                    "role": "assistant\x1b",
+                    "content": "",
+                    "tool_calls": [{"name": "f", "arguments": "{\x00}"}],
+                }
+            ],
+        },
+        {"number": 1, "label": "[red]x", "rows": 3},
+    ]
+    text = spelled(lines).plain
+    assert all(line == visible(line) for line in text.splitlines())
+    for wanted in ("plain\\x07", "north\\u202e", "f({\\x00})", "label 1: [red]x (3 rows)", "[tools] []"):
+        assert wanted in text
