@@ -111,6 +111,58 @@ LIVE = job(
     progress=Progress(stage="train", done=120, total=400, remaining_s=1980),
     metrics={"step": 120, "loss": 0.41, "holdout_loss": 0.52, "learning_rate": 1.6e-4, "tokens_per_s": 2710},
 )
+
+
+def _interval(value: float, half: float = 0.04) -> dict[str, float]:
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def _line(name: str, accuracy: float, gain: float | None, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "figures": {"accuracy": _interval(accuracy), "macro_f1": _interval(accuracy - 0.02)},
+        "gain": None if gain is None else _interval(gain),
+        "consistency": _interval(0.9),
+        "examples": 0.0,
+        "instructed": False,
+        "prompt_tokens": 212.0,
+        "latency_s": 0.21,
+        "seconds": 0.03,
+        "cost": 0.4,
+        "pays_after": None,
+    } | more
+
+
+FULL = {
+    "table": {
+        "rows": 139,
+        "kind": "classification",
+        "primary": "accuracy",
+        "lines": [
+            _line("base", 0.41, 0.525, instructed=True, pays_after=1800.0),
+            _line("few-shot", 0.78, 0.155, examples=8.0, prompt_tokens=1900.0, cost=2.1, pays_after=900.0),
+            _line("tuned", 0.935, None),
+        ],
+        "groups": [[{"rows": 80, "figures": {"base": 0.4, "few-shot": 0.8, "tuned": 0.95}}]],
+        "general": {
+            "items": 60,
+            "base": _interval(0.5),
+            "tuned": _interval(0.49),
+            "change": _interval(-0.01),
+            "kinds": {"arithmetic": [0.4, 0.38]},
+        },
+        "currency": "EUR",
+        "training_cost": 1.7,
+        "pays_after_person": 12.0,
+    },
+    "verdict": {
+        "advice": "deploy",
+        "against": "few-shot",
+        "sentences": ["Fine-tuning beats few-shot prompting by 15.5 points: deploy it."],
+    },
+    "notes": ["a group of 3 rows was left out"],
+}
+"""An evaluation's whole table, as a run's `evaluation["full"]` has it."""
 REPORT = DatasetReport(
     rows=1500,
     train_rows=1361,

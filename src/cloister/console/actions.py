@@ -161,6 +161,14 @@ ACTIONS = (
         "base.import", "b", "add base", "bring a base model in from a local folder", "overview", "models",
         policy="base.import",
     ),
+    _look(
+        "evaluation.show", "t", "table", "was it worth it: every way of asking, intervals, costs, verdict",
+        "models", policy="run.list",
+    ),
+    _change(
+        "evaluation.start", "e", "evaluate", "measure the run beside prompting and retrieval", "models",
+        policy="evaluation.start", bar=False,
+    ),
     _change(
         "model.serve", "s", "serve", "serve the merged model under the cursor", "models",
         policy="deployment.start",

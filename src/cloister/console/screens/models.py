@@ -14,6 +14,7 @@ from cloister.console.comparing import evaluation
 from cloister.console.paint import ago, facts, flat, outside, stack, state, styled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
+from cloister.console.weighing import ask_evaluation, show_table
 from cloister.console.widgets.rows import Line
 from cloister.shown import moment, size
 
@@ -116,7 +117,12 @@ class ModelsPlace(ListPlace):
                 return shown(approval)
         for run in picture.runs:
             if run.run_id == key:
-                return stack(outside(run.name, style="bold"), evaluation(run), _run_facts(run, picture))
+                return stack(
+                    outside(run.name, style="bold"),
+                    evaluation(run),
+                    _whole_table(run),
+                    _run_facts(run, picture),
+                )
         for one in (*picture.models, *picture.bases):
             if one.object_id == key:
                 return self._stored(one, picture)
@@ -164,6 +170,26 @@ class ModelsPlace(ListPlace):
             self.console.say("The cursor is on no merged model.", "warn")
         return found
 
+    def _run(self) -> Run | None:
+        """The run under the cursor, or the one that the model under it came of."""
+        key = self.chosen.key if self.chosen else None
+        made_of = {name for one in self.console.picture.models if one.object_id == key for name in one.inputs}
+        for run in self.console.picture.runs:
+            if run.run_id == key or run.adapter in made_of:
+                return run
+        self.console.say("The cursor is on no run.", "warn")
+        return None
+
+    def do_evaluation_show(self) -> None:
+        run = self._run()
+        if run is not None:
+            show_table(self.console, run.run_id, run.name)
+
+    def do_evaluation_start(self) -> None:
+        run = self._run()
+        if run is not None:
+            ask_evaluation(self.console, run)
+
     def do_approval_give(self) -> None:
         approval = self._approval()
         if approval is not None:
@@ -195,6 +221,13 @@ class ModelsPlace(ListPlace):
         model = self._merged()
         if model is not None:
             ask_shred(self.console, "models", model.object_id)
+
+
+def _whole_table(run: Run) -> Text:
+    """How to see whether it was worth it."""
+    if "full" in (run.evaluation or {}):
+        return Text("t shows every way of asking, with intervals and costs.", "dim")
+    return Text("e sets it against prompting and retrieval." if run.adapter is not None else "", "dim")
 
 
 def _exact(run: Run) -> str:
