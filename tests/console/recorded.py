@@ -14,6 +14,8 @@ from cloister.api import (
     ApiClient,
     Approval,
     Backup,
+    Curve,
+    CurvePoint,
     DatasetReport,
     Deployment,
     Environment,
@@ -163,6 +165,11 @@ FULL = {
     "notes": ["a group of 3 rows was left out"],
 }
 """An evaluation's whole table, as a run's `evaluation["full"]` has it."""
+CURVE = Curve(
+    run_id="rn-ffffffffffff",
+    name="first",
+    points=[CurvePoint(step=step, values={"loss": 3.0 / step}) for step in range(10, 440, 10)],
+)
 REPORT = DatasetReport(
     rows=1500,
     train_rows=1361,
@@ -375,7 +382,13 @@ class Recorded:
                 )
             ],
         }
-        self.answers |= {"plan": PLAN, "last_report": REPORT, "report": LOOKED, "watch_job": [LOOKED]}
+        self.answers |= {
+            "plan": PLAN,
+            "last_report": REPORT,
+            "report": LOOKED,
+            "watch_job": [LOOKED],
+            "run_curve": CURVE,
+        }
         self.entries = [
             LedgerEntry(
                 index=812 + i,

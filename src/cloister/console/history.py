@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class History:
             self._lines[job].append((event.time, str(event.data.get("message", ""))))
         elif event.kind == "job.state":
             self._lines[job].append((event.time, f"{event.data.get('state', '?')}"))
+
+    def fill(self, job: str, points: Iterable[tuple[int, dict[str, float]]]) -> None:
+        """All that a job measured, by step, in the place of what was heard of it."""
+        self._series.pop(job, None)
+        for step, values in points:
+            self._add(job, step, values)
 
     def series(self, job: str | None, name: str) -> list[tuple[int, float]]:
         """Steps and values, by step."""

@@ -15,6 +15,7 @@ from cloister.console.asking import ask_merge
 from cloister.console.asking_run import ask_run
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation, progress, result, settings, side_by_side
+from cloister.console.history import POINTS
 from cloister.console.paint import ago, facts, number, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
@@ -23,10 +24,13 @@ from cloister.console.widgets.rows import Line
 from cloister.shown import duration
 
 if TYPE_CHECKING:
-    from cloister.api import Job, Run
+    from cloister.api import Curve, Job, Run
     from cloister.client import Client
 
 LOG_LINES = 40
+MOVING = ("running", "queued")
+REST_S = 0.3
+"""So long the cursor rests on a run that ended before its curve is asked for."""
 RANK = {"running": 0, "queued": 1, "paused": 2}
 """What comes first in the list; what ended comes after it, the newest first."""
 
@@ -43,6 +47,11 @@ class RunsPlace(ListPlace):
     def __init__(self) -> None:
         super().__init__()
         self._marked: str | None = None
+        self._curves: set[str] = set()
+
+    def on_screen_resume(self) -> None:
+        self._curves.clear()
+        super().on_screen_resume()
 
     def side(self) -> Iterable[Widget]:
         with VerticalScroll(id="side"):
@@ -103,11 +112,32 @@ class RunsPlace(ListPlace):
 
     def _draw(self, run: Run) -> None:
         history, job = self.console.history, run.train_job.job_id
+        if run.train_job.state not in MOVING and run.run_id not in self._curves:
+            self.set_timer(REST_S, lambda: self._ask_curve(run))
         self.query_one(Curves).tell(
             history.series(job, "loss"),
             history.series(job, "holdout_loss"),
             history.series(job, "learning_rate"),
             colour=not self.console.no_color,
+        )
+
+    def _ask_curve(self, run: Run) -> None:
+        """The whole curve of a run that ended, which may be older than the events: once, where the cursor rests."""
+        if run.run_id in self._curves or self.chosen is None or self.chosen.key != run.run_id:
+            return
+        self._curves.add(run.run_id)
+
+        def told(curve: Curve) -> None:
+            points = ((point.step, point.values) for point in curve.points)
+            self.console.history.fill(run.train_job.job_id, points)
+            self._show_about(self.console.picture)
+
+        self.console.request(
+            lambda client: client.run_curve(run.run_id, most=POINTS),
+            told,
+            doing=f"curve of {run.name}",
+            failed=lambda problem: self.console.say(f"No curve of {run.name}: {problem}", "warn"),
+            quiet=True,
         )
 
     def _log(self, run: Run) -> Text:
