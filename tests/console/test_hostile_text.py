@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 from console_world import console, shown, until
 from pydantic import BaseModel
-from recorded import NOW, Recorded
+from recorded import FULL, NOW, PLAN, REPORT, Recorded
 
+from cloister.api import PersonalFigures, PlanAdvice, PlanPart
 from cloister.console.actions import PLACES
+from cloister.console.asking_run import expected, no_plan
+from cloister.console.reporting import told
 from cloister.console.screens.place import ListPlace
+from cloister.console.weighing import whole
 from cloister.shown import visible
 
 HOSTILE = [
@@ -192,6 +196,23 @@ def test_no_screen_interprets_what_it_shows(place: str) -> None:
 
     asyncio.run(walk())
     client.close()
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_reports_plans_and_tables_are_text(text: str) -> None:
+    """Whatever words a document has, and wherever it has them."""
+    personal = PersonalFigures(looked_at=3, rows=1, found={"email": {text: 1}})
+    report = REPORT.model_copy(update={"task": text, "lost": {text: 1}, "personal": personal})
+    advice = PlanAdvice(change={text: text}, costs=text, memory=1, fits=False)
+    part = PlanPart(name=text, bytes=1, of=text)
+    plan = PLAN.model_copy(
+        update={"parts": [part], "advice": [advice], "notes": [text], "currency": text, "fits": False}
+    )
+    table = {**FULL["table"], "lines": [{**line, "name": text} for line in FULL["table"]["lines"]]}
+    full = FULL | {"table": table | {"groups": []}, "verdict": {"sentences": [text]}, "notes": [text]}
+    run = Recorded().answers["runs"][0].model_copy(update={"evaluation": {"full": full}})
+    for shown_text in (told(report), expected(plan), whole(run), no_plan(text)):
+        assert is_harmless(shown_text.plain) and len(shown_text) < 40_000
 
 
 def test_a_line_of_the_log_and_a_refusal_are_text() -> None:

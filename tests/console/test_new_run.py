@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -23,10 +24,14 @@ class Planning(Recorded):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[PlanRequest] = []
+        self.slow = threading.Event()
         self.started: list[RunRequest] = []
 
     def plan(self, request: PlanRequest) -> RunPlan:
         self.asked.append(request)
+        if request.train.max_length == 500:
+            self.slow.wait(10)
+            return PLAN.model_copy(update={"fits": False})
         if request.train.max_length == 999:
             raise NotFound("there is no\x1b[31m dataset")
         if request.train.max_length == 77:
@@ -70,7 +75,7 @@ def test_the_plan_follows_what_is_typed_and_a_refusal_is_a_line() -> None:
             await pilot.press("3", "w")
             await until(app, lambda text: "second" in text)
             await pilot.press("n")
-            told = await until(app, lambda text: "● fits" in text)
+            told = await until(app, lambda text: "● fits" in text and "46m40s" in text)
             assert "9.0 GiB of 80.0 GiB" in told and "34m00s (25m00s to 46m40s), estimated" in told
             assert len(client.asked) == 1
             await type_in(pilot, "mine")
@@ -85,8 +90,8 @@ def test_the_plan_follows_what_is_typed_and_a_refusal_is_a_line() -> None:
                 app.screen.query_one("#field-length").focus()
                 await pilot.press(*["backspace"] * 4)
                 await type_in(pilot, length)
-                told = await until(app, lambda text, wanted=wanted: wanted in text)
-            assert "× does not fit" in told and "34m00s" in told
+                await until(app, lambda text, wanted=wanted: wanted in text)
+            await until(app, lambda text: "× does not fit" in text and "34m00s" in text)
             assert "max_length 512: 7.0 GiB, fits" in app.screen.query_one("#plan Static").render().plain  # type: ignore[union-attr]
             await pilot.press("backspace", "backspace", "x")
             await until(app, lambda text: "× no plan: not a number" in text)
@@ -97,6 +102,31 @@ def test_the_plan_follows_what_is_typed_and_a_refusal_is_a_line() -> None:
     client.close()
     (started,) = client.started
     assert (started.name, started.train.loss_on, started.train.epochs) == ("mine", "last", 4)
+
+
+def test_an_answer_that_comes_late_is_not_shown() -> None:
+    client = Planning()
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("3", "w")
+            await until(app, lambda text: "second" in text)
+            await pilot.press("n")
+            await until(app, lambda text: "● fits" in text)
+            for length in ("500", "600"):
+                app.screen.query_one("#field-length").focus()
+                await pilot.press(*["backspace"] * 4)
+                await type_in(pilot, length)
+                wanted = int(length)
+                await until(app, lambda _, wanted=wanted: client.asked[-1].train.max_length == wanted)
+            client.slow.set()
+            await asyncio.sleep(0.3)
+            await until(app, lambda text: "● fits" in text)
+
+    asyncio.run(walk())
+    client.close()
 
 
 def test_what_does_not_fit_and_cannot_is_said() -> None:

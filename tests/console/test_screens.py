@@ -208,7 +208,9 @@ def test_a_dialog_looks_as_it_did(place: str, keys: tuple[str, ...], picture: Sn
         await to(place, *keys)(app, pilot)
         if keys == ("w", "D"):
             await until(app, lambda text: "cannot be undone" in text)
-        wanted = {("w", "n"): "● fits", ("o",): "Report of", ("v", "tab", "enter"): "ledger"}.get(keys, "")
+        wanted = {("w", "n"): "once merged", ("o",): "Report of", ("v", "tab", "enter"): "ledger"}.get(
+            keys, ""
+        )
         await until(app, lambda text: wanted in text)
 
     assert look(NARROW, walk) == picture
