@@ -93,6 +93,21 @@ def test_a_run_is_started_followed_and_opened(full: Appliance) -> None:
     asyncio.run(walk())
 
 
+def test_a_new_run_says_what_it_would_take(full: Appliance) -> None:
+    before = len(full.client.runs())
+
+    async def walk() -> None:
+        async with console(full.home.authority_socket, size=(120, 40)) as (app, pilot):
+            await pilot.press("3", "w")
+            await until(app, lambda text: "ARMED" in text and "Reading" not in text)
+            await until(app, lambda _: app.picture.datasets and app.picture.bases)
+            await pilot.press("n")
+            await until(app, lambda text: "● fits" in text and "steps" in text and "estimated" in text)
+
+    asyncio.run(walk())
+    assert len(full.client.runs()) == before
+
+
 def test_a_dataset_is_looked_at_and_its_rows_are_revealed(full: Appliance) -> None:
     async def walk() -> None:
         async with console(full.home.authority_socket) as (app, pilot):
