@@ -60,6 +60,12 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         )
         metric = None
         if config.table is not None and config.table.metric is not None:
+            if task.kind == "text":
+                raise InvalidInput(
+                    "a metric of one's own is of answers, and plain texts have none",
+                    where=holdout.name,
+                    remedy="Leave --metric out: texts are told by their loss.",
+                )
             metric = stack.enter_context(Confined(files["metric"], config.table.metric))
         emit.progress("load", 0, 1)
         given.base.check(full=True)
