@@ -85,7 +85,9 @@ def test_a_run_is_started_followed_and_opened(full: Appliance) -> None:
         async with console(full.home.authority_socket, size=(120, 40)) as (app, pilot):
             await pilot.press("3")
             await until(app, lambda text: "first" in text)
-            await until(app, lambda text: "loss (line)" in text, seconds=90)  # the curves come with the numbers
+            await until(
+                app, lambda text: "loss (line)" in text, seconds=90
+            )  # the curves come with the numbers
             await until(app, lambda text: "held-out rows" in text, seconds=240)
             await pilot.press("enter")
             assert "evaluation  ● done" in await until(app, lambda text: "hold-out loss " in text)
