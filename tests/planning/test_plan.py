@@ -88,6 +88,13 @@ def test_what_does_not_fit_is_told_what_would() -> None:
     ]
 
 
+def test_processes_share_the_memory_of_a_cpu_and_have_a_card_each() -> None:
+    one, two = TrainConfig(), TrainConfig(processes=2)
+    assert plan(two).memory == pytest.approx(2 * plan(one).memory, rel=1e-6)
+    card = Machine("cuda", 24 * GIB, 8, gpu="NVIDIA L4")
+    assert plan(two, card).memory == plan(one, card).memory
+
+
 def test_nothing_helps_where_the_weights_alone_are_too_large() -> None:
     found = plan(TrainConfig(), Machine("cpu", 2 * GIB, 4))
     assert not found.fits and not any(advice.fits for advice in found.advice)

@@ -67,6 +67,15 @@ def test_every_preset_is_a_run_that_can_be_started(name: str, aim: str) -> None:
         assert train.micro_batch_size == 1 and train.gradient_checkpointing is True
 
 
+def test_what_stands_inside_a_recipes_datasets_is_not_dropped_unseen() -> None:
+    text = "base_model: m\npretraining_dataset:\n  - {path: a, type: completion, text_column: body, split: train}"
+    found = translate(text.encode(), "x")
+    assert found.train == {"loss_on": "all"}
+    assert found.left == [
+        ("datasets 1: text_column, split", "said at the import: formats are recognised, columns mapped")
+    ]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_states_its_trade_offs(name: str) -> None:
     text = preset_text(name)

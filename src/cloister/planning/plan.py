@@ -59,7 +59,7 @@ def plan_run(
     """The plan. Nothing is refused here: what does not fit is said, with what would."""
     correction = _median(known.peaks)
     parts = training_parts(shape, config, train, machine.device)
-    memory = round(sum(part.bytes for part in parts) * (correction or 1.0))
+    memory = round(_together(config, machine) * sum(part.bytes for part in parts) * (correction or 1.0))
     seconds, low, high = _seconds(shape, config, train, holdout, machine, known)
     cost = cost_of(seconds, config.processes, prices, machine.watts)
     served = serving_bytes(shape, min(SERVED_CONTEXT, config.max_length), machine.device)
@@ -85,6 +85,11 @@ def plan_run(
         currency=cost.currency,
         serve=ServePlan(memory=served, available=machine.memory, fits=served <= machine.memory),
     )
+
+
+def _together(config: TrainConfig, machine: Machine) -> int:
+    """Processes of the run that share this memory: on a CPU all of them, of GPUs each has its own."""
+    return config.processes if machine.device == "cpu" else 1
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -116,7 +121,7 @@ def _advice(
 
     def memory_of(settings: TrainConfig) -> int:
         parts = training_parts(shape, settings, lengths, machine.device)
-        return round(sum(part.bytes for part in parts) * correction)
+        return round(_together(settings, machine) * sum(part.bytes for part in parts) * correction)
 
     now = config
     for kind in _changes(config, machine.device, lengths):

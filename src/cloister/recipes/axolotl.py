@@ -218,12 +218,26 @@ def _template(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
 
 def _datasets(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
     entries = value if isinstance(value, list) else [value]
+    for number, entry in enumerate(entries, 1):
+        told = [str(key) for key in entry if key not in _FOUND_OUT] if isinstance(entry, dict) else []
+        if told:
+            found.left.append(
+                (
+                    f"datasets {number}: {', '.join(told)}",
+                    "said at the import: formats are recognised, columns mapped",
+                )
+            )
     many = f" ({len(entries)}, then merge them: `cloister dataset derive`)" if len(entries) > 1 else ""
     share = recipe.get("val_set_size")
     holdout = f" --holdout {float(share)}" if share and 0 < float(share) <= 0.5 else ""
     found.next_steps.append(
         f"Import the dataset{many}: `cloister dataset import FILE --name DATASET{holdout}`."
     )
+
+
+def _pretraining(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    found.train["loss_on"] = "all"
+    _datasets(found, value, recipe)
 
 
 def _val_size(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
@@ -300,7 +314,7 @@ _RULES: dict[str, _Rule] = {
     "chat_template": _template,
     "chat_template_jinja": _why("a template of one's own is not taken; the base model's is"),
     "datasets": _datasets,
-    "pretraining_dataset": _datasets,
+    "pretraining_dataset": _pretraining,
     "test_datasets": _why("another dataset to measure on: `holdout: DATASET` in the run file"),
     "val_set_size": _val_size,
     "special_tokens": _tokens,
@@ -316,6 +330,9 @@ _RULES: dict[str, _Rule] = {
     "resume_from_checkpoint": _why("`cloister run resume RUN`"),
     "default_system_message": _why("given at the import: `cloister dataset import FILE --system-file TEXT`"),
 }
+
+_FOUND_OUT = frozenset({"path", "data_files", "ds_type", "type", "name"})
+"""Of a dataset's entry: where it lies, and the format, which an import recognises by content."""
 
 _MEANINGLESS = frozenset(
     {
