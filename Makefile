@@ -27,17 +27,20 @@ setup:
 demo: setup
 	@$(BIN)/cloister demo $(ARGS)
 
-# The newest home of this account that `cloister demo --keep` left. Its passphrase is said at the end of the demo.
+# The newest home of this account that `cloister demo --keep` left, and its passphrase, said at the end of the demo.
 DEMO_HOME = find $${TMPDIR:-/tmp} -maxdepth 2 -path '*/cloister-demo-*/home' -user $$(id -un) -printf '%T@ %p\n' \
 	2>/dev/null | sort -rn | head -n 1 | cut -d ' ' -f 2
+DEMO_PASSPHRASE := claims desk demo
 
 console: setup
 	@test -d "$$($(DEMO_HOME))" || $(BIN)/cloister demo --keep
+	@echo '$(DEMO_PASSPHRASE)' | CLOISTER_HOME="$$($(DEMO_HOME))" $(BIN)/cloister unlock --passphrase-fd 0 || true
 	@CLOISTER_HOME="$$($(DEMO_HOME))" $(BIN)/cloister console
+	@echo 'The passphrase of this home, should it be locked: $(DEMO_PASSPHRASE)'
 
 test:
 	@deploy/setup.sh test
-	$(PYTEST) -q -m 'not slow and not soak' $(ARGS)
+	$(PYTEST) -q -n 2 --dist loadfile -m 'not slow and not soak' $(ARGS)
 	$(PYTEST) -q -m 'slow and not soak' $(ARGS)
 
 check:

@@ -346,6 +346,7 @@ uninstall() {
   fi
   local unit role one
   if systemd_runs; then systemctl -q stop cloister.target cloister-gateway.service cloisterd.service cloister-launcher.service 2>/dev/null || true; fi
+  require_stopped 'nothing was taken away'  # where systemd does not run, or one was started by hand
   for unit in "${units[@]}"; do
     if [ ! -e "/etc/systemd/system/$unit" ]; then continue; fi
     systemctl -q disable "$unit" 2>/dev/null || true

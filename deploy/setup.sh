@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes what Cloister needs to run from this checkout: a virtual environment from the hashed locks, the
-# package itself, and bubblewrap. Run twice, the second time installs nothing.
+# package itself, bubblewrap, on a CPU libnuma, for the tests tmux. Run twice, the second time installs nothing.
 #
 #   deploy/setup.sh [run|test|bench]      what for; each adds to the one before
 set -euo pipefail
@@ -13,24 +13,26 @@ say() { printf 'set-up: %s\n' "$*" >&2; }
 die() { printf 'set-up: %s\n' "$*" >&2; exit 1; }
 . deploy/find_python.sh
 
-ensure_bubblewrap() {
-  command -v bwrap >/dev/null && return
-  local install
-  if command -v apt-get >/dev/null; then install='apt-get install -y --no-install-recommends bubblewrap'
-  elif command -v dnf >/dev/null; then install='dnf install -y bubblewrap'
-  elif command -v zypper >/dev/null; then install='zypper --non-interactive install bubblewrap'
-  else die 'bubblewrap (bwrap) is missing and no known package manager was found: install it and run this again.'; fi
+# ensure WHAT DEBIAN FEDORA SUSE: a system package, by its name in each family.
+ensure() {
+  local what=$1 install
+  if command -v apt-get >/dev/null; then install="apt-get install -y --no-install-recommends $2"
+  elif command -v dnf >/dev/null; then install="dnf install -y $3"
+  elif command -v zypper >/dev/null; then install="zypper --non-interactive install $4"
+  else die "$what is missing and no known package manager was found: install it and run this again."; fi
   local as_root=''
   if [ "$(id -u)" != 0 ]; then
     if sudo -n true 2>/dev/null; then as_root='sudo -n'
-    else die "bubblewrap (bwrap) is missing. Ask an administrator to run: $install"; fi
+    else die "$what is missing. Ask an administrator to run: $install"; fi
   fi
-  say "installing bubblewrap: $install"
+  say "installing $what: $install"
   if ! $as_root $install >/dev/null 2>&1; then
     if command -v apt-get >/dev/null; then $as_root apt-get update -q >/dev/null 2>&1 || true; fi
     $as_root $install >/dev/null || die "that failed. Run it by hand: $install"
   fi
 }
+
+has_library() { PATH="$PATH:/sbin:/usr/sbin" ldconfig -p | grep -F "$1" >/dev/null; }
 
 install_locks() {
   local requirements=() name
@@ -53,7 +55,13 @@ case "$purpose" in
   *) die "unknown purpose '$purpose': run, test or bench" ;;
 esac
 
-ensure_bubblewrap
+command -v bwrap >/dev/null || ensure 'bubblewrap (bwrap)' bubblewrap bubblewrap bubblewrap
+if [ "$backend" = cpu ]; then  # vLLM's CPU build links it
+  has_library libnuma.so.1 || ensure libnuma libnuma1 numactl-libs libnuma1
+fi
+if [ "$purpose" != run ]; then  # the console is tried in a real terminal
+  command -v tmux >/dev/null || (ensure tmux tmux tmux tmux) || say 'going on without: what needs it is skipped'
+fi
 python=''
 if [ ! -x "$venv/bin/python" ]; then
   python=$(find_python)

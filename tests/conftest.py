@@ -23,12 +23,19 @@ from cloister.api import (
 from cloister.client import Client
 from cloister.home import Home
 from cloister.sources import open_base_folder
+from cloister.vault import ArgonParams, Vault
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 LOOPBACK = "127.0.0.1:0"
 PASSPHRASE = "correct horse battery staple"
 BASE_FOLDER = Path(__file__).parents[1] / "src" / "cloister" / "demo" / "base"
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for one test, with a short name: the path of a socket has little room."""
+    return tmp_path_factory.mktemp("t")
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +64,17 @@ class Appliance:
         self.client.unlock(PASSPHRASE)
 
 
+QUICK = ArgonParams(memory_kib=8 << 10, iterations=1, lanes=1)
+"""A passphrase that takes milliseconds to try. A slot keeps its parameters, so whoever unlocks it later takes them."""
+
+
 def start_appliance(root: Path, *, gateway: bool = True) -> Appliance:
     home = Home(root)
+    home.make()
+    Vault.create(home.keys, PASSPHRASE.encode(), argon=QUICK).close()
     embedded.start(home, gateway=gateway, listen=LOOPBACK)
     client = Client(home.authority_socket)
-    client.initialise(PASSPHRASE)
+    client.unlock(PASSPHRASE)
     return Appliance(home, client)
 
 

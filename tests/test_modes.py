@@ -65,3 +65,15 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "name").touch()
     with pytest.raises(FileExistsError):
         modes.make_folder(tmp_path / "name")
+
+
+def test_what_another_account_put_there_in_place_of_a_file_is_let_go_of(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_bytes(b"12345")
+    before = os.listdir("/proc/self/fd")
+    for name in ("folder", "pipe", "long"):
+        with pytest.raises(OSError):
+            modes.read_foreign(tmp_path / name, 4)
+    assert os.listdir("/proc/self/fd") == before
+    assert modes.read_foreign(tmp_path / "long", 5) == b"12345"

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cloister.api import (
     EVENTS_LOST,
@@ -44,6 +44,7 @@ from cloister.api import (
     Deployment,
     DeploymentState,
     DeriveRequest,
+    EngineLoad,
     ErrorsConfig,
     EvaluationRequest,
     Event,
@@ -74,6 +75,7 @@ from cloister.api import (
     PolicyQuestion,
     PolicySetInfo,
     PolicyTable,
+    PriorityRequest,
     Problem,
     RenderRequest,
     ReportRequest,
@@ -113,6 +115,12 @@ PATIENCE_S = 30.0
 """So long a request waits for its turn where this account asks for more than its share."""
 REQUEST_TIMEOUT_S = 60.0
 STREAM_SILENCE_S = 30.0
+BROKEN: dict[type[httpx.TransportError], str] = {
+    httpx.ConnectError: "nothing listens on its socket",
+    httpx.ReadTimeout: "it takes too long",
+    httpx.ReadError: "the connection broke off",
+    httpx.RemoteProtocolError: "the connection broke off",
+}
 SLOT_TIMEOUT_S = 300.0
 """Key derivations and tokens take their time."""
 WATCH_PATIENCE_S = 120.0
@@ -123,8 +131,17 @@ DESCRIPTORS_PER_MESSAGE = 250
 class Client:
     """A connection to one authority. Errors: those of `cloister.errors`, as the authority raised them."""
 
-    def __init__(self, authority_socket: Path) -> None:
+    def __init__(
+        self,
+        authority_socket: Path,
+        *,
+        answer_s: float = REQUEST_TIMEOUT_S,
+        silence_s: float = STREAM_SILENCE_S,
+    ) -> None:
+        """A question that changes nothing is answered within `answer_s`; a stream is silent for at most `silence_s`."""
         self._socket = authority_socket
+        self._answer_s = answer_s
+        self._silence_s = silence_s
         self._http = httpx.Client(
             transport=httpx.HTTPTransport(uds=str(authority_socket)),
             base_url="http://authority",
@@ -271,8 +288,18 @@ class Client:
         return self._get(f"/v1/models/{_quoted(reference)}", StoredObject)
 
     def import_dataset(self, request: DatasetImport, descriptors: Mapping[str, int]) -> Job:
-        """Queue an import; `source` is the file, `report` (optional) is where problems are written."""
+        """Queue an import; `source` is the file, `source:1` and so on those of `config.more`, `report` (optional) is
+        where problems are written."""
         return self._deliver(self._post("/v1/datasets", request, JobTicket), descriptors)
+
+    def source_goes(self, reference: str, filesystem: str, *, overwritten: bool) -> None:
+        """Have entered that the caller, who imported this dataset, removes the file that it came from. Before doing so.
+
+        Errors: Conflict where somebody else imported it; LedgerUnavailable, and then do not remove it.
+        """
+        kind = re.sub(r"[^a-z0-9._-]", "-", filesystem.lower())[:32] or "unknown"
+        path = f"/v1/datasets/{_quoted(reference)}/source-removal"
+        self._send(f"{path}?filesystem={kind}&overwritten={str(overwritten).lower()}", None)
 
     def import_base(self, request: BaseImport, descriptors: Mapping[str, int]) -> Job:
         """Queue an import of model files; descriptor `file:<i>` is `request.config.files[i]`."""
@@ -432,6 +459,14 @@ class Client:
     def pause_job(self, job_id: str) -> Job:
         return self._post(f"/v1/jobs/{_quoted(job_id)}/pause", None, Job, timeout=None)
 
+    def raise_job(self, job_id: str, priority: int) -> Job:
+        """Give a job a higher priority than it has: it starts before others. Errors: Conflict where that is none."""
+        return self._post(f"/v1/jobs/{_quoted(job_id)}/raise", PriorityRequest(priority=priority), Job)
+
+    def lower_job(self, job_id: str, priority: int) -> Job:
+        """Give a job a lower priority than it has: others start before it. Errors: Conflict where that is none."""
+        return self._post(f"/v1/jobs/{_quoted(job_id)}/lower", PriorityRequest(priority=priority), Job)
+
     def retry_job(self, job_id: str) -> Job:
         return self._post(f"/v1/jobs/{_quoted(job_id)}/retry", None, Job)
 
@@ -494,8 +529,14 @@ class Client:
     def deployments(self) -> list[Deployment]:
         return self._get("/v1/deployments", list[Deployment])
 
-    def stop_deployment(self, reference: str) -> Deployment:
-        return self._post(f"/v1/deployments/{_quoted(reference)}/stop", None, Deployment, timeout=None)
+    def engine_loads(self) -> list[EngineLoad]:
+        """What the engines that answer say of their work and their cache."""
+        return self._get("/v1/deployments/load", list[EngineLoad])
+
+    def stop_deployment(self, reference: str, *, drain_s: float = 0) -> Deployment:
+        """Stop serving: new requests are refused at once, those in progress have `drain_s` to end."""
+        path = f"/v1/deployments/{_quoted(reference)}/stop"
+        return self._post(path, None, Deployment, params={"drain_s": drain_s}, timeout=None)
 
     def ready_deployment(self, deployment_id: str, timeout_s: float = 600.0) -> Deployment:
         """Wait until a deployment answers. Errors: Unavailable with its last problem after the time."""
@@ -526,7 +567,7 @@ class Client:
         An event of a kind in `EVENTS_LOST` says that some before it are lost: read anew what you show, and go on.
         """
         for data in self._stream("/v1/events", after=after):
-            yield Event.model_validate_json(data)
+            yield _read(Event, data, "/v1/events")
 
     def ledger(self) -> LedgerStatus:
         return self._get("/v1/audit/head", LedgerStatus)
@@ -547,7 +588,7 @@ class Client:
         """Entries from that index on as they are made. Errors: Unavailable when it breaks off."""
         query = {name: value for name, value in wanted.items() if value is not None}
         for data in self._stream("/v1/audit/follow", after=after, **query):
-            yield LedgerEntry.model_validate_json(data)
+            yield _read(LedgerEntry, data, "/v1/audit/follow")
 
     def log_state(self, ledger: LedgerName) -> LogState:
         """What a copy of a ledger needs beside its tiles. Errors: NotFound where nothing is signed yet."""
@@ -586,10 +627,10 @@ class Client:
     # --- the wire --------------------------------------------------------------------------------
 
     def _get(self, path: str, kind: type[Answer], **query: Any) -> Answer:
-        return TypeAdapter(kind).validate_json(self._request("GET", path, None, params=query))
+        return _read(kind, self._request("GET", path, None, params=query), path)
 
     def _post(self, path: str, body: BaseModel | None, kind: type[Answer], **options: Any) -> Answer:
-        return TypeAdapter(kind).validate_json(self._request("POST", path, body, **options))
+        return _read(kind, self._request("POST", path, body, **options), path)
 
     def _send(self, path: str, body: BaseModel | None, **options: Any) -> None:
         self._request("POST", path, body, **options)
@@ -597,6 +638,8 @@ class Client:
     def _request(self, method: str, path: str, body: BaseModel | None, **options: Any) -> bytes:
         content = body.model_dump_json() if body is not None else None
         headers = {"content-type": "application/json"} if body is not None else {}
+        if method == "GET":
+            options.setdefault("timeout", self._answer_s)
         once = method == "POST" and re.fullmatch(ONCE_PATHS, path) is not None
         if once:
             headers["idempotency-key"] = uuid.uuid4().hex
@@ -621,7 +664,7 @@ class Client:
 
     def _stream(self, path: str, **query: Any) -> Iterator[str]:
         """The data of server-sent events, one after the other. Errors: Unavailable when they break off."""
-        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=STREAM_SILENCE_S)
+        timeout = httpx.Timeout(self._answer_s, read=self._silence_s)
         try:
             with self._http.stream("GET", path, params=query, timeout=timeout) as response:
                 if response.status_code >= 400:
@@ -636,7 +679,7 @@ class Client:
 
     def _unavailable(self, error: httpx.TransportError) -> Unavailable:
         return Unavailable(
-            f"the authority does not answer ({type(error).__name__})",
+            f"the authority does not answer: {BROKEN.get(type(error), type(error).__name__)}",
             where=str(self._socket),
             remedy="Start it with `cloister up`.",
         )
@@ -685,6 +728,18 @@ def _error(response: httpx.Response) -> CloisterError:
         return error_of(Problem.model_validate_json(response.content))
     except ValueError:
         return CloisterError(f"the authority answered {response.status_code}")
+
+
+def _read(kind: type[Answer], answer: bytes | str, path: str) -> Answer:
+    """An answer as its document. Errors: CloisterError, without a value, where it is none of this version's."""
+    try:
+        return TypeAdapter(kind).validate_json(answer)
+    except ValidationError:
+        raise CloisterError(
+            "the authority's answer is not understood: it may be of another version than this program",
+            where=path,
+            remedy="Leave, and begin again with the version that is installed now.",
+        ) from None
 
 
 def _quoted(reference: str) -> str:

@@ -85,10 +85,15 @@ def read_foreign(path: Path, limit: int) -> bytes:
     Raises OSError; also where it is no regular file, or longer than `limit` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if not stat.S_ISREG(
+            os.fstat(descriptor).st_mode
+        ):  # of a folder Python makes no file, and closes nothing
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        data = file.read(limit + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise OSError(errno.EFBIG, "longer than it can be", str(path))
     return data

@@ -10,9 +10,11 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cloister.descriptors import close_all
 from cloister.errors import Denied, InvalidInput, NotFound
 
 _PIECE = 1 << 20
@@ -83,10 +85,9 @@ class Removable:
         self.close()
 
     def close(self) -> None:
-        for descriptor in (self._file, self._folder):
-            if descriptor >= 0:
-                os.close(descriptor)
+        ours = [descriptor for descriptor in (self._file, self._folder) if descriptor >= 0]
         self._file = self._folder = -1
+        close_all(ours)
 
     def check_same(self, descriptor: int) -> None:
         """Raises InvalidInput where an open descriptor is of another file, or the file has changed since."""
@@ -106,6 +107,16 @@ class Removable:
             raise InvalidInput(
                 "it was moved meanwhile, so it was not removed", where=str(self.path)
             ) from None
+
+    def go(self, descriptor: int, enter: Callable[[Ground], None]) -> int:
+        """`remove` the file that the import has read by `descriptor`, once `enter` has recorded that it goes.
+
+        Raises what `check_same`, `enter` and `remove` do; the file stays then.
+        """
+        self.check_same(descriptor)
+        enter(self.ground)
+        self.check_same(descriptor)
+        return self.remove()
 
     def remove(self) -> int:
         """Overwrite the file once with random bytes, where that reaches its blocks, and remove it.

@@ -6,6 +6,7 @@ an escape: nothing in it can pass for something of ours.
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,13 @@ _HIDDEN = frozenset(
     "\ufe00\ufe01\ufe02\ufe03\ufe04\ufe05\ufe06\ufe07\ufe08\ufe09\ufe0a\ufe0b\ufe0c\ufe0d\ufe0e\ufe0f"
 )
 """Bidirectional controls, and what takes no room though `str.isprintable` calls it printable."""
+LONGEST = 1000
+"""Characters of a line that describes something."""
 _COMBINING = 3
 """So many marks on one character are shown; more would climb over the lines above."""
+
+MEASURED = {"loss": "loss", "holdout_loss": "hold-out loss", "tokens_per_s": "tokens/s"}
+"""Numbers of a job that are told in a line."""
 
 
 def visible(text: str, *, lines: bool = False, limit: int | None = None) -> str:
@@ -61,18 +67,29 @@ def size(count: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as `1h02m`, `3m05s` or `12s`; `?` where there is no estimate."""
-    if seconds is None:
+    """Seconds as `1h02m`, `3m05s` or `12s`; `?` where there is no estimate. What is overdue has none left."""
+    if seconds is None or not math.isfinite(seconds):
         return "?"
-    whole = int(seconds + 0.5)
+    whole = max(0, int(seconds + 0.5))
     if whole >= 3600:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
 
 
+def counted(count: object, noun: str) -> str:
+    """`1 row`, `1,500 rows`; `? rows` of what is no number."""
+    told = f"{count:,}" if isinstance(count, int) else "?"
+    return f"{told} {noun}{'' if count == 1 else 's'}"
+
+
 def moment(time: datetime | None) -> str:
     """Month, day, hour and minute in this machine's zone."""
     return time.astimezone().strftime("%m-%d %H:%M") if time else "-"
+
+
+def until(time: datetime | None) -> str:
+    """A moment that may be years away, with its year."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else "-"
 
 
 def describe(job: Job) -> str:
@@ -91,7 +108,7 @@ def describe(job: Job) -> str:
             parts.append(f"in about {duration(job.starts_in_s)}")
     if job.state == "running" and (job.device or "cpu") != "cpu":
         parts.append(str(job.device))
-    for name in ("loss", "holdout_loss", "tokens_per_s"):
+    for name, words in MEASURED.items():
         if name in job.metrics:
-            parts.append(f"{name} {job.metrics[name]:.4g}")
-    return visible(" · ".join(parts))
+            parts.append(f"{words} {job.metrics[name]:.4g}")
+    return visible(" · ".join(parts), limit=LONGEST)

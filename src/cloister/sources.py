@@ -12,6 +12,7 @@ import re
 import stat
 from pathlib import Path
 
+from cloister.descriptors import close_all
 from cloister.errors import Denied, InvalidInput, NotFound
 
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors\Z")
@@ -105,8 +106,7 @@ def open_base_folder(path: str | Path) -> dict[str, int]:
         if not opened:
             raise InvalidInput("the folder holds no model", where=str(path))
     except BaseException:
-        for descriptor in opened.values():
-            os.close(descriptor)
+        close_all(opened.values())
         raise
     finally:
         os.close(folder)

@@ -77,8 +77,16 @@ class ExportFolder:
             ) from None
         except OSError as error:
             raise self._told(error, self._part) from None
-        self._into = os.open(self._part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        reading, self.output = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._into = os.open(self._part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                reading, self.output = os.pipe2(os.O_CLOEXEC)
+            except OSError:
+                os.close(self._into)
+                raise
+        except OSError as error:
+            self._part.rmdir()
+            raise self._told(error, self._part) from None
         with contextlib.suppress(OSError):  # the system's limit for one account's pipes
             fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, _PIECE)
         self._failed: CloisterError | None = None
@@ -89,9 +97,9 @@ class ExportFolder:
 
     def handed_over(self) -> None:
         """Whoever writes has a descriptor of their own: theirs is now the only one. May be called twice."""
-        if self.output >= 0:
-            os.close(self.output)
-            self.output = -1
+        output, self.output = self.output, -1
+        if output >= 0:
+            os.close(output)
 
     @property
     def failed(self) -> CloisterError | None:
@@ -267,8 +275,8 @@ class _Pipe(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            super().close()
             os.close(self._descriptor)
-        super().close()
 
 
 class _CutOffError(Exception):

@@ -1066,13 +1066,19 @@ class _Log:
                 self.problem(path, "is larger than a journal can be")
                 return
             seed = _sha(b"cloister ledger journal\n" + self.key.name.encode()).digest()
-            at = yield from _sound_frames(descriptor, end, seed)
-            if any(data.strip(b"\x00") for _, data in _pieces(descriptor, at, end)):
-                if _is_torn(descriptor, at, end):
+            at, digest = yield from _sound_frames(descriptor, 0, end, seed)
+            while any(data.strip(b"\x00") for _, data in _pieces(descriptor, at, end)):
+                torn, before = _is_torn(descriptor, at, end), at
+                # A log in use: what was looked at may have been half written then, and be whole by now.
+                at, digest = yield from _sound_frames(descriptor, at, end, digest)
+                if at > before:
+                    continue
+                if torn:
                     name = path.relative_to(self.root)
                     self.report.notes.append(f"{name}: a torn write at byte {at}, never acknowledged")
                 else:
                     self.problem(path, f"damaged at byte {at}")
+                break
         except OSError as error:
             self.problem(path, f"cannot be read: {error.strerror}")
         finally:
@@ -1168,10 +1174,9 @@ class _Log:
 
 
 def _sound_frames(
-    descriptor: int, end: int, digest: bytes
-) -> Generator[tuple[int, int, Iterator[bytes]], None, int]:
-    """(first index, count, entries) of one frame after the other; returns the offset behind the last."""
-    at = 0
+    descriptor: int, at: int, end: int, digest: bytes
+) -> Generator[tuple[int, int, Iterator[bytes]], None, tuple[int, bytes]]:
+    """(first index, count, entries) of one frame after the other; returns where the last ends, and its digest."""
     while length := _frame_length(descriptor, at):
         stop = at + length
         if stop > end:
@@ -1188,7 +1193,7 @@ def _sound_frames(
         digest = hashed.digest()
         yield int.from_bytes(header[8:16], "big"), count, _records(descriptor, at + 24, stop - 33)
         at = stop
-    return at
+    return at, digest
 
 
 def _count_records(descriptor: int, at: int, stop: int) -> int:
@@ -1435,8 +1440,12 @@ class Witness:
         self.state = state
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._private = self._load(name)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._private = self._load(name)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def close(self) -> None:
         os.close(self._lock)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from cloister.appliance.state import JobRow, ObjectRow
 from cloister.home import Home
 from cloister.launcher.server import Launcher, LauncherConfig
 from cloister.policy import Settings
+from cloister.vault import ArgonParams, Vault
 
 PEER = Peer(os.getpid(), os.getuid(), os.getgid())
 PASSPHRASE = "correct horse"
@@ -159,6 +161,18 @@ def start_launcher(home: Home) -> tuple[Launcher, asyncio.Task[None]]:
     return launcher, asyncio.ensure_future(launcher.serve())
 
 
+@contextmanager
+def quick_passphrases() -> Iterator[None]:
+    """The slot of a vault that is made meanwhile takes milliseconds to try; it keeps that."""
+    defaults = Vault.create.__func__.__kwdefaults__
+    usual = defaults["argon"]
+    defaults["argon"] = ArgonParams(memory_kib=8 << 10, iterations=1, lanes=1)
+    try:
+        yield
+    finally:
+        defaults["argon"] = usual
+
+
 @asynccontextmanager
 async def world() -> AsyncIterator[World]:
     with tempfile.TemporaryDirectory(prefix="home") as folder:
@@ -167,7 +181,8 @@ async def world() -> AsyncIterator[World]:
         launcher, serving = start_launcher(home)
         authority = make(home)
         await authority.start()
-        await authority.seal.initialise(PEER, PASSPHRASE)
+        with quick_passphrases():
+            await authority.seal.initialise(PEER, PASSPHRASE)
         here = World(home, authority, serving, launcher)
         here.stored(ObjectKind.DATASET, "rows")
         here.stored(ObjectKind.BASE, "base")
@@ -176,6 +191,40 @@ async def world() -> AsyncIterator[World]:
         finally:
             await here.authority.stop()
             await here.end_launcher()
+
+
+async def dies(
+    here: World, script: str, *arguments: str, after: float | None = None, may_end: bool = False
+) -> tuple[bool, list[str]]:
+    """An authority in a process of its own takes over, runs `script` with the home and `arguments`, and is killed: by
+    itself, or `after` so many seconds from its first line. Then comes another, locked.
+
+    Returns whether it was killed, which only with `may_end` may be false, and the lines that it printed.
+    """
+    await here.authority.stop()
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        str(here.home.root),
+        *arguments,
+        cwd=Path(__file__).parent,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    said = b""
+    if after is not None:
+        said = await child.stdout.readline()
+        await asyncio.sleep(after)
+        if child.returncode is None:
+            child.kill()
+    rest, error = await child.communicate()
+    killed = child.returncode == -signal.SIGKILL
+    assert killed or (may_end and child.returncode == 0), error.decode()
+    here.authority = make(here.home)
+    await here.authority.start()
+    return killed, (said + rest).decode().splitlines()
 
 
 @asynccontextmanager

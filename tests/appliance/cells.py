@@ -45,6 +45,7 @@ SHOWED: dict[str, dict[str, Any] | None] = {
 FOUND = "personal data found"
 SOMEBODY_ELSE = 60_001
 NOT_SHOWN = "0" * 64
+QUEUED = ("job.raise", "job.lower")
 LISTED = {"Dataset": "datasets", "Base": "bases", "Model": "models", "Run": "runs"}
 SLOW = "/v1/policy/table"
 """Asked for by one role; the others read the policies elsewhere."""
@@ -180,15 +181,37 @@ def plant(home: Home, uids: Mapping[str, int]) -> dict[tuple[str, ...], str]:
                     found[kind, classification, situation] = row.name
             for role, uid in uids.items():
                 own = {"one's own": uid}
-                for situation in ("another's", "one's own", "second gate"):
-                    about = f"{data.object_id}-{role}" if situation == "second gate" else data.object_id
+                for situation in ("another's", "one's own", "second gate", "asked at another gate"):
+                    about = data.object_id
+                    if situation not in ("another's", "one's own"):
+                        about = f"{data.object_id}-{role}-{situation}"
                     asked = approval(about, classification, own.get(situation, SOMEBODY_ELSE))
                     session.add(asked)
                     found["Approval", classification, situation, role] = asked.approval_id
-                before = approval(f"{data.object_id}-{role}", classification, SOMEBODY_ELSE)
-                before.action, before.state, before.decider = "run.start", "used", uid
-                before.stands_until = now
-                session.add(before)
+                for situation, asker, decider in (
+                    ("second gate", SOMEBODY_ELSE, uid),
+                    ("asked at another gate", uid, SOMEBODY_ELSE),
+                ):
+                    before = approval(f"{data.object_id}-{role}-{situation}", classification, asker)
+                    before.action, before.state, before.decider = "run.start", "used", decider
+                    before.stands_until = now
+                    session.add(before)
+        for role, uid in uids.items():
+            for situation, asker in (("another's", SOMEBODY_ELSE), ("one's own", uid)):
+                for action in QUEUED:
+                    queued = JobRow(
+                        job_id=new_id("job"),
+                        verb="merge",
+                        state="paused",
+                        name="queued",
+                        config={},
+                        inputs={},
+                        requested_by="x",
+                        asked_by=asker,
+                        created_at=now,
+                    )
+                    session.add(queued)
+                    found["Job", action, situation, role] = queued.job_id
     engine.dispose()
     return found
 
@@ -223,6 +246,7 @@ def requests_for(
         "Dataset": ("Dataset", strict),
         "Approval": ("Approval", strict, situation, cell.role),
         "Appliance": (),
+        "Job": ("Job", cell.action, situation, cell.role),
     }.get(kind, (kind, strict, situation))
     thing = things.get(known, "nothing")
     number = list(SHOWED).index(situation) if situation in SHOWED else 0
@@ -241,6 +265,8 @@ def requests_for(
         "model.merge": {"name": name, "run": f"{strict}-0-run"},
         "model.export": {"form": cell.form, "recipients": [RECIPIENT] if encrypted else []},
         "deployment.start": {"name": name, "model": things.get(("Model", strict, situation))},
+        "job.raise": {"priority": 10},
+        "job.lower": {"priority": -10},
         "approval.give": {"digest": NOT_SHOWN},
         "approval.refuse": {"digest": NOT_SHOWN},
         "policy.change": {"files": {**policies.files, "mark.cedar": _mark(mark)}},
@@ -255,7 +281,11 @@ def requests_for(
             path = path.replace(f"{{{parameter}}}", thing)
         for parameter in ("index", "slot", "backup_id", "shred_id", "reveal_id"):
             path = path.replace(f"{{{parameter}}}", "999999")
-        path = path.replace("{job_id}", "jb-none").replace("{ledger}", "control").replace("{path:path}", "0")
+        path = (
+            path.replace("{job_id}", thing if cell.action in QUEUED else "jb-none")
+            .replace("{ledger}", "control")
+            .replace("{path:path}", "0")
+        )
         found.append(Ask(cell.place, method, path, body, of_thing=told))
     return found
 

@@ -371,6 +371,8 @@ async def the_whole_life(
         assert actions == ["alert.raised", "alert.acknowledge", "alert.cleared"]
         assert entered[1]["actor"] == PEER.account
     assert entered[-1]["details"]["since"] == alert.raised_at.isoformat(timespec="seconds")
+    for entry in entered[:: len(entered) - 1 or 1]:  # who reads it elsewhere is told as much
+        assert (entry["details"]["affects"], entry["details"]["command"]) == (alert.affects, alert.command)
 
     about = re.compile(
         rf'\[\\*"{re.escape(alert.key)}\\*"\]'.encode()

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -70,6 +71,31 @@ async def test_an_alert_lasts_from_its_cause_to_its_end(here: World) -> None:
     assert told == ["alert.raised", "alert.acknowledge", "alert.cleared", "alert.raised"]
     events = [event.kind for event in here.authority.state.events_after(0) if event.kind.startswith("alert.")]
     assert events == ["alert.raised", "alert.acknowledged", "alert.cleared", "alert.raised"]
+
+
+@moment
+async def test_an_alert_that_gets_worse_is_told_anew_and_waits_for_somebody_again(here: World) -> None:
+    soon = Finding("certificate", "warning", "ends in 20 days", "all clients", "cloister doctor")
+    look = Looks(soon)
+    alerts = Alerts(here.authority.state, here.authority.recorder, look)
+    await alerts.refresh()
+    (first,) = alerts.listed()
+    await alerts.acknowledge(PEER, "certificate")
+    look.findings = [replace(soon, cause="ends in 10 days")]
+    await alerts.refresh()
+    assert alerts.listed()[0].acknowledged_by == PEER.account, "no worse than what was seen"
+    look.findings = [replace(soon, severity="critical", cause="ends tomorrow")]
+    for _ in range(2):
+        await alerts.refresh()
+    (worse,) = alerts.listed()
+    assert (worse.severity, worse.cause, worse.acknowledged_by) == ("critical", "ends tomorrow", None)
+    assert worse.raised_at == first.raised_at
+    look.findings = [soon]
+    await alerts.refresh()
+    told = [action for action in here.actions() if action.startswith("alert.")]
+    assert told == ["alert.raised", "alert.acknowledge", "alert.raised"]
+    events = [event.kind for event in here.authority.state.events_after(0) if event.kind.startswith("alert.")]
+    assert events == ["alert.raised", "alert.acknowledged", "alert.raised"]
 
 
 @moment
@@ -192,6 +218,8 @@ def test_whatever_else_is_near_its_end(tmp_path: Path, days: int, severity: str 
         await here.authority.clients.issue(PEER, ClientRequest(name="for-ever"))
         await here.authority.clients.issue(PEER, ClientRequest(name="gone", expires_at=ends))
         await here.authority.clients.revoke(PEER, "gone")
+        brief = datetime.now(UTC) + timedelta(hours=1)  # a chat's, meant to end
+        await here.authority.clients.issue(PEER, ClientRequest(name="chat", expires_at=brief))
         here.home.allowed_signers.write_text(
             f'abe valid-before="{ends:%Y%m%d%H%M%S}Z" ssh-ed25519 AAAA\n'
             f'bea valid-before="{ends:%Y%m%d%H%M%S}Z" ssh-ed25519 AAAA\nbea ssh-ed25519 AAAB\n'

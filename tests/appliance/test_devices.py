@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 
 from cloister.api import DeploymentState, JobState, ObjectKind, ServeConfig, ServeRequest
 from cloister.appliance.devices import Devices, gpu_of, gpus_present
-from cloister.appliance.forecast import starts, typical
-from cloister.appliance.room import GIB, Need, Room, memory_of, need_of, need_of_engine, written_in
+from cloister.appliance.forecast import Asked, starts, typical
+from cloister.appliance.room import (
+    GIB,
+    Need,
+    Room,
+    memory_of,
+    need_of,
+    need_of_engine,
+    need_of_import,
+    written_in,
+)
 from cloister.appliance.state import JobRow
+from cloister.datasets import parquet
 from cloister.errors import Conflict, InvalidInput
 from cloister.policy.settings import QueueSettings
 
@@ -141,6 +151,33 @@ def test_room_says_what_is_lacking_and_what_never_fits() -> None:
     assert "of disk beside the 1.0 kept" in (room.never(Need(0, 7 * GIB + 1)) or "")
 
 
+def test_an_import_takes_what_its_format_takes() -> None:
+    def memory(name: str, **config: object) -> int:
+        return need_of_import({"source_name": name, "max_row_bytes": 1 << 20, **config}).memory
+
+    text = memory("claims.csv")
+    assert (
+        memory("rows.JSONL.zst")
+        == memory("rows.json")
+        == memory("anything", format="text")
+        == text
+        < GIB // 2
+    )
+    for name in (
+        "claims.parquet",
+        "claims",
+        "claims.csv.parquet",
+        "rows.gz",
+    ):  # what nothing tells may be Parquet
+        assert memory(name) - text >= parquet.MEMORY
+    assert (
+        memory("claims.csv", format="parquet") == memory("claims.parquet") == memory("claims", format="auto")
+    )
+    assert memory("a.csv", max_row_bytes=64 << 20) - text == 8 * (63 << 20)
+    assert memory("a.csv", personal="redact") > text
+    assert memory("a.csv", more=["b.jsonl"]) == text < memory("a.csv", more=["b.parquet"])
+
+
 def test_what_earlier_starts_will_take_is_not_free(tmp_path: Path) -> None:
     room = Room(QueueSettings(), Path("/"), memory=lambda _: 10 * GIB, disk=lambda _: (10 * GIB, 10 * GIB))
     need = Need(5 * GIB, 5 * GIB)
@@ -154,25 +191,28 @@ def test_what_earlier_starts_will_take_is_not_free(tmp_path: Path) -> None:
 
 
 @given(
-    st.lists(st.sampled_from(["train", "merge", "new"]), max_size=8),
+    st.lists(st.builds(Asked, st.sampled_from(["train", "merge", "new"]), st.integers(1, 3)), max_size=8),
     st.lists(st.none() | st.floats(0, 1e5), max_size=4),
     st.integers(0, 4),
 )
 def test_forecasts_are_in_order_and_only_of_what_is_known(
-    waiting: list[str], remaining: list[float | None], places: int
+    waiting: list[Asked], remaining: list[float | None], places: int
 ) -> None:
     found = starts(waiting, remaining, places, {"train": 60.0, "merge": 5.0})
     assert len(found) == len(waiting)
+    assert all(start is None for job, start in zip(waiting, found, strict=True) if job.places > places)
+    found = [start for job, start in zip(waiting, found, strict=True) if job.places <= places]
     known = [start for start in found if start is not None]
     assert known == sorted(known)
-    assert found[len(known) :] == [None] * (len(waiting) - len(known))
+    assert found[len(known) :] == [None] * (len(found) - len(known))
 
 
 def test_forecasts() -> None:
-    assert starts(["train", "train"], [30.0], 1, {"train": 100.0}) == [30.0, 130.0]
-    assert starts(["train", "train"], [30.0], 2, {"train": 100.0}) == [0.0, 30.0]
-    assert starts(["train"], [None], 1, {"train": 100.0}) == [None]
-    assert starts(["new", "train"], [30.0], 1, {"train": 100.0}) == [30.0, None]
+    train, new = Asked("train"), Asked("new")
+    assert starts([train, train], [30.0], 1, {"train": 100.0}) == [30.0, 130.0]
+    assert starts([train, train], [30.0], 2, {"train": 100.0}) == [0.0, 30.0]
+    assert starts([train], [None], 1, {"train": 100.0}) == [None]
+    assert starts([new, train], [30.0], 1, {"train": 100.0}) == [30.0, None]
     assert typical({"train": [1.0, 2.0, 30.0], "merge": []}) == {"train": 2.0}
 
 
@@ -235,7 +275,7 @@ async def test_a_retry_begins_anew(here: World) -> None:
 async def test_what_does_not_fit_waits_and_says_so(here: World) -> None:
     queue = here.authority.queue
     memory = {"MemAvailable": GIB, "MemTotal": 64 * GIB}
-    queue._room = Room(QueueSettings(), here.home.root, memory=lambda field: memory[field])
+    queue.choice._room = Room(QueueSettings(), here.home.root, memory=lambda field: memory[field])
     job_id = await here.run()
     await here.until(lambda: job_id in queue.lacking)
     assert (here.authority.overview.job(job_id).waits_for or "").startswith("memory: needs about 1.5 GiB")
@@ -256,7 +296,9 @@ async def test_two_starts_do_not_count_on_the_same_memory(here: World) -> None:
     await here.restart(queue={"heavy_slots": 2})
     await here.unlock()
     queue = here.authority.queue
-    queue._room = Room(QueueSettings(), here.home.root, memory=lambda _: int(3.9 * GIB))  # one needs 1.5
+    queue.choice._room = Room(
+        QueueSettings(), here.home.root, memory=lambda _: int(3.9 * GIB)
+    )  # one needs 1.5
     first, second = await here.run("first"), await here.run("second")
     await here.runs(first)
     await here.until(lambda: second in queue.lacking or second in queue.running)

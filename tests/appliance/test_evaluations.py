@@ -134,6 +134,12 @@ forbid (principal, action == Action::"deployment.start", resource)
 unless { resource.evaluation has gain_low && resource.evaluation.gain_low.greaterThan(decimal("0.1")) &&
          resource.evaluation has rows && resource.evaluation.rows >= 40 &&
          resource.evaluation has advice && resource.evaluation.advice == "deploy" };
+
+@id("nothing-is-lost")
+forbid (principal, action == Action::"deployment.start", resource)
+when { resource.evaluation has general_change_low && resource.evaluation.general_change_low.lessThan(decimal("-0.2")) ||
+       resource.evaluation has general_low && resource.evaluation.general_low.lessThan(decimal("0.5")) ||
+       resource.evaluation has larger_gain_low && resource.evaluation.larger_gain_low.lessThan(decimal("-0.05")) };
 """
     policies = PolicySet(files, "own")
 
@@ -148,7 +154,18 @@ unless { resource.evaluation has gain_low && resource.evaluation.gain_low.greate
     assert "verdict: Fine-tuning is better." in first.summary
     slower, same = {**FULL, "table": {"lines": [1]}}, measured({**PAIR, "full": FULL})[1]
     assert measured({**PAIR, "full": slower})[1].pinned == same.pinned, "what a query took binds nobody"
-    for worse in ({"gain_low": 0.05}, {"rows": 39}, {"advice": "cannot-tell"}):
+    whole = {"general_change_low": -0.1, "general_low": 0.6, "larger_gain_low": 0.0}
+    facts, _ = measured({**PAIR, "full": {**FULL, "bounds": {**FULL["bounds"], **whole}}})
+    assert may(facts) and facts.evaluation.numbers.items() >= whole.items()
+    for worse in (
+        {"gain_low": 0.05},
+        {"rows": 39},
+        {"advice": "cannot-tell"},
+        {"advice": "weigh"},
+        {"general_change_low": -0.3},
+        {"general_low": 0.4},
+        {"larger_gain_low": -0.1},
+    ):
         facts, other = measured({**PAIR, "full": {**FULL, "bounds": {**FULL["bounds"], **worse}}})
         assert not may(facts) and other.pinned != first.pinned
     facts, pair = measured(PAIR)

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.conftest import PASSPHRASE, Appliance
 
@@ -83,3 +84,14 @@ def test_followers_miss_nothing_over_two_hundred_restarts(appliance: Appliance) 
 def test_a_number_that_no_event_can_have_is_bad_input(appliance: Appliance) -> None:
     with pytest.raises(InvalidInput, match="after"):
         next(appliance.client.events(1 << 70))
+
+
+def test_a_reader_goes_on_after_the_last_id_that_it_names(appliance: Appliance) -> None:
+    appliance.client.issue_client(ClientRequest(name="somebody"))
+    last = appliance.client.status().last_seq
+    transport = httpx.HTTPTransport(uds=str(appliance.home.authority_socket))
+    with (
+        httpx.Client(transport=transport, base_url="http://authority") as raw,
+        raw.stream("GET", "/v1/events", headers={"last-event-id": str(last - 1)}) as answer,
+    ):
+        assert next(line for line in answer.iter_lines() if line.startswith("id: ")) == f"id: {last}"

@@ -59,6 +59,19 @@ async def test_it_goes_on_three_times_and_then_says_so(here: World) -> None:
 
 
 @moment
+async def test_pauses_do_not_count_as_times_that_it_was_cut_off(here: World) -> None:
+    job_id = await here.run()
+    for _ in range(4):
+        await here.runs(job_id)
+        await here.authority.queue.pause(here.peer, job_id)
+        await here.reaches(job_id, JobState.PAUSED)
+        await here.authority.queue.resume(here.peer, job_id)
+    await kill(here, job_id, 1)
+    here.go.touch()
+    await here.reaches(job_id, JobState.DONE)
+
+
+@moment
 async def test_after_a_restart_of_everything_and_an_unlock_it_goes_on(here: World) -> None:
     job_id = await here.run()
     await here.runs(job_id)

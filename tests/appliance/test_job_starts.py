@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from authority_world import World, moment
 
 from cloister.api import JobState
 from cloister.appliance import job_starts
 from cloister.errors import LedgerUnavailable, OutOfSpace, Unavailable
+from cloister.launcher import sandboxes
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +67,24 @@ async def test_a_launcher_that_is_away_at_the_start_costs_an_attempt_and_no_job(
     job_id = await here.run()
     await here.reaches(job_id, JobState.DONE)
     assert here.job(job_id).attempts == 2 and "job.interrupted" in here.actions()
+
+
+@moment
+async def test_a_machine_that_is_short_of_processes_costs_an_attempt_and_no_job(here: World) -> None:
+    spawn, short = sandboxes.spawn_sandbox, iter([OSError(errno.EAGAIN, "short")])
+
+    def spawned(*arguments: object, **more: object) -> object:
+        for error in short:
+            raise error
+        return spawn(*arguments, **more)  # type: ignore[arg-type]
+
+    sandboxes.spawn_sandbox = spawned  # type: ignore[assignment]
+    try:
+        here.go.touch()
+        job_id = await here.run()
+        await here.reaches(job_id, JobState.DONE)
+    finally:
+        sandboxes.spawn_sandbox = spawn
+    assert here.job(job_id).attempts == 2 and "job.failed" not in here.actions()
+    (cut,) = [e for e in here.authority.ledger.entries(0, 10_000) if e["action"] == "job.interrupted"]
+    assert "No process could be started just now" in cut["reason"]

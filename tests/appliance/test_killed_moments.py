@@ -6,12 +6,9 @@ The authority that dies is a process of its own; its launcher lives on in this o
 from __future__ import annotations
 
 import asyncio
-import signal
-import sys
-from pathlib import Path
 
 import pytest
-from authority_world import World, make, world  # type: ignore[import-not-found]
+from authority_world import dies, world  # type: ignore[import-not-found]
 
 from cloister.api import ClientRequest, JobState
 
@@ -60,23 +57,6 @@ asyncio.run(main())
 """
 
 
-async def dies(here: World, what: str, moment: str, subject: str) -> None:
-    """An authority takes over, does `what`, and is killed at that moment; then comes another."""
-    await here.authority.stop()
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        DYING,
-        *(str(here.home.root), what, moment, subject),
-        cwd=Path(__file__).parent,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, said = await child.communicate()
-    assert child.returncode == -signal.SIGKILL, said.decode()
-    here.authority = make(here.home)
-    await here.authority.start()
-
-
 @pytest.mark.parametrize(
     ("what", "moment"), [("cancel", "noted"), ("cancel", "entered"), ("cancel", "told"), ("cut", "told")]
 )
@@ -87,7 +67,7 @@ def test_a_stop_that_was_asked_for_outlives_a_kill(what: str, moment: str) -> No
         async with world() as here:
             job_id = await here.run()
             await here.runs(job_id)
-            await dies(here, what, moment, job_id)
+            await dies(here, DYING, what, moment, job_id)
             await here.reaches(job_id, state)
             await here.until(lambda: job_id not in here.authority.queue.known)
             assert await here.running() == []
@@ -105,7 +85,7 @@ def test_a_revocation_is_kept_and_entered_first_after_a_kill(moment: str) -> Non
     async def inside() -> None:
         async with world() as here:
             issued = await here.authority.clients.issue(here.peer, ClientRequest(name="desk"))
-            await dies(here, "revoke", moment, issued.client.client_id)
+            await dies(here, DYING, "revoke", moment, issued.client.client_id)
             assert here.authority.clients.listed()[0].revoked_at is not None
             last = here.actions()[-2:]
             assert last == ["client.revoke", "authority.start"]

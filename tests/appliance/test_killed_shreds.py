@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyrage
 import pytest
-from authority_world import World, make, world  # type: ignore[import-not-found]
+from authority_world import World, dies, world  # type: ignore[import-not-found]
 from sqlalchemy import select
 
 from cloister.appliance.state import BackupRow, ObjectRow, TombstoneRow
@@ -130,32 +128,11 @@ asyncio.run(main())
 )
 
 
-async def dies(here: World, script: str, *arguments: str, after: float | None = None) -> list[str]:
-    """An authority takes over, works, and is killed; then comes another. Returns what the first one said."""
-    await here.authority.stop()
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        script,
-        str(here.home.root),
-        *arguments,
-        cwd=Path(__file__).parent,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert child.stdout is not None and child.stderr is not None
-    said = []
-    if after is not None:
-        said.append((await child.stdout.readline()).decode())
-        await asyncio.sleep(after)
-        if child.returncode is None:
-            child.kill()
-    out, error = await child.communicate()
-    assert child.returncode == -signal.SIGKILL, error.decode()
-    here.authority = make(here.home)
-    await here.authority.start()
+async def cut_off(here: World, script: str, *arguments: str, after: float | None = None) -> list[str]:
+    """An authority is killed at its work, and the next one finishes what it was at; what the first one said."""
+    _, said = await dies(here, script, *arguments, after=after)
     await here.until(lambda: not here.authority.shredding._unfinished())
-    return [*"".join(said).splitlines(), *out.decode().splitlines()]
+    return said
 
 
 def sound(here: World, said: list[str]) -> None:
@@ -200,7 +177,7 @@ async def unlocked_and_verified(here: World) -> None:
 def test_a_shred_that_was_cut_off_finishes_itself(moment: str) -> None:
     async def inside() -> None:
         async with world() as here:
-            said = await dies(here, SHREDS, moment, "1")
+            said = await cut_off(here, SHREDS, moment, "1")
             object_id = said[0].split()[1]
             sound(here, said)
             with here.authority.state.read() as session:
@@ -224,7 +201,7 @@ def kill_at_random(times: int, seed: int) -> int:
         async with world() as here:
             said = []
             for _ in range(times):
-                said += await dies(here, SHREDS, "random", "12", after=order.uniform(0, 0.6))
+                said += await cut_off(here, SHREDS, "random", "12", after=order.uniform(0, 0.6))
                 sound(here, said)
             acknowledged = sum(line.startswith("done") for line in said)
             await unlocked_and_verified(here)
@@ -254,7 +231,7 @@ def test_a_backup_that_was_cut_off_is_none_and_the_next_one_is(moment: str) -> N
                     with here.authority.state.change() as change:
                         for row in change.session.scalars(select(ObjectRow).where(ObjectRow.kind == kind)):
                             change.session.delete(row)
-                await dies(here, BACKUPS, moment, str(target), str(IDENTITY.to_public()))
+                await cut_off(here, BACKUPS, moment, str(target), str(IDENTITY.to_public()))
                 assert list(target.glob("*.json")) == []
                 with here.authority.state.read() as session:
                     unfinished = session.scalars(select(BackupRow)).all()

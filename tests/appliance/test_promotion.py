@@ -27,7 +27,8 @@ from cloister.api import (
 from cloister.appliance.classifying import classify
 from cloister.appliance.facts import dataset_class
 from cloister.appliance.freezing import freeze_declassify
-from cloister.appliance.state import RunRow
+from cloister.appliance.outdated import Outdated
+from cloister.appliance.state import ObjectRow, RunRow
 from cloister.errors import (
     CloisterError,
     Denied,
@@ -80,6 +81,35 @@ async def test_an_approval_of_other_results_does_not_count(gates: Gates) -> None
         run = change.session.query(RunRow).one()
         run.evaluation = {**BETTER, "tuned": {"loss": 0.4, "exact_match": 0.95}}
     assert await needed(gates.serve(OPERATOR, model)) != asked
+
+
+@gated
+async def test_what_has_changed_is_void_for_good_also_where_nobody_asks(gates: Gates) -> None:
+    world = gates.world
+    authority = world.authority
+    outdated = Outdated(authority.state, gates.register, authority.approvals.changed)
+    model = model_of(world, "moving", "internal", BETTER)
+    asked = await needed(gates.serve(OPERATOR, model))
+    await gates.approve(APPROVER, asked)
+    waits = await needed(gates.serve(OPERATOR, model, max_model_len=64))
+    other = await needed(gates.serve(OTHER, model_of(world, "staying", "internal", BETTER)))
+
+    def states() -> list[str]:
+        return [gates.register.one(approval).state for approval in (asked, waits, other)]
+
+    await outdated.sweep()
+    assert states() == ["approved", "pending", "pending"]
+    with authority.state.read() as session:
+        data = session.query(ObjectRow).where(ObjectRow.name == "moving-data").one().object_id
+    for classification in ("confidential", "internal"):  # and back
+        with authority.state.change() as change:
+            classify(change, data, classification, "x")
+        await outdated.sweep()
+    assert states() == ["void", "void", "pending"]
+    void = [e for e in authority.ledger.entries(0, 1000) if e["action"] == "approval.void"]
+    assert sorted(e["objects"][0] for e in void) == sorted([asked, waits])
+    assert all("has changed" in e["reason"] for e in void)
+    assert await needed(gates.serve(OPERATOR, model)) not in (asked, waits)
 
 
 @gated

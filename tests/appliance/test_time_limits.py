@@ -33,6 +33,8 @@ from cloister.api import (
     ObjectKind,
     ServeRequest,
 )
+from cloister.appliance import serving
+from cloister.appliance.state import DeploymentRow
 from cloister.errors import Unavailable
 from cloister.home import Home
 
@@ -115,6 +117,40 @@ async def test_an_engine_that_never_answers_is_given_up(here: World) -> None:
     assert here.authority.serving.live == [], "given up for good"
     again = await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
     assert again.deployment_id != served.deployment_id
+
+
+DYING = """
+import json, sys
+print(json.dumps({"event": "failure", "code": "job-failed", "message": "it lacks a library."}))
+sys.exit(1)
+"""
+
+
+@moment
+async def test_an_engine_that_ends_time_and_again_is_given_up_unless_it_has_answered_once(
+    here: World,
+) -> None:
+    (here.home.root / "program.py").write_text(DYING)
+    here.stored(ObjectKind.MODEL, "model")
+    deployments = here.authority.serving.listed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "BACK_OFF_S", (0.01,))
+        await here.authority.serve(PEER, ServeRequest(name="new", model="model"))
+        await here.until(lambda: deployments()[0].state == DeploymentState.FAILED)
+        error = deployments()[0].error
+        assert error is not None and "cloister doctor" in (error.remedy or "")
+        assert error.detail == "the engine has ended 3 times and never answered: it lacks a library"
+        await here.until(lambda: "deployment.failed" in here.actions())
+        assert here.actions().count("engine.start") == 3
+        found = await here.authority._alarming.look()
+        (alert,) = [one for one in found if one.key.startswith("engine:")]
+        assert alert.command.startswith("cloister doctor; then cloister serve start ")
+        served = await here.authority.serve(PEER, ServeRequest(name="old", model="model"))
+        with here.authority.state.change() as change:
+            change.session.get_one(DeploymentRow, served.deployment_id).ready_at = change.now
+        await here.until(lambda: here.actions().count("engine.start") > 7)
+        assert deployments()[1].state != DeploymentState.FAILED
+        await here.authority.serving.stop(PEER, "old")
 
 
 def test_watching_an_authority_that_never_comes_back_ends(tmp_path: Path) -> None:

@@ -27,9 +27,19 @@ class Asked:
         return START + timedelta(minutes=self.minute)
 
 
-def order(*jobs: Asked, running: tuple[str, ...] = (), last: dict[str, int] | None = None) -> str:
+def places(job: Asked) -> int:
+    """As many as its name says."""
+    return int(job.job_id) if job.job_id.isdigit() else 1
+
+
+def order(
+    *jobs: Asked,
+    running: tuple[str, ...] = (),
+    last: dict[str, int] | None = None,
+    kept_for: str | None = None,
+) -> str:
     starts = {account: START + timedelta(minutes=minute) for account, minute in (last or {}).items()}
-    return " ".join(job.job_id for job in in_turn(jobs, running, starts))
+    return " ".join(job.job_id for job in in_turn(jobs, running, starts, kept_for=kept_for, places=places))
 
 
 def test_one_person_s_jobs_start_by_age() -> None:
@@ -53,6 +63,27 @@ def test_priority_goes_before_turns() -> None:
     assert order(Asked("a", "ada"), Asked("b", "bob"), Asked("a9", "ada", 9), running=("ada",)) == "a9 b a"
 
 
+def test_one_that_has_places_kept_for_it_stays_next_unless_a_higher_priority_waits() -> None:
+    wide, old, bob = Asked("wide", "ada", minute=9), Asked("old", "ada"), Asked("b", "bob")
+    assert order(wide, old, bob, running=("ada",)) == "b old wide"
+    assert order(wide, old, bob, running=("ada",), kept_for="wide") == "wide b old"
+    assert order(wide, old, bob, Asked("c9", "cyd", 9), kept_for="wide") == "c9 wide b old"
+    assert order(old, bob, kept_for="wide") == "old b", "it waits no more"
+
+
+def test_who_holds_more_places_waits_for_who_holds_fewer() -> None:
+    """A job of four places counts as four."""
+    assert (
+        order(
+            Asked("4", "ada"),
+            Asked("a", "ada", minute=1),
+            Asked("b", "bob", minute=2),
+            Asked("b2", "bob", minute=3),
+        )
+        == "4 b b2 a"
+    )
+
+
 JOBS = st.lists(
     st.builds(
         Asked,
@@ -66,9 +97,17 @@ JOBS = st.lists(
 )
 
 
-@given(JOBS, st.lists(st.sampled_from(["ada", "bob"]), max_size=4))
-def test_every_job_has_its_turn_once_and_higher_ones_before(jobs: list[Asked], running: list[str]) -> None:
-    ordered = list(in_turn(jobs, running, {}))
+@given(JOBS, st.lists(st.sampled_from(["ada", "bob"]), max_size=4), st.integers(0, 40))
+def test_every_job_has_its_turn_once_and_higher_ones_before(
+    jobs: list[Asked], running: list[str], kept: int
+) -> None:
+    kept_for = jobs[kept].job_id if kept < len(jobs) else None
+    ordered = list(in_turn(jobs, running, {}, kept_for=kept_for))
+    if kept_for is not None:
+        urgent = [job for job in jobs if job.priority > jobs[kept].priority]
+        assert ordered[len(urgent)].job_id == kept_for
+        ordered.remove(jobs[kept])
+        jobs = [job for job in jobs if job.job_id != kept_for]
     assert sorted(ordered, key=lambda job: job.job_id) == sorted(jobs, key=lambda job: job.job_id)
     assert [job.priority for job in ordered] == sorted((job.priority for job in jobs), reverse=True)
     for person in ("ada", "bob", "cyd"):

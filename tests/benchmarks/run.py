@@ -71,32 +71,20 @@ def _flat(figures: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _record(results: dict[str, dict[str, Any]]) -> None:
-    """Merge into RESULTS.md: benchmarks that did not run this time keep their figures."""
+    """Put each benchmark's section into RESULTS.md; those that did not run this time stay as they are."""
     path = FOLDER / "RESULTS.md"
-    stored = FOLDER / "results.json"
-    known = json.loads(stored.read_text()) if stored.exists() else {}
+    _, *kept = path.read_text().split("\n## ") if path.exists() else [""]
+    sections = {section.split("\n", 1)[0]: section.split("\n", 1)[1].strip() for section in kept}
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     for name, figures in results.items():
         if figures:
-            known[name] = {"date": today, "machine": _machine(), "figures": figures}
-    stored.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    lines = [
-        "# Figures",
-        "",
-        "Each was printed by `make bench`, both sides in one run. `make bench ARGS=--record` writes this page.",
-    ]
-    for name, entry in sorted(known.items()):
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            f"{entry['date']}, {entry['machine']}.",
-            "",
-            "| figure | value |",
-            "|---|---|",
-        ]
-        lines += [f"| {figure} | {value} |" for figure, value in _flat(entry["figures"])]
-    path.write_text("\n".join(lines) + "\n")
+            lines = [f"{today}, {_machine()}.", "", "| figure | value |", "|---|---|"]
+            sections[name] = "\n".join(
+                lines + [f"| {figure} | {value} |" for figure, value in _flat(figures)]
+            )
+    told = "Each was printed by `make bench`, both sides in one run. `make bench ARGS=--record` writes them."
+    written = ["# Figures", told, *(f"## {name}\n\n{section}" for name, section in sorted(sections.items()))]
+    path.write_text("\n\n".join(written) + "\n")
 
 
 def _machine() -> str:

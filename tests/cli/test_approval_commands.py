@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import pytest
 from tests.appliance.role_accounts import as_account, made_accounts, needs_root, shared_appliance
 from tests.conftest import PASSPHRASE, Appliance, import_rows
 
-from cloister.cli.main import main
+from cloister.cli.main import NOUNS, main
 from cloister.client import Client
 from cloister.policy.cedar import PolicySet, default_policies
 
@@ -73,6 +74,8 @@ def shared(people: dict[str, str], agent: Path) -> Iterator[Appliance]:
 @pytest.fixture
 def shell(shared: Appliance, people: dict[str, str], agent: Path) -> Shell:
     """A command of a person's: exit code, standard output, standard error."""
+    for noun in NOUNS:  # loaded here: an interpreter in a home folder is out of those people's reach
+        importlib.import_module(f"cloister.cli.{noun}")
 
     def run(person: str, *words: str, typed: str = "", env: dict[str, str] | None = None) -> Any:
         def inside() -> Any:
@@ -202,6 +205,20 @@ def test_refused_and_withdrawn(shell: Shell, shared: Appliance, people: dict[str
     assert approval in shell("steward", "approval", "list", "--all")[1]
 
 
+def test_the_next_shift_is_told_and_whoever_reads_no_ledger_what_waits(
+    shell: Shell, shared: Appliance, people: dict[str, str]
+) -> None:
+    approval = asked_for(shell, shared, people, "shift")
+    code, said, wrong = shell("operator", "since", "1h")
+    assert code == 0, wrong
+    assert f"approval {approval} waits" in said and "approval.request" in said
+    code, said, wrong = shell("trainer", "since", "1h")
+    assert code == 0, wrong
+    assert f"approval {approval} waits" in said and "approval.request" not in said
+    assert "in the ledger" in wrong and "The role admin or approver or operator or auditor may." in wrong
+    assert shell("none", "since", "1h")[0] == 6
+
+
 def test_explain_names_the_demand(shell: Shell, shared: Appliance, people: dict[str, str]) -> None:
     asked_for(shell, shared, people, "why")
     code, said, _ = shell("steward", "policy", "explain", "shred.start", "why", "--on", "Dataset")
@@ -220,6 +237,13 @@ def test_explain_of_another_account(shell: Shell, shared: Appliance, people: dic
     code, said, _ = shell("steward", *asked, people["trainer"])
     assert said.startswith("DENY") and f"account   {people['trainer']}: trainer" in said
     assert "may       steward" in said and "forbids   auditor-changes-nothing" not in said
+    reveal = ("policy", "explain", "dataset.reveal", "whose", "--as", people["trainer"])
+    said = shell("steward", *reveal)[1]
+    assert "  it has    classification confidential\n" in said, "what the condition is about"
+    assert (
+        "permits   trainer-sees-rows-of-public-and-internal-data, in roles.cedar, where this holds:" in said
+    )
+    assert '["public", "internal"].contains(resource.classification)' in said
     code, said, _ = shell("steward", "policy", "explain", "dataset.import", "--as", people["operator"])
     assert said.startswith("DENY") and "decided   no policy permits it" in said and "forbids" not in said
     code, said, _ = shell("steward", *asked, people["auditor"])

@@ -98,6 +98,12 @@ def test_a_wrong_passphrase_and_a_missing_terminal(cloister: Shell) -> None:
     cloister("unlock", "--passphrase-fd", "0", stdin=PASSPHRASE)
 
 
+def test_engines_are_asked_for_their_load(cloister: Shell) -> None:
+    assert cloister.json("serve", "load") == []
+    shown = cloister("serve", "load")
+    assert "No engine is ready." in shown.stdout + shown.stderr
+
+
 def test_unknown_names_bad_names_and_bad_options(cloister: Shell) -> None:
     assert "cloister run list" in cloister("run", "show", "nothing", code=3).stderr
     assert "name" in cloister("client", "issue", "../../etc/passwd", code=2).stderr
@@ -148,7 +154,35 @@ def test_a_source_is_removed_once_its_rows_are_sealed(cloister: Shell, tmp_path:
     assert done["details"]["task"] == "text"
     assert done["source_removed"]["promise"]
     assert not source.exists()
+    (told,) = cloister.json("audit", "search", "--action", "dataset.remove-source")["entries"]
+    assert told["objects"][0] == done["object_id"] and told["details"]["name"] == "leaving"
+    assert str(source.name) not in json.dumps(told)
     cloister("dataset", "shred", "leaving", "--yes", "leaving")
+
+
+def test_several_files_are_mapped_by_yaml_imported_as_one_and_removed(
+    cloister: Shell, tmp_path: Path
+) -> None:
+    spoken = {"log": [{"who": "customer", "text": "Wo?"}, {"who": "agent", "text": "Da."}], "id": 1}
+    sources = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for source in sources:
+        source.write_text(json.dumps(spoken) + "\n", encoding="utf-16")
+    mapped = tmp_path / "map.yaml"
+    mapped.write_text("role: who\ncontent: text\nroles: {customer: user, agent: assistant}\n")
+    command = ["dataset", "import", *map(str, sources), "--name", "both", "--map", str(mapped)]
+    assert "--messages" in cloister(*command, code=2).stderr
+    done = cloister.json(*command, "--messages", "log", "--holdout", "0", "--remove-source", "--yes")
+    assert done["counts"]["rows"] == 2
+    assert len(done["source_removed"]) == 2 and not any(source.exists() for source in sources)
+    row = cloister.json("dataset", "show", "both", "--row", "1")[0]
+    assert [turn["content"] for turn in row["messages"]] == ["Wo?", "Da."]
+    cloister("dataset", "shred", "both", "--yes", "both")
+    table = tmp_path / "latin.csv"
+    table.write_bytes("prompt;completion\nGrüße?;ja\n".encode("windows-1252"))
+    command = ["dataset", "import", str(table), "--name", "latin", "--holdout", "0"]
+    assert "--encoding windows-1252" in cloister(*command, code=2).stderr
+    assert "1 rows (csv, chat)" in cloister(*command, "--encoding", "windows-1252").stderr
+    cloister("dataset", "shred", "latin", "--yes", "latin")
 
 
 def test_every_bad_row_is_named_and_none_is_shown(cloister: Shell, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cloister.cli import machine
+from cloister.cli import checkup, machine
 from cloister.home import Home
 from cloister.sandbox.host import encrypted_below
 
@@ -111,3 +111,17 @@ def test_a_device_that_does_not_answer_is_bad(monkeypatch: pytest.MonkeyPatch) -
     ):
         monkeypatch.setattr(machine, "_trial", lambda gpus, answer=answer: answer)
         assert machine.device().state == "bad" and word in machine.device().finding
+
+
+def test_a_library_that_the_engine_needs_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkup, "DRIVER", tmp_path / "none")
+    monkeypatch.setattr(checkup, "NUMA", "libc.so.6")
+    assert not list(checkup._libraries())
+    monkeypatch.setattr(checkup, "NUMA", "libnuma.so.0")
+    (finding,) = checkup._libraries()
+    assert (finding.state, finding.check) == ("bad", "libraries")
+    assert "libnuma1" in (finding.remedy or "")
+    driver = tmp_path / "version"
+    driver.touch()
+    monkeypatch.setattr(checkup, "DRIVER", driver)
+    assert not list(checkup._libraries())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from cloister.cli.dataset import app
 from cloister.cli.rendering import marked
+from cloister.errors import InvalidInput
 
 SPANS = [
     {"text": "<|user|>Hello ⟦you⟧\x1b[2J\n", "supervised": False},
@@ -28,3 +32,10 @@ def test_on_a_terminal_it_is_bold_as_well_and_without_colour_the_marks_remain() 
         shown = out.getvalue()
         assert ("\x1b[1;32m⟦Good" in shown) is not no_color
         assert "⟦Good" in shown and "day<|end|>" in shown
+
+
+@pytest.mark.parametrize("option", [("--template", "chatml"), ("--loss-on", "last"), ("--max-tokens", "64")])
+def test_a_report_by_tokens_says_that_it_needs_a_base_model(option: tuple[str, str]) -> None:
+    with pytest.raises(InvalidInput, match="tokens need a tokenizer") as caught:
+        CliRunner().invoke(app, ["report", "claims", *option], catch_exceptions=False)
+    assert caught.value.remedy == "Name a base model with --base."

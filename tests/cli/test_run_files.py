@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from cli_shell import CLOISTER, Shell
 
+from cloister.api import LoraConfig, Run, TrainConfig
+from cloister.cli.run_files import run_request
 from cloister.recipes import parse_run_file
 
 
@@ -63,9 +65,39 @@ def test_what_start_is_not_told_is_named(cloister: Shell, tmp_path: Path) -> Non
     assert "only one" in told
     path.write_text("train:\n  epochs: none\n")
     assert "epochs" in cloister("run", "start", str(path), code=2).stderr
+    named = ("--name", "n", "--dataset", "d", "--base", "b")
+    for wrong in ("nonsense=1", "lora.rank=none", "max_grad_norm=.inf"):
+        told = cloister("run", "start", *named, "--set", wrong, code=2).stderr
+        assert wrong.partition("=")[0] in told, "what a plan advises can be started as it is written"
 
 
 def test_presets_are_listed_and_printed(cloister: Shell) -> None:
     assert {item["name"] for item in cloister.json("run", "presets")} >= {"domain", "extraction"}
     assert "rslora" in cloister("run", "presets", "domain").stdout
     cloister("run", "presets", "no", code=3)
+
+
+def test_what_goes_on_from_a_run_is_kept_and_asked_as_it_was(tmp_path: Path) -> None:
+    """Its adapter was learnt on a base in that arithmetic and in that template; neither changes unsaid."""
+    train = TrainConfig(method="lora", template="chatml", lora=LoraConfig(rank=4, alpha=8), epochs=9)
+    before = Run.model_construct(base="bm-0123456789ab", train=train)
+
+    def asked(text: str, **options: str) -> TrainConfig:
+        path = tmp_path / "run.yaml"
+        path.write_text(f"name: n\ndataset: d\nfrom_run: r\n{text}")
+        request = run_request(
+            (path, None, None),
+            train={"method": None, "template": None, "lora": {"dropout": 0.1}, **options},
+            lora={},
+            named={},
+            evaluate=None,
+            max_new_tokens=None,
+            earlier=lambda reference: before,
+        )
+        assert request.base == before.base
+        assert request.train.lora == train.lora.model_copy(update={"dropout": 0.1})
+        return request.train
+
+    assert (asked("").method, asked("").template, asked("").epochs) == ("lora", "chatml", 3)
+    assert asked("train: {method: qlora}").method == "qlora"
+    assert asked("train: {method: qlora}", method="lora", template="model").template == "model"

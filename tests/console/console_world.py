@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from textual.pilot import Pilot
+from textual.widget import Widget
 
 from cloister.client import Client
 from cloister.console.app import ConsoleApp
+from cloister.console.machine import Machine
 
+MACHINE = Machine(memory_used=3 << 30, memory_total=8 << 30, load=1.5, cores=4)
 NARROW, WIDE = (80, 24), (120, 40)
 
 
@@ -37,11 +41,31 @@ async def until(app: ConsoleApp, wanted: Callable[[str], object], *, seconds: fl
 async def console(
     connect: Callable[[], Client] | Path, size: tuple[int, int] = NARROW, **options: Any
 ) -> AsyncIterator[tuple[ConsoleApp, Pilot[None]]]:
-    """The application over a socket, or over what `connect` makes."""
+    """The application over a socket, or over what `connect` makes. No thread but its own touches a widget."""
     make = (lambda: Client(connect)) if isinstance(connect, Path) else connect
-    app = ConsoleApp(make, machine="test-machine", **options)
-    async with app.run_test(size=size) as pilot:
-        yield app, pilot
+    app = ConsoleApp(make, **{"machine": "test-machine", "look_at_machine": lambda: MACHINE} | options)
+    with untouched_from_elsewhere():
+        async with app.run_test(size=size) as pilot:
+            yield app, pilot
+
+
+@contextmanager
+def untouched_from_elsewhere() -> Iterator[None]:
+    """Whatever changes a widget in sight has it drawn anew; that is asked for in this thread alone."""
+    here, refresh = threading.get_ident(), Widget.refresh
+    elsewhere: list[str] = []
+
+    def watched(self: Widget, *regions: Any, **options: Any) -> Any:
+        if threading.get_ident() != here:
+            elsewhere.append(f"{self} in {threading.current_thread().name}")
+        return refresh(self, *regions, **options)
+
+    Widget.refresh = watched  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        Widget.refresh = refresh  # type: ignore[method-assign]
+    assert not elsewhere
 
 
 async def type_in(pilot: Pilot[None], text: str) -> None:

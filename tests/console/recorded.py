@@ -18,6 +18,7 @@ from cloister.api import (
     CurvePoint,
     DatasetReport,
     Deployment,
+    EngineLoad,
     Environment,
     EvaluateConfig,
     Event,
@@ -388,6 +389,16 @@ class Recorded:
             "report": LOOKED,
             "watch_job": [LOOKED],
             "run_curve": CURVE,
+            "engine_loads": [
+                EngineLoad(
+                    deployment_id="dp-cccccccccccc",
+                    running=2,
+                    waiting=0,
+                    cache_used=0.25,
+                    cache_asked=8000,
+                    cache_found=6000,
+                )
+            ],
         }
         self.entries = [
             LedgerEntry(
@@ -461,14 +472,16 @@ class Recorded:
             raise AttributeError(name)
         if self.away:
             raise Unavailable(
-                "the authority does not answer (ConnectError)", remedy="Start it with `cloister up`."
+                "the authority does not answer: nothing listens on its socket",
+                remedy="Start it with `cloister up`.",
             )
         return lambda *_, **__: self.answers[name]
 
     def events(self, after: int = 0) -> Iterator[Event]:
         if self.away:
             raise Unavailable(
-                "the authority does not answer (ConnectError)", remedy="Start it with `cloister up`."
+                "the authority does not answer: nothing listens on its socket",
+                remedy="Start it with `cloister up`.",
             )
         yield from (event for event in self.stream if event.seq > after)
         self._ended.wait()
@@ -486,7 +499,12 @@ class Recorded:
                     identified_by="api-key",
                     action="inference.completion",
                     objects=["dp-cccccccccccc", "mm-mmmmmmmmmmmm"],
-                    details={"duration_ms": 400 + n, "completion_tokens": 40, "status": 200 if n else 503},
+                    details={
+                        "duration_ms": 400 + n,
+                        "prompt_tokens": 200,
+                        "completion_tokens": 40,
+                        "status": 200 if n else 503,
+                    },
                 )
                 for n in range(0, 300, 2)
             ]

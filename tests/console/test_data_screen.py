@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 from console_world import WIDE, console, shown, type_in, until
-from recorded import LOOKED, NOW, REPORT, Recorded
+from recorded import LOOKED, NOW, REPORT, Recorded, job
 from rich.text import Text
 from textual.content import Content
 
-from cloister.api import DeriveRequest, Job, LengthFigures, ReportRequest, RowsConfig
+from cloister.api import (
+    DeriveRequest,
+    Hold,
+    HoldRequest,
+    Job,
+    LengthFigures,
+    Progress,
+    ReportRequest,
+    RowsConfig,
+)
 from cloister.console.reporting import STEPS, told
 from cloister.console.revealing import MOST, Revealed, numbers, spelled
 from cloister.errors import InvalidInput, NotFound
@@ -207,6 +216,90 @@ def test_another_dataset_is_made_of_one() -> None:
     assert (config.personal, config.dedupe, config.sample, config.side) == ("replace", "exact", 50, "all")
 
 
+def test_a_legal_hold_is_placed_with_its_reason_and_ended_by_the_datasets_name() -> None:
+    client: Any = Noting()
+    hold = client.answers["holds"][0]
+
+    def place(reference: str, request: HoldRequest) -> Hold:
+        client.asked.append((reference, request.reason))
+        return hold  # type: ignore[no-any-return]
+
+    client.hold = place
+    client.release = lambda reference: client.asked.append(("release", reference))
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2", "w")
+            await until(app, lambda text: "letters" in text and "ARMED" in text)
+            await pilot.press("e")
+            await until(app, lambda text: "claims is not held" in text)
+            await pilot.press("h")
+            await until(app, lambda text: "Place a legal hold" in text)
+            await pilot.press("enter")
+            await until(app, lambda text: "Reason: is needed" in text)
+            await pilot.press(*"suit", "enter")
+            await until(app, lambda _: client.asked)
+            await pilot.press("down", "e")
+            await until(app, lambda text: "case 4711" in text and "Type letters" in text)
+            await pilot.press(*"letters", "enter")
+            await until(app, lambda _: len(client.asked) == 2)
+
+    asyncio.run(walk())
+    client.close()
+    assert client.asked == [("ds-cccccccccccc", "suit"), ("release", "ds-llllllllllll")]
+
+
+def test_what_is_asked_about_a_dataset_stands_with_it() -> None:
+    """A request that waits marks its line; opened, it says who asked, and for what."""
+    client = Recorded()
+    asked = client.answers["approvals"][0].model_copy(
+        update={
+            "kind": "Dataset",
+            "thing": "ds-cccccccccccc",
+            "action": "dataset.declassify",
+            "name": "claims",
+        }
+    )
+    client.answers["approvals"] = [*client.answers["approvals"], asked]
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, WIDE, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            text = await until(
+                app, lambda text: "dataset.declassify, asked by" in text and "omar, decided" in text
+            )
+            marked = [line for line in text.splitlines() if " ASKED" in line]
+            assert len(marked) == 1 and "claims" in marked[0]
+            await pilot.press("down")
+            await until(app, lambda text: "case 4711" in text and "dataset.declassify" not in text)
+
+    asyncio.run(walk())
+    client.close()
+
+
+def test_work_on_data_shows_how_far_it_is_and_what_is_left() -> None:
+    client = Recorded()
+    progress = Progress(stage="read", done=30, total=120, remaining_s=95)
+    client.answers["jobs"] = [job("i", "import", "running", progress=progress), job("k", "import", "done")]
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            text = await until(app, lambda text: "► running" in text)
+            (line,) = [line for line in text.splitlines() if " import " in line and "running" in line]
+            assert "read 25%" in line and "1m35s" in line
+            await pilot.press("home", "enter")
+            await until(app, lambda text: "read 30/120" in text and "1m35s left" in text)
+
+    asyncio.run(walk())
+    client.close()
+
+
 def test_every_sort_of_row_is_spelled_out() -> None:
     lines = [
         {"row": 0, "side": "train", "text": "plain\x07", "groups": {"site": "north\u202e"}},
@@ -226,5 +319,5 @@ def test_every_sort_of_row_is_spelled_out() -> None:
     ]
     text = spelled(lines).plain
     assert all(line == visible(line) for line in text.splitlines())
-    for wanted in ("plain\\x07", "north\\u202e", "f({\\x00})", "label 1: [red]x (3 rows)", "[tools] []"):
+    for wanted in ("plain\\x07", "north\\u202e", "f({\\x00})", "label 1: [red]x (3 rows)", "tools     │ []"):
         assert wanted in text

@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
-from console_world import console, shown, until
+from console_world import console, shown, type_in, until
 from pydantic import BaseModel
 from recorded import FULL, NOW, PLAN, REPORT, Recorded
+from textual.containers import VerticalScroll
 
-from cloister.api import PersonalFigures, PlanAdvice, PlanPart
+from cloister.api import (
+    Event,
+    GpuStatus,
+    PersonalFigures,
+    PlanAdvice,
+    PlanPart,
+    PolicyCell,
+    PolicyQuestion,
+    PolicyTable,
+    Problem,
+    SinkStatus,
+)
+from cloister.console import proving, system_parts
 from cloister.console.actions import PLACES
+from cloister.console.approving import in_a_line
+from cloister.console.asking import _listed as listed_problems
+from cloister.console.asking_jobs import about_job
 from cloister.console.asking_run import expected, no_plan
+from cloister.console.asking_shred import lineage
+from cloister.console.comparing import evaluation, side_by_side
+from cloister.console.denial import told as denied
+from cloister.console.picture import Picture
+from cloister.console.pipeline import devices, queue
 from cloister.console.reporting import told
+from cloister.console.revealing import spelled
 from cloister.console.screens.place import ListPlace
 from cloister.console.weighing import whole
+from cloister.console.widgets.frame import Words
+from cloister.home import Home
 from cloister.shown import visible
 
 HOSTILE = [
@@ -72,6 +97,8 @@ HOSTILE = [
     "'; DROP TABLE",
     "$(reboot)`id`",
 ]
+SINK = SinkStatus(name="s", to="t", required=True, behind=1, sent=1, down_s=2.0, problem="p")
+GPU = GpuStatus(number=0, index=0, name="g", problem="p", holders=["h"])
 STRUCTURE = frozenset(
     (
         "state",
@@ -111,16 +138,28 @@ STRUCTURE = frozenset(
 
 
 def poisoned(value: Any, text: str) -> Any:
-    """The document with that text in every field that could hold some."""
+    """The document with that text in every field that could hold some, also in those that hold nothing yet."""
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        changes = {name: poisoned(getattr(value, name), text) for name in fields if name not in STRUCTURE}
+        changes = {
+            name: _filled(getattr(value, name), field.annotation, text)
+            for name, field in type(value).model_fields.items()
+            if name not in STRUCTURE
+        }
         return value.model_copy(update=changes)
     if isinstance(value, dict):
         return {key: poisoned(item, text) for key, item in value.items()} | {text[:2000]: text}
     if isinstance(value, list):
         return [poisoned(item, text) for item in value]
     return text if isinstance(value, str) else value
+
+
+def _filled(value: Any, annotation: Any, text: str) -> Any:
+    might_be = get_args(annotation)
+    if value is None and str in might_be:
+        return text
+    if value is None and Problem in might_be:
+        return Problem(title=text, status=500, code="error", detail=text, where=text, remedy=text)
+    return poisoned(value, text)
 
 
 def hostile() -> Recorded:
@@ -215,8 +254,152 @@ def test_reports_plans_and_tables_are_text(text: str) -> None:
         assert is_harmless(shown_text.plain) and len(shown_text) < 40_000
 
 
-def test_a_line_of_the_log_and_a_refusal_are_text() -> None:
-    """What workers say and what errors hold goes the same way."""
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_what_is_said_of_policies_machines_and_proofs_is_text(text: str, tmp_path: Path) -> None:
+    """Reasons of a denial, what the doctor found, who may do what, sinks, slots, backups, entries, settings; and what
+    holds which device."""
+    client = Recorded()
+    home = Home(tmp_path)
+    home.settings_file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    picture = Picture().with_read(
+        {
+            "status": poisoned(client.answers["status"], text).model_copy(
+                update={"home": str(tmp_path), "sinks": [poisoned(SINK, text)], "gpus": [poisoned(GPU, text)]}
+            ),
+            "whoami": poisoned(client.answers["whoami"], text),
+            "slots": tuple(poisoned(one, text) for one in client.answers["slots"]),
+            "backups": tuple(poisoned(one, text) for one in client.answers["backups"]),
+            "jobs": tuple(poisoned(one, text) for one in client.answers["jobs"]),
+            "deployments": tuple(poisoned(one, text) for one in client.answers["deployments"]),
+        },
+        {"slots": text},
+    )
+    told_why = client.explain(PolicyQuestion(action="run.start"))
+    rules = {"permits": told_why.forbids, "attributes": {"name": text}}
+    answer = poisoned(told_why.model_copy(update=rules), text)
+    findings = [{"state": "bad", "check": text, "finding": text, "remedy": text}]
+    cell = PolicyCell(
+        role=text, action=text, kind=text, classification=text, form=text, demand=text, policies=[text]
+    )
+    run = client.answers["runs"][0]
+    full = FULL | {"verdict": {"sentences": [text]}, "notes": [text]}
+    every = [
+        denied(text, [answer], picture),
+        system_parts.doctor(findings, None),
+        system_parts.doctor(None, text),
+        system_parts.policies(PolicyTable(digest=text, cells=[cell]), None),
+        *(about(picture) for about in system_parts.ABOUT.values()),
+        *(part for _, cells in system_parts.listed(picture, findings) for part in cells),
+        proving.shown(poisoned(client.entries[0], text)),
+        side_by_side(poisoned(run, text), run),
+        evaluation(
+            run.model_copy(update={"evaluation": {"tuned": {"loss": text}, "rows": text, "full": full}})
+        ),
+        whole(run.model_copy(update={"evaluation": {"full": full}})),
+        lineage(poisoned(client.shred_plan(), text)),
+        spelled(
+            [{"row": 1, "side": text, "label": text, "text": text, "tools": text, "groups": {text: text}}]
+        ),
+        listed_problems([text, text]),
+        *(part for line in (*devices(picture, None), *queue(picture)) for part in line.cells),
+        *(about_job(job, picture) for job in picture.jobs),
+        in_a_line(poisoned(client.answers["approvals"][0], text)),
+    ]
+    for shown_text in every:
+        assert is_harmless(shown_text.plain) and len(shown_text) < 60_000
+
+
+def test_what_a_worker_says_is_text_wherever_its_log_is_shown() -> None:
+    client = Recorded()
+    job = client.answers["jobs"][0].job_id
+    client.stream += [
+        Event(
+            seq=100 + n,
+            time=NOW,
+            kind=kind,
+            subject=job,
+            data={"message": text, "state": text, "stage": text},
+        )
+        for n, text in enumerate(HOSTILE)
+        for kind in ("job.notice", "job.state")
+    ]
+    client.answers["status"] = client.answers["status"].model_copy(update={"last_seq": 400})
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda _: len(app.history.lines(job)) == 2 * len(HOSTILE))
+            await pilot.press("3", "enter")
+            await until(app, lambda text: "training" in text)
+            for _ in range(12):
+                await pilot.press("pagedown")
+                assert is_harmless(shown(app))
+            assert app.is_running and app.place is not None
+            assert "Log" in app.place.query_one("#more", Words).told
+
+    asyncio.run(walk())
+    client.close()
+
+
+FORGED = [
+    "x\n\nname       harmless\nclass      public\ndigest     0000",
+    "\n".join(["padding"] * 5000 + ["Type harmless and Enter to approve just this:"]),
+    "\n".join("x" * width + "signature  none needed" for width in range(60, 80)),
+    "\n".join("." * width + "class      public" for width in range(60, 80)),
+    "│ ╰──────────╯\n╭ Approve harmless ╮",
+    "\n".join(HOSTILE),
+]
+
+
+@pytest.mark.parametrize("text", FORGED, ids=range(len(FORGED)))
+def test_an_approval_cannot_be_forged(text: str) -> None:
+    """Whatever a request holds: its true name, class and digest are told once, first, in our words, and what was
+    written by somebody stands behind a bar; the line that asks is ours alone."""
+    client = Recorded()
+    real = client.answers["approvals"][0]
+    client.answers["approvals"] = [
+        real.model_copy(update={"summary": [text, "second"], "diff": text, "reason": text, "name": "claims"})
+    ]
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, size=(80, 60), clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "1 alert" in text)
+            await pilot.press("4")
+            await until(app, lambda text: "deployment.start" in text)
+            await pilot.press("home", "w", "a")
+            await until(app, lambda text: "Type claims and Enter" in text)
+            seen: list[str] = [inner(line) for line in shown(app).split("\n") if "┃" in line][1:-4]
+            scroll = app.screen.query_one(VerticalScroll)
+            while scroll.scroll_offset.y < scroll.max_scroll_y:
+                scroll.scroll_page_down(animate=False)
+                await pilot.pause()
+                screen = shown(app)
+                assert is_harmless(screen)
+                lines = [inner(line) for line in screen.split("\n") if "┃" in line]
+                assert lines[0] == "Approve what somebody else asked for"
+                assert lines[-4] == "Type claims and Enter to approve just this:"
+                seen += [line for line in lines[1:-4] if line not in seen]
+            ours = [line for line in seen if not line.startswith(("│ ", "│"))]
+            told = [line.split("  ")[0].strip() for line in ours]
+            for label in ("name", "class", "digest", "signature"):
+                assert told.count(label) == 1
+            assert not any("harmless" in line or "public" in line for line in ours)
+            await type_in(pilot, "harmless")
+            await pilot.press("enter")
+            await until(app, lambda text: "that is not its name" in text)
+
+    asyncio.run(walk())
+    client.close()
+
+
+def inner(line: str) -> str:
+    """What stands within a dialog's border, without its scroll bar."""
+    return line.split("┃")[1].rstrip("▁▂▃▄▅▆▇█ ").strip()
+
+
+def test_a_refusal_is_text() -> None:
+    """What errors hold goes the same way."""
     client = Recorded()
 
     async def walk() -> None:

@@ -10,7 +10,7 @@ import pytest
 from console_world import console, type_in, until
 from recorded import NOW, PLAN, Recorded
 
-from cloister.api import PlanAdvice, PlanRequest, RunPlan, RunRequest
+from cloister.api import EvaluateConfig, PlanAdvice, PlanRequest, RunPlan, RunRequest
 from cloister.console.asking_run import USUAL, expected, plan_of, run_of, settings_of
 from cloister.errors import InvalidInput, NotFound
 from cloister.recipes import PRESETS, parse_run_file, preset_text
@@ -56,6 +56,20 @@ def test_a_preset_untouched_is_the_preset(preset: str) -> None:
     assert (made.train, made.evaluate) == (file.train_config(), file.evaluate)
 
 
+def test_a_run_on_several_devices_is_asked_for_and_planned() -> None:
+    values = NAMED | {"preset": USUAL} | settings_of(USUAL) | {"devices": "4"}
+    assert run_of(values).train.processes == 4 and plan_of(values).train.processes == 4
+    with pytest.raises(InvalidInput):
+        run_of(values | {"devices": "0"})
+
+
+def test_the_measuring_after_it_is_planned_as_it_will_be_done() -> None:
+    values = NAMED | {"preset": "extraction"} | settings_of("extraction")
+    assert plan_of(values).evaluate == run_of(values).evaluate != EvaluateConfig()
+    told = expected(PLAN.model_copy(update={"measuring_seconds": 95.0, "measuring_measured": True})).plain
+    assert "1m35s, measured; once trained" in told and "once trained" not in expected(PLAN).plain
+
+
 def test_a_plan_needs_no_name_and_takes_no_nonsense() -> None:
     values = NAMED | {"preset": USUAL, "name": ""} | settings_of(USUAL)
     assert plan_of(values).dataset == "claims"
@@ -95,13 +109,18 @@ def test_the_plan_follows_what_is_typed_and_a_refusal_is_a_line() -> None:
             assert "max_length 512: 7.0 GiB, fits" in app.screen.query_one("#plan Static").render().plain  # type: ignore[union-attr]
             await pilot.press("backspace", "backspace", "x")
             await until(app, lambda text: "× no plan: not a number" in text)
-            await pilot.press("backspace", *"4096", "enter", "enter")
+            await pilot.press("backspace", *"4096")
+            app.screen.query_one("#field-devices").focus()
+            await pilot.press("end", "backspace", "2")
+            await until(app, lambda _: client.asked[-1].train.processes == 2)
+            await pilot.press("enter", "enter", "enter")
             await until(app, lambda text: "is queued" in text)
 
     asyncio.run(walk())
     client.close()
     (started,) = client.started
     assert (started.name, started.train.loss_on, started.train.epochs) == ("mine", "last", 4)
+    assert started.train.processes == 2
 
 
 def test_an_answer_that_comes_late_is_not_shown() -> None:

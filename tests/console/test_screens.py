@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,11 +17,13 @@ from console_world import NARROW, WIDE, console, until
 from pictured import ScreenSnapshot, pictured
 from recorded import NOW, Recorded
 from syrupy.assertion import SnapshotAssertion
+from test_overview_screen import with_gpus
 from textual.pilot import Pilot
 
-from cloister.api import LedgerStatus
+from cloister.api import LedgerStatus, Problem
 from cloister.console.actions import PLACES
 from cloister.console.app import ConsoleApp
+from cloister.errors import Denied
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +41,10 @@ def picture(snapshot: SnapshotAssertion) -> SnapshotAssertion:
 
 
 READ = {
-    "overview": "4 merge",
+    "overview": "→ merge",
     "data": "letters",
     "runs": "second",
-    "models": "small",
+    "models": "deployment.start",
     "serving": "claims",
     "clients": "claims-desk",
     "audit": "client.issue",
@@ -87,7 +90,7 @@ def to(
     return walk
 
 
-def look_around(size: tuple[int, int], *keys: str) -> dict[str, str]:
+def look_around(size: tuple[int, int], *keys: str, client: Recorded | None = None) -> dict[str, str]:
     """The picture of every screen, in one walk; `keys` are pressed on each."""
     shots: dict[str, str] = {}
 
@@ -95,12 +98,14 @@ def look_around(size: tuple[int, int], *keys: str) -> dict[str, str]:
         for place in PLACES:
             await to(place)(app, pilot)
             if place == "serving":
-                await until(app, lambda text: "0.5" in text)
+                await until(app, lambda text: "0.5" in text and "25%" in text)
+            if place == "clients":
+                await until(app, lambda text: " 150 " in text)
             await pilot.press(*keys)
             await pilot.pause()
             shots[place] = pictured(app)
 
-    look(size, walk)
+    look(size, walk, client)
     return shots
 
 
@@ -108,6 +113,7 @@ def look_around(size: tuple[int, int], *keys: str) -> dict[str, str]:
 def test_every_screen_looks_as_it_did(size: tuple[int, int], picture: SnapshotAssertion) -> None:
     for place, shot in look_around(size).items():
         assert shot == picture(name=place)
+        assert place == "overview" or "…│" not in shot, "where there is room beside them, no line is cut"
 
 
 def test_every_screen_says_the_same_without_colour(
@@ -157,14 +163,91 @@ def changed(state: str) -> Recorded:
     elif state == "error":
         broken = client.answers["deployments"][0].model_copy(update={"state": "failed"})
         client.answers["deployments"] = [broken]
+    elif state == "failed-run":
+        problem = Problem(
+            title="Out of space",
+            status=507,
+            code="out-of-space",
+            detail="the disk of the home is full",
+            remedy="Free 2 GiB, then resume the run.",
+        )
+        first, second, third = client.answers["runs"]
+        failed_job = second.train_job.model_copy(update={"state": "failed", "error": problem})
+        client.answers["runs"] = [first, second.model_copy(update={"train_job": failed_job}), third]
+        client.answers["jobs"] = [failed_job, client.answers["jobs"][1]]
+    elif state == "gpus":
+        client = with_gpus()
+    elif state == "denied":
+        who = client.answers["whoami"]
+        client.answers["whoami"] = who.model_copy(update={"actions": ["appliance.status", "run.list"]})
+        client.clients = denied  # type: ignore[attr-defined]
     return client
 
 
-@pytest.mark.parametrize("state", ["locked", "ledger-refused", "no-sandbox", "empty", "no-vault", "error"])
+def denied() -> Any:
+    raise Denied("tom (viewer) may not list these", remedy="The role operator may.")
+
+
+PLACE_OF = {"error": "serving", "failed-run": "runs", "denied": "clients"}
+WANTED = {"empty": "Welcome", "no-vault": "Welcome", "gpus": "GPU 3", "denied": "Not shown"}
+STATES = (
+    "locked",
+    "ledger-refused",
+    "no-sandbox",
+    "empty",
+    "no-vault",
+    "error",
+    "failed-run",
+    "gpus",
+    "denied",
+)
+
+
+@pytest.mark.parametrize("state", STATES)
 def test_a_state_looks_as_it_did(state: str, picture: SnapshotAssertion) -> None:
-    place = "serving" if state == "error" else "overview"
-    wanted = {"empty": "Welcome", "no-vault": "Welcome"}.get(state)
-    assert look(NARROW, to(place, wanted=wanted), changed(state)) == picture
+    place = PLACE_OF.get(state, "overview")
+    keys = ("home", "down", "enter") if state == "failed-run" else ()
+
+    async def walk(app: ConsoleApp, pilot: Pilot[None]) -> None:
+        await to(place, *keys, wanted=WANTED.get(state))(app, pilot)
+        if state == "failed-run":  # its whole curve, asked for where the cursor rests
+            await until(app, lambda text: " 430" in text)
+
+    assert look(NARROW, walk, changed(state)) == picture
+
+
+def test_a_ledger_that_may_not_be_read_says_so(picture: SnapshotAssertion) -> None:
+    assert look(NARROW, to("audit", wanted="let your roles not read"), changed("denied")) == picture
+
+
+@cache
+def usual() -> dict[str, str]:
+    """Every screen as it is where nothing is wrong."""
+    return look_around(NARROW)
+
+
+@pytest.mark.parametrize("state", ["locked", "ledger-refused", "no-sandbox"])
+def test_a_state_is_in_sight_on_every_screen_and_hides_nothing(state: str) -> None:
+    """It looks different in the line at the top, in the keys, and on the Overview, which says more of it."""
+    words = {"locked": "▲ LOCKED", "ledger-refused": "× LEDGER REFUSES", "no-sandbox": "× NO SANDBOX"}
+    for place, shot in look_around(NARROW, client=changed(state)).items():
+        lines, before = (text.partition("-" * NARROW[0])[0].splitlines() for text in (shot, usual()[place]))
+        assert words[state] in lines[0] and words[state] not in before[0]
+        if place == "overview":
+            table = before[: next(row for row, line in enumerate(before) if line.startswith("─"))]
+            assert set(table[1:]) <= set(lines)
+        else:
+            assert lines[1:-2] == before[1:-2], place
+
+
+def test_an_authority_that_was_never_there_is_waited_for_in_words(picture: SnapshotAssertion) -> None:
+    client = Recorded()
+    client.away = True
+
+    async def walk(app: ConsoleApp, pilot: Pilot[None]) -> None:
+        await until(app, lambda text: "AUTHORITY AWAY" in text and "Asking again by itself" in text)
+
+    assert look(NARROW, walk, client) == picture
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place not in ("overview", "audit", "system")])
@@ -197,20 +280,37 @@ def test_an_authority_that_is_away_is_said_over_what_was_known(picture: Snapshot
         ("data", ("w", "D")),
         ("overview", ("colon",)),
         ("clients", ("question_mark",)),
-        ("models", ("enter",)),
+        ("models", ("w", "home", "a")),
+        ("models", ("home", "down", "down", "down", "enter")),
         ("data", ("o",)),
         ("data", ("v", "tab", "enter")),
+        ("data", ("w", "c", "enter")),
     ],
-    ids=["read-only", "armed", "form", "shred", "palette", "help", "approval", "report", "reveal"],
+    ids=[
+        "read-only",
+        "armed",
+        "form",
+        "shred",
+        "palette",
+        "help",
+        "approval",
+        "model",
+        "report",
+        "reveal",
+        "choices",
+    ],
 )
 def test_a_dialog_looks_as_it_did(place: str, keys: tuple[str, ...], picture: SnapshotAssertion) -> None:
     async def walk(app: ConsoleApp, pilot: Pilot[None]) -> None:
         await to(place, *keys)(app, pilot)
         if keys == ("w", "D"):
             await until(app, lambda text: "cannot be undone" in text)
-        wanted = {("w", "n"): "once merged", ("o",): "Report of", ("v", "tab", "enter"): "ledger"}.get(
-            keys, ""
-        )
+        wanted = {
+            ("w", "n"): "tokens, counted",
+            ("w", "home", "a"): "Type claims",
+            ("o",): "Report of",
+            ("v", "tab", "enter"): "ledger",
+        }.get(keys, "")
         await until(app, lambda text: wanted in text)
 
     assert look(NARROW, walk) == picture

@@ -16,7 +16,7 @@ import tiny
 from cloister.datasets.duplicates import NearFinder, RepeatCounter
 from cloister.datasets.figures import Lengths
 from cloister.datasets.report import Tokens, report_on
-from cloister.datasets.rows import Message, Row
+from cloister.datasets.rows import Message, Row, ToolCall
 from cloister.datasets.split import HOLDOUT, TRAIN
 from conftest import Importer
 
@@ -67,6 +67,15 @@ def test_repeats_conflicts_and_leakage_are_told_apart() -> None:
     assert found.leaked == 1
 
 
+def test_other_calls_are_other_answers() -> None:
+    counter = RepeatCounter()
+    for name in ("find", "find", "count"):
+        called = Message("assistant", "", (ToolCall(name, "{}"),))
+        counter.add(Row((Message("user", "how many?"), called)), TRAIN)
+    found = counter.counts()
+    assert (found.duplicates, found.conflicting_inputs, found.conflicting_rows) == (1, 1, 3)
+
+
 def test_where_only_a_sample_is_followed_counts_are_near_the_truth() -> None:
     rng = random.Random(2)
     counter, exact = RepeatCounter(most=2_000), RepeatCounter()
@@ -103,7 +112,7 @@ def test_rows_that_training_would_not_take_are_counted_by_rule(bring_in: Importe
     rows = [(f"question {n}", "answer " * (n + 1)) for n in range(30)]
     rows[7] = ("say <|end|> now", "no")
     reader = bring_in(lines(rows), holdout=0.2).reader
-    tokens = Tokens(tiny.tokenizer(), template=None, max_length=100)
+    tokens = Tokens(tiny.tokenizer(), max_length=100)
     found = report_on(reader, tokens=tokens, progress=lambda done, total: None)
     special = "has text that the tokenizer reads as a special token"
     assert found.first_lost[special] == [7] and found.lost[special] == 1
@@ -111,6 +120,17 @@ def test_rows_that_training_would_not_take_are_counted_by_rule(bring_in: Importe
     assert longer == sorted(longer) and 7 not in longer
     assert found.tokens is not None and sum(count for _, count in found.tokens.histogram) == 29
     assert found.supervised_tokens < found.tokens.total
+
+
+def test_what_is_counted_is_what_the_run_to_come_would_learn_on(bring_in: Importer) -> None:
+    turns = [{"role": role, "content": "four"} for _ in range(3) for role in ("user", "assistant")]
+    reader = bring_in(json.dumps({"messages": turns}).encode() + b"\n", holdout=0.0).reader
+    supervised = {}
+    for loss_on in ("assistant", "last", "all"):
+        tokens = Tokens(tiny.tokenizer(), loss_on=loss_on)
+        supervised[loss_on] = report_on(reader, tokens=tokens, progress=lambda d, t: None).supervised_tokens
+    assert supervised["assistant"] == 3 * supervised["last"] == 3 * len("four!")
+    assert supervised["all"] > supervised["assistant"]
 
 
 def test_a_template_that_refuses_a_row_loses_that_row_only(bring_in: Importer) -> None:
@@ -123,7 +143,9 @@ def test_a_template_that_refuses_a_row_loses_that_row_only(bring_in: Importer) -
     template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" + tiny.TEMPLATE
     )
-    tokens = Tokens(tiny.tokenizer(), template=template, max_length=None)
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    tokens = Tokens(tokenizer)
     found = report_on(reader, tokens=tokens, progress=lambda done, total: None)
     assert found.lost == {"is refused by the chat template": 1}
     assert found.first_lost == {"is refused by the chat template": [5]}

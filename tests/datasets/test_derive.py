@@ -173,6 +173,12 @@ def test_rows_are_corrected_by_number(folder: Path, letters: Grant) -> None:
         (b"", "no correction"),
         (b'{"row": 70, "answer": "SECRET"}', "are not taken"),
         (b'{"row": 1, "label": "SECRET"}', "this row has no label"),
+        (b'{"row": 1, "answer": " "}', r"messages\[1\].content: is empty"),
+        (
+            b'{"row": 1, "messages": [{"role": "user", "content": "SECRET"}, {"role": "user", "content": "x"}, '
+            b'{"role": "assistant", "content": "y"}]}',
+            r"messages\[1\].role: two user turns in a row",
+        ),
     ],
 )
 def test_broken_corrections_are_refused_and_not_shown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from cloister.datasets.canonical import DatasetWriter
 from cloister.datasets.forgetting import Mentions, forget_rows, normalised
 from cloister.datasets.reader import DatasetReader
-from cloister.datasets.rows import Message, Row
+from cloister.datasets.rows import Message, Row, ToolCall
 from cloister.errors import InvalidInput, NotFound
 from cloister.vault import ObjectWriter
 
@@ -47,6 +48,23 @@ def test_case_space_and_form_make_no_difference(identifier: str, text: str, ment
     assert mentions(row(text)) is mentioned
     assert mentions(row("hello", answer=text)) is mentioned
     assert mentions(row("hello", label=text)) is mentioned
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"name": "Jürgen Müller"}),
+        json.dumps({"note": "for\nJürgen\tMüller"}),
+        json.dumps({"call": json.dumps({"name": "Jürgen Müller"})}),
+        json.dumps({"said": 'he is "Jürgen Müller"'}, ensure_ascii=False),
+    ],
+)
+def test_what_json_writes_as_escapes_is_found(text: str) -> None:
+    mentions = Mentions(["Jürgen Müller"], whole_words=True)
+    assert mentions(row("hello", answer=text))
+    call = Message("assistant", "", (ToolCall("find", text),))
+    assert mentions(Row((Message("user", "hi"), call)))
+    assert not Mentions(["Grete"])(row("hello", answer=text + r" C:\greta \ \u12"))
 
 
 @pytest.mark.parametrize(

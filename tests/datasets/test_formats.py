@@ -176,8 +176,6 @@ def test_tools_that_do_not_fit_are_told_by_field_and_rule(bring_in, line, told):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_format_as_parquet(bring_in, name):
     value, row = EXAMPLES[name]
-    if name == "alpaca":
-        value, row = EXAMPLES["alpaca-short"]
     out = io.BytesIO()
     table = pa.Table.from_pylist([value] * 5 if name != "chat" else [spelt_alike(value)] * 5)
     pq.write_table(table.append_column("id", pa.array(range(5))), out, row_group_size=2, compression="zstd")
@@ -220,6 +218,15 @@ def test_plain_text_between_blank_lines_or_by_line(bring_in):
     got = bring_in(prose, format="lines", holdout=0.5)
     assert [row.text for row in got.reader.rows()] == ["One, two.", "Three.", "Four, and, five."]
     assert {got.summary.train_rows, got.summary.holdout_rows} == {1, 2}
+    got = bring_in(prose, format="document", more=[b"\n\nSix.\n\n", b"Seven.\n"])
+    assert [row.text for row in got.reader.rows()] == [
+        "One, two.\nThree.\n\n \nFour, and, five.",
+        "Six.",
+        "Seven.",
+    ]
+    with pytest.raises(InvalidInput, match="1 of 2 rows"):
+        bring_in(b"Short.", format="document", more=[b"A line.\n\n" * 200], max_row_bytes=1024)
+    assert bring_in.lines() == ["more-1:1: row: longer than 1024 bytes"]
 
 
 def test_what_may_be_a_table_is_not_taken_for_text(bring_in):

@@ -252,6 +252,11 @@ SOURCES: dict[str, tuple[Callable[[], bytes], str, dict[str, object]]] = {
         "f:1: history[0]: must be a pair of question and answer",
         {},
     ),
+    "chat: turns as a text nested a hundred thousand deep": (
+        lambda: lines(json.dumps({"messages": "[" * 100_000 + SECRET})),
+        "f:2: messages: must be an array of turns",
+        {},
+    ),
     # JSON arrays
     "array: never closed": (
         lambda: b"[\n" + GOOD.encode() + b",\n",
@@ -304,6 +309,11 @@ SOURCES: dict[str, tuple[Callable[[], bytes], str, dict[str, object]]] = {
     "text: one endless paragraph": (
         lambda: b"word\n" * 8_000_000,
         "f:1: row: longer than 1048576 bytes",
+        {},
+    ),
+    "utf-16: cut within a character": (
+        lambda: "Käse\n".encode("utf-16") * 500_000 + b"\0",
+        "f:500001: row: has bytes that are not utf-16-le",
         {},
     ),
     # packed
@@ -361,6 +371,13 @@ SOURCES: dict[str, tuple[Callable[[], bytes], str, dict[str, object]]] = {
         {},
     ),
     "parquet: a schema nested without end": (deep_schema, "f:footer: row: ", {}),
+    "parquet: names of classes nested without end": (
+        lambda: parquet(
+            table(prompt=["p"], completion=[1]).replace_schema_metadata({"huggingface": "[" * 4_000_000})
+        ),
+        "f:row group 0, row 0: completion: must be a string",
+        {},
+    ),
     "parquet: damaged pages": (
         damaged_pages,
         "f:row group 0: row: ",

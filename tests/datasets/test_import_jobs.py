@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cloister.api import Grant, JobDocument
 from cloister.datasets import DatasetReader
@@ -66,6 +70,16 @@ def test_a_table_becomes_a_sealed_dataset(tmp_path):
             reader.manifest.counts["holdout_rows"] == len(reader.indices("holdout")) == values["holdout_rows"]
         )
     assert SECRET not in json.dumps(events)
+
+
+def test_parquet_is_redacted_on_its_way_in_where_the_settings_ask_for_it(tmp_path):
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": [f"mail {SECRET}@example.org now"], "category": ["c"]}), out)
+    job, _ = dataset_job(tmp_path, out.getvalue(), columns=COLUMNS, holdout=0, personal="redact")
+    status, events = work(job)
+    assert (status, events[-1]["event"]) == (0, "result")
+    with DatasetReader(tmp_path / "out", key=KEY, object_id="ds-000000000001") as reader:
+        assert reader[0].messages[0].content == "mail [EMAIL] now"
 
 
 def test_bad_rows_go_to_the_report_and_the_first_fifty_into_the_failure(tmp_path):

@@ -15,8 +15,9 @@ from cloister.api import ColumnMap
 from cloister.datasets import Message, Row
 from cloister.datasets.alpaca import AlpacaShape
 from cloister.datasets.columns import Columns, FieldsShape
+from cloister.datasets.dialogues import ConversationShape
 from cloister.datasets.jsonl import _quick, parse_line
-from cloister.datasets.turns import CHAT, SHAREGPT, ConversationShape
+from cloister.datasets.turns import CHAT, SHAREGPT, spelt
 from cloister.errors import InvalidInput
 
 SECRET = "Zanzibar-4711"
@@ -88,10 +89,10 @@ BAD = {
     json.dumps({"messages": [{"content": SECRET}]}): "messages[0].role: is missing",
     chat(
         ("robot", SECRET), ("assistant", "x")
-    ): "messages[0].role: must be one of system, developer, user, assistant, tool",
+    ): "messages[0].role: must be one of system, developer, user, assistant, tool, function",
     chat(
         (["user"], "x"), ("assistant", "x")
-    ): "messages[0].role: must be one of system, developer, user, assistant, tool",
+    ): "messages[0].role: must be one of system, developer, user, assistant, tool, function",
     chat(
         ("user", 5), ("assistant", None)
     ): "messages[0].content: must be a string|messages[1].content: must be a string",
@@ -109,10 +110,12 @@ BAD = {
         ("user", "a"), ("system", "b"), ("assistant", "c")
     ): "messages[1].role: a system turn may only come first",
     chat(("user", "a")): "messages[0].role: the last turn must be the assistant's",
-    chat(("user", "a"), ("assistant", "b"), id=3): "id: unknown field; only messages, tools may be there",
+    chat(
+        ("user", "a"), ("assistant", "b"), id=3
+    ): "id: unknown field; only messages, tools, functions may be there",
     chat(
         ("user", "a"), ("assistant", "b"), **{"Müller " + SECRET: 3}
-    ): "field 2: unknown field; only messages, tools may be there",
+    ): "field 2: unknown field; only messages, tools, functions may be there",
     '{"messages":[{"role":"user","content":"a","name":"x"},{"role":"assistant","content":"b"}]}': (
         "messages[0].name: unknown field; only role, content may be there"
     ),
@@ -124,7 +127,7 @@ BAD = {
     ),
     '{"messages":[],' + GOOD[1:]: "messages: comes twice in one object",
     GOOD.replace('"a"', '"\\ud800"'): "messages[0].content: contains half of a surrogate pair",
-    GOOD.replace('"a"', "NaN"): "row: not valid JSON",
+    GOOD.replace('"a"', "NaN"): "row: not valid JSON: NaN and Infinity are no numbers there, null is",
     GOOD.replace('"a"', "1" * 50_000): "messages[0].content: must be a string",
     GOOD.replace('"a"', "1e999999999"): "messages[0].content: must be a string",
     GOOD.replace('"a"', "[" * 50_000): "row: nested too deeply",
@@ -184,7 +187,7 @@ def test_prompt_completion_faults(bring_in):
         "rows.txt:2: prompt: must be a string",
         "rows.txt:2: completion: is empty",
         "rows.txt:3: completion: is missing",
-        "rows.txt:3: x: unknown field; only prompt, completion may be there",
+        "rows.txt:3: x: unknown field; only prompt, completion, system may be there",
     ]
 
 
@@ -198,7 +201,7 @@ def test_prompt_completion_faults(bring_in):
         (b"PAR1....", "footer"),
         (b"\x80\x04\x95", "pickle"),
         (b"PK\x03\x04", "zip"),
-        ("x".encode("utf-16"), "UTF-16"),
+        ("x".encode("utf-32"), "UTF-32"),
         (b'{"chosen":"x","rejected":"y"}\n', "preference"),
         (b'{"text":"x","category":"y"}\n', "`text` and other fields"),
         (b'{\n "messages": []\n}\n', "several lines"),
@@ -280,12 +283,16 @@ objects = (
     | json_values
 )
 PAIR = ColumnMap(input="prompt", output="completion")
+SWAPPED = {"assistant": "user", "user": "assistant", "a": "tool"}
 shapes = st.sampled_from(
     [
         ConversationShape(CHAT),
         ConversationShape(CHAT, labelled=True, system="S"),
         ConversationShape(CHAT, groups=("x",), ignored=("label",)),
         ConversationShape(SHAREGPT, groups=("x",), system="S"),
+        ConversationShape(
+            spelt(ColumnMap(messages="messages", roles=SWAPPED), {}), ignored=("x",), closed=False
+        ),
         AlpacaShape(groups=("x",)),
         FieldsShape(Columns(PAIR), closed=True),
         FieldsShape(Columns(PAIR, labelled=True), closed=True, ignored=("x",)),

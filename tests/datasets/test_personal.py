@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
@@ -11,6 +12,8 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +21,10 @@ from personal_fixture import Maker, fixture, measure, table
 
 from cloister.datasets.personal.checkdigits import iban_check, luhn
 from cloister.datasets.personal.detector import Detector
-from cloister.datasets.personal.replacing import Pseudonyms, RowRewriter, placeholder
+from cloister.datasets.personal.replacing import Pseudonyms, Replacement, RowRewriter, placeholder
 from cloister.datasets.personal.types import Finding, settled
 from cloister.datasets.rows import Message, Row, ToolCall
+from conftest import Importer
 
 HANDBOOK = Path(__file__).parents[2] / "deploy" / "handbook.md"
 SECRET = bytes(range(32))
@@ -93,6 +97,78 @@ def test_labels_and_declarations_stay_and_calls_are_rewritten(detector: Detector
     address = json.loads(done.messages[1].tool_calls[0].arguments)["to"]
     assert address.endswith(".example") and done.messages[2].content == f"sent to {address}"
     assert done.tools == called.tools
+
+
+ARGUMENTS = {
+    "policy": 12345678,
+    "paid": -4.5e3,
+    "name": "Jürgen Müller",
+    "note": 'Dear "boss",\nKind regards,\nJürgen Müller \\ A:\\b',
+    "old": ["account 0012345", None, True],
+    "Jürgen Müller": 1,
+}
+
+
+@pytest.mark.parametrize("change", [placeholder, Pseudonyms(SECRET)], ids=["redact", "replace"])
+def test_json_stays_json(detector: Detector, change: Replacement) -> None:
+    """In a call, and in an answer that is JSON: whatever is exchanged, numbers too."""
+    text = json.dumps(ARGUMENTS, ensure_ascii=False)
+    called = Message("assistant", "", (ToolCall("tell", text),))
+    row = Row((Message("user", "Policy 12345678"), called, Message("tool", "ok"), Message("assistant", text)))
+    rewriter = RowRewriter(change, detector=detector)
+    done = rewriter(row)
+    for said in (done.messages[1].tool_calls[0].arguments, done.answer):
+        found = json.loads(said)
+        assert list(found)[:-1] == list(ARGUMENTS)[:-1]
+        assert (found["paid"], found["old"][1:]) == (-4.5e3, [None, True])
+        assert "12345678" not in said and "0012345" not in said
+        assert str(found["policy"]) == done.messages[0].content.removeprefix("Policy ")
+        assert "Müller" not in said and "Jürgen" not in found["name"]
+        assert found["note"].startswith('Dear "boss",\nKind regards,\n')
+        assert found["note"].endswith(" \\ A:\\b")
+
+
+def test_a_calls_line_breaks_are_line_breaks(detector: Detector) -> None:
+    text = json.dumps({"mail": "Best regards,\nQuimby Lindqvistson"})
+    row = Row((Message("user", "write"), Message("assistant", "", (ToolCall("send", text),))))
+    done = RowRewriter(placeholder, detector=detector)(row)
+    assert json.loads(done.messages[1].tool_calls[0].arguments) == {"mail": "Best regards,\n[NAME]"}
+
+
+_VALUES = st.recursive(
+    st.text(max_size=12)
+    | st.integers()
+    | st.none()
+    | st.sampled_from(["Anna Weber", "call 0171 2345678", 12345678, 4.5]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["policy", "name", "a"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(_VALUES, st.booleans())
+@settings(max_examples=120, deadline=None)
+def test_any_json_stays_json(value: object, ascii_only: bool) -> None:
+    text = json.dumps([value], ensure_ascii=ascii_only)
+    row = Row((Message("user", "hi"), Message("assistant", text)))
+    for change in (placeholder, Pseudonyms(SECRET)):
+        json.loads(RowRewriter(change, detector=_DETECTOR)(row).answer)
+
+
+def test_parquet_and_lines_are_rewritten_alike_on_their_way_in(
+    bring_in: Importer, detector: Detector
+) -> None:
+    rows = [{"prompt": f"I am Anna Weber, policy ZX-11882{n}", "completion": "Noted."} for n in range(5)]
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out, row_group_size=2)
+    found = [
+        list(bring_in(data, rewrite=RowRewriter(placeholder, detector=detector)).reader.rows())
+        for data in (out.getvalue(), json.dumps(rows).encode())
+    ]
+    assert found[0] == found[1]
+    assert {row.messages[0].content for row in found[0]} == {"I am [NAME], policy [RECORD_NUMBER]"}
 
 
 def test_the_same_person_keeps_one_pseudonym_and_another_key_gives_another(detector: Detector) -> None:

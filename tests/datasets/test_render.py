@@ -77,7 +77,8 @@ def test_the_prompt_is_the_beginning_of_the_row(tokenizer, template):
     assert not rendered.supervised[rendered.prompt_length - 1]
 
 
-content = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=30).filter(
+# Without "<": special tokens begin with it, hypothesis tries constants of this file, and rows with one are refused.
+content = st.text(st.characters(codec="utf-8", exclude_characters="\0<"), min_size=1, max_size=30).filter(
     str.strip
 )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from cloister.api import LossOn
 from cloister.datasets.render import render, render_all, spans
 from cloister.datasets.rows import Message, Row, ToolCall
 from cloister.datasets.templates import TEMPLATES, same_as_ours, use_template
@@ -221,6 +223,32 @@ def test_tools_that_a_template_leaves_out_are_refused() -> None:
         render(rows[2], made)
 
 
+def test_calls_have_the_ids_that_mistrals_templates_ask_for() -> None:
+    """Nine letters or digits each, and an answer names its call's; such a template raises where there is none."""
+    row = Row(
+        (
+            Message("user", "Rain?"),
+            Message("assistant", "", (call("get_weather", city="Ulm"), call("get_sun", city="Bonn"))),
+            Message("tool", "rain"),
+            Message("tool", "sun"),
+            Message("assistant", "", (call("get_weather", city="Graz"),)),
+            Message("tool", "snow"),
+            Message("assistant", "So."),
+        )
+    )
+    made = tokenizer()
+    made.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}{% for c in m.tool_calls or [] %}"
+        "{% if c.id | length != 9 %}{{ raise_exception('Tool call IDs!') }}{% endif %}"
+        "{{ c.id }}={{ c.function | tojson }}{% endfor %}{% if m.role == 'tool' %} {{ m.tool_call_id }} {{ m.name }}"
+        "{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+    )
+    text = "".join(span.text for span in spans(render(row, made), made))
+    said = re.findall(r"(call\d{5})(?:=| (\w+))", text)
+    assert [name for name, _ in said] == [f"call0000{n}" for n in (1, 2, 1, 2, 3, 3)]
+    assert [of for _, of in said if of] == ["get_weather", "get_sun", "get_weather"]
+
+
 def test_a_template_needs_its_special_tokens() -> None:
     with pytest.raises(InvalidInput, match="no special token"):
         use_template(tokenizer(["<s>", "</s>"]), "llama3")
@@ -240,6 +268,54 @@ def test_a_models_own_template_that_writes_the_same_is_told(tmp_path: Path) -> N
     own.chat_template = own.chat_template.replace("assistant", "model")
     own.save_pretrained(tmp_path)
     assert "otherwise than ours (llama3, qwen3, chatml)" in str(template_notice(Folder(tmp_path)))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("tools", [False, True])
+def test_without_its_markers_a_template_gives_the_same_mask(name: str, tools: bool) -> None:
+    """So it is with the templates that base models bring: Qwen 3's own writes an empty thought before the last turn."""
+    if tools and name == "chatml":
+        pytest.skip("it has none")
+    middle = (
+        (Message("assistant", "", (call("get_weather", city="Ulm"),)), Message("tool", "rain"))
+        if tools
+        else (Message("assistant", "b, then"), Message("user", "c"))
+    )
+    row = Row(
+        (
+            Message("user", "a"),
+            *middle,
+            Message("assistant", "d"),
+            Message("user", "e"),
+            Message("assistant", "f"),
+        ),
+        tools=json.dumps([WEATHER]) if tools else None,
+    )
+    made = using(name)
+    bare = re.sub(r"\{%-? (end)?generation -?%\}", "", TEMPLATES[name].text)
+    assert bare != TEMPLATES[name].text
+    for loss_on in get_args(LossOn):
+        assert render(row, made, template=bare, loss_on=loss_on) == render(row, made, loss_on=loss_on)
+
+
+def test_an_earlier_thought_that_is_not_written_is_refused_unless_only_the_last_turn_is_learnt() -> None:
+    made = using("qwen3")
+    bare = re.sub(r"\{%-? (end)?generation -?%\}", "", TEMPLATES["qwen3"].text)
+    row = Row(
+        (
+            Message("user", "a"),
+            Message("assistant", "<think>\nso\n</think>\n\nb"),
+            Message("user", "c"),
+            Message("assistant", "<think>\nthus\n</think>\n\nd"),
+        )
+    )
+    with pytest.raises(InvalidInput, match="differently when more turns follow") as refused:
+        render(row, made, template=bare)
+    assert "loss on last" in str(refused.value.remedy)
+    last = render(row, made, template=bare, loss_on="last")
+    assert [span.text for span in spans(last, made) if span.supervised] == [
+        "<think>\nthus\n</think>\n\nd<|im_end|>"
+    ]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -123,6 +123,12 @@ tail -n 1 $mine/exports.cedar
 tail -n 1 /etc/cloister/appliance.yaml
 $install --environment {sys.prefix} --repair > repaired
 stat -c '%a %U %G' /var/lib/cloister/keys/thing
+setpriv --reuid=cloister --regid=cloister --clear-groups sleep 60 &
+$install --uninstall 2> refused && exit 1
+grep -q 'stop the service first' refused
+test -e /opt/cloister -a -e /etc/systemd/system/cloisterd.service
+kill $!
+wait $! || true
 $install --uninstall | tail -n 1
 test ! -e /opt/cloister -a ! -e /usr/local/bin/cloister -a ! -e /etc/systemd/system/cloisterd.service
 cat /var/lib/cloister/keys/thing
@@ -322,7 +328,7 @@ def test_six_people_walk_the_demos_path_on_a_bare_debian(tmp_path: Path) -> None
     if named is None:
         if shutil.which("debootstrap") is None:
             pytest.skip("debootstrap is not installed here, and CLOISTER_TEST_ROOT names no root")
-        packages = "python3,python3-venv,bubblewrap,systemd,openssh-client,passwd"
+        packages = "python3,python3-venv,bubblewrap,libnuma1,systemd,openssh-client,passwd"
         command = ["debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", str(lower)]
         subprocess.run(command, check=True, capture_output=True)
     script = str(HERE / "six_users.py")

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ import tiny
 from cloister.datasets.render import prompt_ids
 from cloister.models.adapter import add_adapter, save_adapter
 from cloister.models.files import Folder
-from cloister.models.load import load_base, load_model
+from cloister.models.load import load_base, load_model, load_tokenizer
 from cloister.models.merge import Variant, merge_to, merged_weights
 from cloister.training.recipe import train
 from cloister.training.rows import RowSource
@@ -73,12 +73,18 @@ FAMILIES: dict[str, Any] = {
 }
 
 
+NEAR = 2.0
+"""So many last places of bfloat16, at most, are between two logits that may come out in either order: each of them is a
+sum over layers that round to it. In float32, where nothing of that size is lost, none may."""
+
+
 @dataclasses.dataclass
 class Made:
     """A tuned and merged model of one family, sealed, and what came of its training."""
 
     root: Path
     key: bytes
+    base: Folder
     model: ObjectReader
     losses: list[float]
 
@@ -117,7 +123,7 @@ def make(root: Path, family: str, method: Any) -> Made:
     writer = ObjectWriter(root / "model", object_id="mm-000000000001", kind="model", key=key)
     merge_to(writer, base, adapter, base_variant=variant)
     writer.finish(created_at="2026-01-01T00:00:00Z")
-    return Made(root, key, ObjectReader(root / "model", key=key), outcome.losses)
+    return Made(root, key, base, ObjectReader(root / "model", key=key), outcome.losses)
 
 
 @pytest.fixture
@@ -128,9 +134,26 @@ def root() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def serve_and_compare(made: Made) -> int:
-    """Start the engine, compare prompts and answers with the trainer's; how many answers were the same to the token."""
-    process = start(made.root, document(made.root, made.key))
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """How the engine's greedy answers stand to the merged model's, the same prompts token by token.
+
+    `apart` has, for every token that is not the merged model's best in float32, how far the best is above it, in
+    units of the last place that bfloat16 has for a number of that size.
+    """
+
+    equal: int
+    apart: tuple[float, ...]
+
+
+def last_place(values: torch.Tensor) -> torch.Tensor:
+    """What bfloat16, which keeps 8 significant bits, tells apart at the size of each of these numbers."""
+    return torch.exp2(torch.floor(torch.log2(values.abs())) - 7)
+
+
+def serve_and_compare(made: Made, dtype: Literal["bfloat16", "float32"] = "bfloat16") -> Answers:
+    """Start the engine; its token ids of a prompt are the trainer's, its answers are set beside the merged model's."""
+    process = start(made.root, document(made.root, made.key, dtype=dtype))
     assert process.stdout is not None
     events: list[dict[str, Any]] = []
     try:
@@ -140,11 +163,12 @@ def serve_and_compare(made: Made) -> int:
                 break
         assert events and events[-1].get("stage") == "ready", events
         engine = Engine(process, made.root, made.model, events)
-        model, tokenizer = load_base(made.model)
-        equal = 0
+        trainers = load_tokenizer(made.base)
+        model, _ = load_base(made.model, dtype=torch.float32)
+        equal, apart = 0, []
         for row in tiny.rows(4, seed=9):
             chat = [{"role": m.role, "content": m.content} for m in row.prompt]
-            wanted = prompt_ids(row, tokenizer)
+            wanted = prompt_ids(row, trainers)
             status, answer = engine.ask("POST", "/tokenize", {"model": "model", "messages": chat})
             assert status == 200 and answer["tokens"] == wanted
             body = {"messages": chat, "max_completion_tokens": 8, "temperature": 0, "return_token_ids": True}
@@ -153,16 +177,18 @@ def serve_and_compare(made: Made) -> int:
             answered = answer["choices"][0]["token_ids"]
             ids = torch.tensor([wanted + answered])
             with torch.no_grad():
-                logits = model(ids).logits[0, len(wanted) - 1 : -1].float()
-            chosen = logits.gather(1, torch.tensor(answered).unsqueeze(1)).squeeze(1)
-            assert (
-                logits.max(1).values - chosen
-            ).max() <= 0.25  # where the best two are as near as bf16 rounds
-            equal += answered == logits.argmax(-1).tolist()
-        return equal
+                logits = model(ids).logits[0, len(wanted) - 1 : -1]
+            best = logits.max(1).values
+            below = best - logits.gather(1, torch.tensor(answered).unsqueeze(1)).squeeze(1)
+            apart += (below / last_place(best))[below > 0].tolist()
+            equal += not bool((below > 0).any())
+        return Answers(equal, tuple(apart))
     finally:
         process.kill()
         process.wait()
+        for name in ("tmp", "run"):  # for the next engine
+            shutil.rmtree(made.root / name)
+            (made.root / name).mkdir()
 
 
 @pytest.mark.slow
@@ -175,14 +201,14 @@ def test_each_family_trains_and_merges(family: str, root: Path) -> None:
         assert made.losses[-1] < made.losses[0]
 
 
-@pytest.mark.slow
-def test_a_family_other_than_llama_is_served(root: Path) -> None:
-    assert serve_and_compare(make(root, "qwen3", "qlora")) >= 3
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_served(family: str, root: Path) -> None:
-    equal = serve_and_compare(make(root, family, "qlora"))
-    print(f"soak: answers=4 equal={equal}")
-    assert equal >= 3
+    """In float32 the answers are the same to the token; in bfloat16 but for best tokens as near as it rounds."""
+    made = make(root, family, "qlora")
+    exact = serve_and_compare(made, "float32")
+    assert exact == Answers(4, ()), exact
+    rounded = serve_and_compare(made)
+    print(f"soak: answers=4 equal_in_float32={exact.equal} equal_in_bfloat16={rounded.equal} "
+          f"apart_in_last_places={[round(one, 2) for one in rounded.apart]}")  # fmt: skip
+    assert all(one <= NEAR for one in rounded.apart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import http.client
@@ -24,6 +25,7 @@ import pytest
 import torch
 
 from cloister.api import Grant, JobDocument, LoraConfig, ServeConfig
+from cloister.appliance.engine_load import figures
 from cloister.demo.search import find_bytes
 from cloister.models.adapter import add_adapter, save_adapter
 from cloister.models.files import Folder
@@ -211,6 +213,17 @@ def test_without_a_wish_the_models_own_greedy_default_holds(engine: Engine) -> N
     ]
     told, greedy = (engine.ask("POST", "/v1/chat/completions", body)[1] for body in bodies)
     assert told["choices"][0]["message"] == greedy["choices"][0]["message"]
+
+
+def test_its_work_and_its_cache_can_be_asked_for(engine: Engine) -> None:
+    body = {"messages": CHATS[1], "max_completion_tokens": 4}
+    for _ in range(2):
+        assert engine.ask("POST", "/v1/chat/completions", body)[0] == 200
+    told = asyncio.run(figures(str(engine.socket)))
+    assert told is not None
+    assert told["num_requests_running"] == told["num_requests_waiting"] == 0
+    assert 0 <= told["kv_cache_usage_perc"] <= 1
+    assert told["prefix_cache_queries_total"] > 0 and told["prefix_cache_hits_total"] >= 0
 
 
 def test_only_the_routes_of_the_list_are_there(engine: Engine) -> None:

@@ -15,15 +15,17 @@ from pathlib import Path
 import pytest
 
 from cloister.api import Grant, JobDocument
-from cloister.engine.__main__ import environment
+from cloister.engine.__main__ import _ended, environment
 from cloister.engine.reports import (
     Fault,
     Loaded,
     LogHandler,
+    Missing,
     ReportReader,
     Said,
     Started,
     fault_of,
+    missing_of,
     send_report,
 )
 from cloister.engine.server import ServerOptions, arguments
@@ -204,6 +206,56 @@ def test_values_are_left_out_of_a_log_line(tmp_path: Path) -> None:
     assert said.words == "Token … of … took … s, …% of … in all." and "7f3a9c" not in str(said)
     record = logging.LogRecord("x", logging.WARNING, __file__, 1, "no such literal there", (), None)
     assert vetted(record) is None
+
+
+LOADER = "libnuma.so.1: cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.parametrize("way", ["as text", "as it is", "as what another came of", "as an error"])
+def test_a_library_that_was_not_found_is_named_and_nothing_else_of_the_text(tmp_path: Path, way: str) -> None:
+    error = ImportError(f"who is patient 7f3a9c? {LOADER}, in /home/7f3a9c", path="/home/7f3a9c")
+    with reported(tmp_path / "r.sock") as (log, reader):
+        if way == "as text":
+            log.warning("Failed to import: %s", repr(error))
+        elif way == "as it is":
+            log.warning("Failed to import: %r", error)
+        else:
+            try:
+                try:
+                    raise error
+                except ImportError as cause:
+                    raise AttributeError("there is no such operator") from cause
+            except AttributeError as failed:
+                if way == "as an error":
+                    log.exception("it failed")
+                    assert isinstance(reader.next(1.0), Fault)
+                else:
+                    send_report(tmp_path / "r.sock", missing_of(failed))  # type: ignore[arg-type]
+        assert reader.next(1.0) == Missing("libnuma.so.1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a/libx.so.1: cannot open shared object file", "lib 7f.so: cannot open shared object file", "libx.so.1"],
+)
+def test_what_the_loader_does_not_say_names_no_library(text: str) -> None:
+    assert missing_of(ImportError(text), text, None, 3) is None
+
+
+def test_an_end_before_it_was_ready_says_of_what_and_later_no_library(tmp_path: Path) -> None:
+    fault = Fault("AttributeError", "torch._ops:1234", "vllm._custom_ops:55")
+    warned = Said("warning", "vllm.platforms.cpu:645", "Failed to import from vllm._C: \u2026")
+    told = _ended(1, False, fault, Missing("libnuma.so.1"), warned)
+    assert told.message == (
+        "vLLM ended before it was ready (exit 1; AttributeError in torch._ops:1234, from vllm._custom_ops:55): "
+        "the library libnuma.so.1 is not on this machine"
+    )
+    assert "cloister doctor" in (told.remedy or "")
+    assert _ended(1, False, fault, None, warned).message.endswith(
+        "vllm._custom_ops:55); its last warning: Failed to import from vllm._C: \u2026 (vllm.platforms.cpu:645)"
+    )
+    told = _ended(-9, True, None, Missing("libnuma.so.1"), warned)
+    assert told.message == "vLLM ended by itself (signal 9)"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import msgspec
 from test_verdict import judged
 
 from cloister.api import Costs
@@ -46,6 +47,17 @@ def test_columns() -> None:
     heading, rows = columns.effort(MADE)
     assert heading[-2:] == ["1,000 queries (EUR)", "tuning pays after"]
     assert rows[0][4] == "400 ms" and rows[2][-1] == "" and rows[-1][0] == "a person"
+    unpriced = msgspec.structs.replace(
+        MADE,
+        training_cost=None,
+        lines=[msgspec.structs.replace(line, pays_after=None) for line in MADE.lines],
+    )
+    assert columns.effort(unpriced)[1][0][-1] == "-", "what it would cost is not known: that is no never"
+    assert "cut off" not in heading, "an evaluation from before answers were counted"
+    counted = [msgspec.structs.replace(line, longest=40, cut=0.255) for line in MADE.lines]
+    heading, rows = columns.effort(msgspec.structs.replace(MADE, lines=counted))
+    assert heading[4:6] == ["answer tokens", "cut off"] and rows[0][4:6] == ["at most 40", "26%"]
+    assert len({len(row) for row in (heading, *rows)}) == 1
     (found,) = columns.groups(MADE)
     assert found[0][:2] == ["group of column 1", "rows"] and [row[:2] for row in found[1]] == [
         ["1", "60"],

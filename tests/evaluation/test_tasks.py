@@ -44,6 +44,27 @@ def test_an_answer_names_a_label_as_a_program_would_read_it() -> None:
         assert labels.number(nothing) == -1
 
 
+def test_the_first_line_decides_and_then_a_single_label_named_anywhere() -> None:
+    labels = Labels(["card", "card_lost", "Refund"])
+    read = {
+        "refund\n\nIt is not about a card.": "Refund",
+        "Let me see.\nThey lost it in the street.\nSo: card_lost": "card_lost",
+        "<think>A card? Or a refund?</think>\n\ncard": "card",
+        "a card or a refund, hm</think>\nThe label is **Refund**.": "Refund",
+        "<think>card</think> The answer:\nrefund": "Refund",
+    }
+    for answer, name in read.items():
+        assert labels.names[labels.number(answer)] == name, answer
+    for nothing in (
+        "Either.\ncard\nrefund",  # several, and no first line to decide
+        "card, or refund\ncard",  # the first line is not decided by those after it
+        "<think>it is card, so",  # it never came to an answer
+        "I think\nnone of them",
+    ):
+        assert labels.number(nothing) == -1, nothing
+    assert json_object('<think>{"a": 2}?</think>\n{"a": 1}') == {"a": 1} and json_object("<think>{}") is None
+
+
 def test_labels_are_scored_also_those_that_the_holdout_lacks() -> None:
     task = with_labels(task_of(LABELLED[:2], "x"), ["another"])
     scored = task.score(["the card_lost", "another"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from cloister.api import Costs
 from cloister.datasets.rows import Message, Row
-from cloister.evaluation import general, table
+from cloister.evaluation import columns, general, table
 from cloister.evaluation.table import BASE, FEW_SHOT, LARGER, RETRIEVAL, TUNED, Measured, Table, build
 from cloister.evaluation.tasks import Scored, Task, task_of
 from cloister.evaluation.verdict import Verdict, verdict
@@ -82,18 +83,29 @@ def test_costs_and_when_they_are_paid_back() -> None:
     assert prompted.pays_after == 14_400 and tuned.pays_after is None
     assert made.pays_after_person == 2
     assert "paid back after 14,400 queries against few-shot prompting; after 2 cases" in said.sentences[1]
+    assert said.sentences[1].endswith("(by times of plain transformers, not of vLLM).")
     _, unknown = judged(200, 0.9, {FEW_SHOT: 0.5})
     assert "the settings name no price" in unknown.sentences[1]
     only_person = Costs(hour=None, case=2.0)
-    made, _ = judged(200, 0.9, {FEW_SHOT: 0.5}, costs=only_person)
+    made, said = judged(200, 0.9, {FEW_SHOT: 0.5}, costs=only_person)
+    assert "the settings name no price" in said.sentences[1], "that it never pays is not known"
+    _, untimed = judged(200, 0.9, {FEW_SHOT: 0.5}, costs=costs, training_s=None)
+    assert "not known" in untimed.sentences[1]
     assert made.pays_after_person is None and made.lines[0].cost is None
 
 
 def test_a_larger_model_is_weighed_and_not_the_yardstick() -> None:
     made, said = judged(200, 0.9, {FEW_SHOT: 0.5, LARGER: 0.99})
-    assert said.advice == "deploy" and said.against == FEW_SHOT
+    assert said.against == FEW_SHOT
     assert any("larger untuned model does better by 9.0 points" in text for text in said.sentences)
     assert table.bounds(made)["gain_low"] > 0.3, "a promotion is held to what needs no tuning"
+    assert said.advice == "weigh" and said.reservations == ["larger-model-better"]
+    assert said.sentences[-1].startswith("Weigh it: a larger model does better untuned")
+    assert table.bounds(made)["larger_gain_low"] == pytest.approx(-0.09, abs=0.06)
+    made, said = judged(200, 0.9, {FEW_SHOT: 0.5, LARGER: 0.9})
+    assert said.advice == "deploy" and said.reservations == [], "as good is not better"
+    _, worse = judged(300, 0.5, {RETRIEVAL: 0.8, LARGER: 0.9})
+    assert worse.advice == "do-not-deploy" and worse.reservations == ["larger-model-better"]
 
 
 def test_what_was_lost_is_said() -> None:
@@ -102,14 +114,51 @@ def test_what_was_lost_is_said() -> None:
     _, said = judged(200, 0.9, {FEW_SHOT: 0.5}, general=nothing)
     assert "cannot do the general check either (0% of 48 items)" in said.sentences[-1]
     able = [{"same": str(i.value), "says": str(i.value)}.get(i.check, "") for i in general.items()]
-    _, said = judged(200, 0.9, {FEW_SHOT: 0.5}, general=general.compared(able, wrong, 0))
-    assert said.sentences[-1].startswith("General abilities fell by ")
+    _, said = judged(200, 0.9, {FEW_SHOT: 0.5}, general=nothing)
+    assert said.advice == "deploy" and not said.reservations, "what was never there is not lost"
+    lost = general.compared(able, wrong, 0)
+    made, said = judged(200, 0.9, {FEW_SHOT: 0.5}, general=lost)
+    assert said.sentences[-2].startswith("General abilities fell by ")
+    assert said.sentences[-2].endswith("more than half of them are gone.")
+    assert said.advice == "weigh" and said.reservations == ["general-abilities-lost"]
+    assert "its own task alone" in said.sentences[-1]
+    bounds = table.bounds(made)
+    assert bounds["general_low"] < 0.1 and bounds["general_change_low"] < -0.2
+    _, said = judged(200, 0.9, {FEW_SHOT: 0.5}, general=general.compared(able, able, 0))
+    assert said.advice == "deploy"
+    _, said = judged(200, 0.9, {FEW_SHOT: 0.5, LARGER: 1.0}, general=lost)
+    assert said.reservations == ["general-abilities-lost", "larger-model-better"]
+
+
+def test_an_evaluation_from_before_these_were_counted_is_still_read() -> None:
+    made, _ = judged(20, 0.9, {FEW_SHOT: 0.5})
+    numbers = table.plain(made)
+    for line in numbers["lines"]:
+        del line["cut"], line["longest"]
+    del numbers["timed_with"]
+    assert table.of(numbers) == made
+    assert msgspec.convert({"advice": "deploy", "against": None, "sentences": []}, Verdict).reservations == []
 
 
 def test_groups_are_numbers_here() -> None:
     made, _ = judged(10, 1.0, {BASE: 0.0}, groups=[[[0, 1, 2], [3]]])
     assert [one.rows for one in made.groups[0]] == [3, 1]
     assert made.groups[0][1].figures == {BASE: 0.0, TUNED: 1.0}
+
+
+def test_a_group_in_which_nothing_could_be_measured_has_no_figure() -> None:
+    task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * 4, "x")
+    lines = [measured(BASE, np.array([1.0, 0.0, np.nan, np.nan])), measured(TUNED, np.ones(4))]
+    settings: dict[str, Any] = {
+        "groups": [[[0, 1], [2, 3]]],
+        "general": None,
+        "costs": None,
+        "training_s": None,
+    }
+    made = build(task, lines, primary="exact_match", seed=0, **settings)
+    assert [one.figures for one in made.groups[0]] == [{BASE: 0.5, TUNED: 1.0}, {TUNED: 1.0}]
+    ((_, rows),) = columns.groups(made)
+    assert rows[1][2] == "-" and rows[1][3] != "-"
     assert table.of(table.plain(made)) == made
 
 
@@ -152,3 +201,14 @@ def test_a_metric_of_ones_own_decides_by_its_own_scale() -> None:
     ]
     made = build(task, lines, primary="own", groups=[], general=None, costs=None, training_s=None, seed=0)
     assert verdict(made).advice == "deploy" and "own" in verdict(made).sentences[0]
+
+
+def test_a_metric_that_says_nothing_of_one_line_leaves_it_out_by_group() -> None:
+    task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * 4, "x")
+    own = {"own": np.ones(4), "exact_match": np.ones(4)}
+    tuned = Measured(TUNED, ("x",) * 4, Scored(own))
+    rest: dict[str, Any] = {"general": None, "costs": None, "training_s": None, "seed": 0}
+    lines = [measured(BASE, np.ones(4)), tuned]
+    made = build(task, lines, primary="own", groups=[[[0, 1], [2, 3]]], **rest)
+    assert [set(group.figures) for group in made.groups[0]] == [{TUNED}, {TUNED}]
+    assert made.lines[0].gain is None and verdict(made).advice == "cannot-tell"

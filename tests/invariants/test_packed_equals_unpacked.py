@@ -77,7 +77,11 @@ def gradients(model: Any, batches: list[tuple[torch.Tensor, torch.Tensor, Border
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("lengths", [(5, 12, 9, 1, 20), (530, 30)], ids=["short", "long"])
+@pytest.mark.parametrize(
+    "lengths",
+    [(5, 12, 9, 1, 20), (530, 30), (40, 3, 3, 1, 3, 3, 3, 3)],
+    ids=["short", "long", "uneven"],
+)
 def test_loss_and_gradients_are_those_of_the_rows_alone(name: str, lengths: tuple[int, ...]) -> None:
     model = ready(ARCHITECTURES[name])
     torch.manual_seed(3)
@@ -104,6 +108,10 @@ def test_a_model_that_cannot_be_packed_is_not(monkeypatch: pytest.MonkeyPatch) -
     assert "cannot be packed" in str(probe.packing_fault(capped, rows, torch.device("cpu")))
     with pytest.raises(InvalidInput, match="cannot be packed"):
         tiny.fine_tune(tiny.config(packing="on"), made=capped)
+
+    dropping = ready(lambda: tiny.model(attention_dropout=0.1))
+    assert "cannot be packed" in str(probe.packing_fault(dropping, rows, torch.device("cpu")))
+    assert dropping.training
 
     def leaking(query: Any, key: Any, value: Any, borders: Any, scale: float, window: Any) -> Any:
         out = torch.nn.functional.scaled_dot_product_attention(

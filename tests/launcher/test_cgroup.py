@@ -38,7 +38,7 @@ def test_a_sandbox_gets_no_swap(tmp_path: Path) -> None:
     assert one.out_of_memory() is True
 
 
-@pytest.mark.parametrize("change", [{"controllers": "cpu pids"}, {"others": "1\n"}])
+@pytest.mark.parametrize("change", [{"controllers": "cpu pids"}, {"others": "4194305\n"}])
 def test_a_group_that_is_not_ours_alone_is_left_as_it_is(tmp_path: Path, change: dict[str, str]) -> None:
     proc, group = machine(tmp_path, **change)
     before = sorted(path.name for path in group.iterdir())

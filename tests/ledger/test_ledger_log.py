@@ -191,6 +191,34 @@ def test_a_log_in_use_verifies_at_any_moment(open_ledger: Open, tmp_path: Path) 
         thread.join()
 
 
+def test_a_write_that_ends_while_it_is_looked_at_is_no_damage(
+    open_ledger: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = open_ledger(settings=Settings(sign_after_s=3600))
+    fill(ledger, 3)
+    ledger.append(sample(3))
+    (journal,) = (tmp_path / "log" / "journal").glob("0*")
+    whole = journal.read_bytes()
+    end = len(whole.rstrip(b"\x00"))
+    half = whole[: end - 20] + bytes([1] * 20) + whole[end:]
+    judge = verifier._is_torn
+
+    def ends_now(descriptor: int, at: int, stop: int) -> bool:
+        with journal.open("r+b") as file:
+            file.write(whole)
+        return judge(descriptor, at, stop)
+
+    def verified(data: bytes) -> list[str]:
+        with journal.open("r+b") as file:
+            file.write(data)
+        return verifier.verify_log(tmp_path / "log", ledger.vkey).problems
+
+    assert any("damaged at byte" in problem for problem in verified(half))
+    monkeypatch.setattr(verifier, "_is_torn", ends_now)
+    assert verified(half) == []
+    verified(whole)  # the ledger is closed on what it wrote
+
+
 def test_tile_names_are_those_of_the_specification() -> None:
     assert tile_name(1234067) == "x001/x234/067"
     assert tile_name(0) == "000"

@@ -23,6 +23,7 @@ from cloister import verifier
 from cloister.errors import LedgerUnavailable, Tampered
 from cloister.ledger import Ledger, Settings
 from cloister.ledger.frames import frame, read_frames, seed
+from cloister.ledger.journal import Journal
 from cloister.ledger.note import VerifierKey
 
 Open = Callable[..., Ledger]
@@ -359,3 +360,28 @@ def test_a_folder_that_cannot_be_written_is_unavailable(open_ledger: Open, tmp_p
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LedgerUnavailable):
         open_ledger(root=tmp_path / "file" / "log")
+
+
+def test_an_emergency_space_that_cannot_be_opened_again_is_let_go_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may by then be the file of somebody else: nothing is closed or written there."""
+    journal = Journal(tmp_path / "journal", ORIGIN, file_bytes=1 << 12, emergency_bytes=1 << 12)
+    journal.start(0, [b"\x00\x01a"])
+    assert journal.emergency is not None
+    journal.emergency.append(1, [b"\x00\x01b"])
+
+    def none_left(journal: Journal) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "open_emergency", none_left)
+        with pytest.raises(OSError):
+            journal.start(0, [b"\x00\x01a", b"\x00\x01b"])
+    theirs = [os.open(tmp_path / "theirs", os.O_RDWR | os.O_CREAT) for _ in range(4)]
+    assert journal.emergency is None
+    journal.start(0, [b"\x00\x01a", b"\x00\x01b"])
+    journal.close()
+    for descriptor in theirs:
+        assert os.fstat(descriptor).st_size == 0
+        os.close(descriptor)

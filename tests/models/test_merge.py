@@ -169,14 +169,14 @@ def test_an_adapter_that_lacks_a_part_of_its_arithmetic_is_refused(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_memory_is_that_of_a_tensor_not_of_the_model(tmp_path: Path, make_object, variant: Variant) -> None:
-    model = tiny.model(dtype=torch.bfloat16, hidden_size=512, intermediate_size=4096, num_hidden_layers=6)
+    model = tiny.model(dtype=torch.bfloat16, hidden_size=512, intermediate_size=4096, num_hidden_layers=10)
     base = Folder(tiny.save_base(tmp_path / "wide", model))
     adapted = shaken(add_adapter(model, LoraConfig(rank=8, alpha=8)))
     adapter = make_object(fill=partial(save_adapter, adapted, prefix="best"))
     del model, adapted
     with SafetensorsReader.of(base) as reader:
         total, largest = reader.nbytes, max(spec.nbytes for spec in reader.specs)
-    assert total > 75 << 20 and largest == 4 << 20
+    assert total > 120 << 20 and largest == 4 << 20
 
     def fill(writer) -> None:
         ctypes.CDLL(None).malloc_trim(0)
@@ -184,6 +184,6 @@ def test_memory_is_that_of_a_tensor_not_of_the_model(tmp_path: Path, make_object
         peak_memory(reset=True)
         merge_to(writer, base, adapter, base_variant=variant)
         extra = peak_memory() - before
-        assert extra < 8 * largest + (24 << 20) < 0.75 * total, f"{extra >> 20} MiB"
+        assert extra < 8 * largest + (40 << 20) < 0.6 * total, f"{extra >> 20} MiB"
 
     make_object(fill=fill)

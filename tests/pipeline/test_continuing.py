@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from tests.cli.cli_shell import Shell
 from tests.conftest import Appliance, import_base, import_rows, short_run
 
 from cloister.api import LoraConfig
@@ -45,3 +47,14 @@ def test_an_earlier_adapter_is_gone_on_from_and_lineage_follows(
         client.start_run(asked.model_copy(update={"name": "third", "from_run": None, "rebase_of": "first"}))
     again = client.start_run(short_run("again").model_copy(update={**quick, "rebase_of": "first"}))
     client.cancel_run(again.run_id)
+
+    # Typed: its name follows from both, and what it cannot take along is said.
+    shell = Shell(appliance.home.root)
+    told = shell("run", "rebase", "second", "--base", "small", "--template", "chatml", "--json")
+    repeated = json.loads(told.stdout.splitlines()[-1])
+    assert repeated["name"] == "second-small" and repeated["train"]["template"] == "chatml"
+    assert "went on from another run" in told.stderr and repeated["from_run"] is None
+    client.cancel_run(repeated["run_id"])
+    path = appliance.home.root.parent / "more.yaml"
+    path.write_text("name: more\ndataset: others\nfrom_run: first\n")
+    assert shell.json("plan", str(path))["fits"], "the base is that of the run it goes on from"

@@ -87,6 +87,8 @@ def test_the_claims_desk(pipeline: Pipeline, tmp_path: Path) -> None:
     assert full["verdict"]["against"] in lines and full["verdict"]["sentences"]
     assert {"own", "field_accuracy", "json_valid", "exact_match"} == set(lines["tuned"]["figures"])
 
+    assert {"groups", "labels"} <= cloister(pipeline, "evaluate", "show", "first", "--labels").keys()
+
     page = tmp_path / "page.html"
     assert cloister(pipeline, "evaluate", "export", "first", "--html", str(page))["files"] == [str(page)]
     shown = cloister(pipeline, "evaluate", "errors", "first", "--worst", "3")

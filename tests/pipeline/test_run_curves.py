@@ -103,6 +103,10 @@ def test_a_plan_after_a_run_knows_what_it_took(pipeline: Pipeline, shell: Shell)
     assert plan.steps == run.train_job.result["steps"]
     shown = shell("plan", "--dataset", "claims", "--base", run.base, "--set", "micro_batch_size=1").stdout
     assert "by runs on this machine" in shown and "activations" in shown and "kWh" not in shown
+    assert "by evaluations on this machine" in shown and f"{plan.rows} rows" in shown
+    assert "the merged model fits" in shown
+    unmeasured = shell("plan", "-d", "claims", "-b", run.base, "--evaluate", "none").stdout
+    assert "measuring" not in unmeasured and "steps" in unmeasured
     assert all(len(line) <= 80 for line in shown.splitlines())
     assert "--set" in shell("plan", "-d", "claims", "-b", run.base, "--set", "epochs", code=2).stderr
     assert "epochs" in shell("plan", "-d", "claims", "-b", run.base, "--set", "epochs=none", code=2).stderr

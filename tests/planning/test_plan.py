@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from cloister.api import LoraConfig, TrainConfig
+from cloister.api import EvaluateConfig, LoraConfig, TableConfig, TrainConfig
 from cloister.models.base import base_details
 from cloister.models.files import Folder
 from cloister.planning.lengths import Lengths
@@ -34,8 +34,14 @@ LENGTHS = Lengths(rows=1000, tokens=400_000, longest=2048, supervised_share=0.4,
 CPU = Machine("cpu", 8 * GIB, 4)
 
 
-def plan(config: TrainConfig, machine: Machine = CPU, shape: ModelShape = LLAMA_8B, known: Known = Known()):  # type: ignore[no-untyped-def]
-    return plan_run(shape, config, LENGTHS, Lengths(100, 40_000, 2048, 0.4, True), machine, known, Prices())
+def plan(  # type: ignore[no-untyped-def]
+    config: TrainConfig,
+    machine: Machine = CPU,
+    shape: ModelShape = LLAMA_8B,
+    known: Known = Known(),
+    prices: Prices = Prices(),
+):
+    return plan_run(shape, config, LENGTHS, Lengths(100, 40_000, 2048, 0.4, True), machine, known, prices)
 
 
 def test_the_shape_of_a_base_counts_what_the_model_has(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -93,6 +99,15 @@ def test_processes_share_the_memory_of_a_cpu_and_have_a_card_each() -> None:
     assert plan(two).memory == pytest.approx(2 * plan(one).memory, rel=1e-6)
     card = Machine("cuda", 24 * GIB, 8, gpu="NVIDIA L4")
     assert plan(two, card).memory == plan(one, card).memory
+    assert (plan(two).processes, plan(two, card).processes) == (2, 2)
+
+
+def test_two_cards_take_half_the_time_at_the_same_price_and_two_processes_share_the_cores() -> None:
+    one, two = TrainConfig(), TrainConfig(processes=2)
+    card = Machine("cuda", 24 * GIB, 8, gpu="NVIDIA L4")
+    alone, both = (plan(config, card, prices=Prices(device_hour=3.0)) for config in (one, two))
+    assert both.seconds == pytest.approx(alone.seconds / 2) and both.money == pytest.approx(alone.money)
+    assert plan(two).seconds == pytest.approx(plan(one).seconds)
 
 
 def test_nothing_helps_where_the_weights_alone_are_too_large() -> None:
@@ -126,6 +141,37 @@ def test_runs_that_were_seen_correct_time_and_memory() -> None:
     assert second.memory == pytest.approx(first.memory * 1.5, rel=1e-6)
 
 
+def test_what_is_measured_afterwards_takes_time_and_money_too() -> None:
+    config, held = TrainConfig(), Lengths(100, 40_000, 2048, 0.4, True)
+    prices = Prices(device_hour=3.6)
+
+    def planned(evaluate: EvaluateConfig | None, **seen: object):  # type: ignore[no-untyped-def]
+        return plan_run(LLAMA_8B, config, LENGTHS, held, CPU, Known(**seen), prices, evaluate)
+
+    none, pair, full = (planned(one) for one in (None, EvaluateConfig(), EvaluateConfig(table=TableConfig())))
+    assert none.measuring_seconds == 0 < pair.measuring_seconds < full.measuring_seconds
+    assert none.seconds == pair.seconds == full.seconds
+    assert pair.money - none.money == pytest.approx(pair.measuring_seconds / 1000)
+    few = planned(EvaluateConfig(max_rows=10))
+    assert few.measuring_seconds == pytest.approx(pair.measuring_seconds / 10, rel=0.01)
+    seen = planned(EvaluateConfig(max_rows=10), evaluations=[3.0, 2.0, 9.0])
+    assert seen.measuring_seconds == 30 and seen.measuring_measured and not few.measuring_measured
+    nothing_held = plan_run(
+        LLAMA_8B, config, LENGTHS, Lengths(0, 0, 0, 0.4, True), CPU, Known(), prices, EvaluateConfig()
+    )
+    assert nothing_held.measuring_seconds == 0
+
+
+def test_tokenised_rows_are_kept_in_memory_and_planned_with() -> None:
+    many = Lengths(5_000_000, 2_000_000_000, 2048, 0.4, True)
+    held = Lengths(500_000, 200_000_000, 2048, 0.4, True)
+    found = plan_run(LLAMA_8B, TrainConfig(), many, held, CPU, Known(), Prices())
+    rows = {part.name: part.bytes for part in found.parts}["rows"]
+    assert rows == 5 * 2_200_000_000
+    on_card = training_parts(LLAMA_8B, TrainConfig(), many, "cuda")
+    assert "rows" not in {part.name for part in on_card}
+
+
 def test_money_is_told_only_where_there_is_a_price() -> None:
     assert cost_of(3600, 1, Prices()).money is None and cost_of(3600, 1, Prices()).energy_kwh is None
     by_power = cost_of(7200, 2, Prices(watts=500, kwh=0.3))
@@ -138,3 +184,32 @@ def test_money_is_told_only_where_there_is_a_price() -> None:
 def test_a_served_model_takes_its_weights_and_a_cache() -> None:
     one, four = (serving_bytes(LLAMA_8B, 2048, "cuda", sequences=n) for n in (1, 4))
     assert one > 2 * LLAMA_8B.parameters and four - one == 3 * 2 * 2 * 32 * 8 * 128 * 2048
+
+
+def test_long_texts_are_planned_in_the_windows_that_they_are_read_in() -> None:
+    config = TrainConfig(max_length=2048, epochs=1, batch_size=32, loss_on="all")
+    texts = Lengths(100, 10_000_000, 400_000, 1.0, measured=True, texts=True)
+    none = Lengths(0, 0, 0, 1.0, measured=True)
+    found = plan_run(LLAMA_8B, config, texts, none, CPU, Known(), Prices())
+    windows = sum(-(-(100_000 - 1) // 2047) for _ in range(100))
+    assert found.rows == pytest.approx(windows, rel=0.02)
+    assert found.steps == math.ceil(found.rows / 32) and found.tokens == pytest.approx(10_000_000, rel=0.001)
+    assert not found.notes, "no text is too long"
+    short = Lengths(100, 100 * 50, 90, 1.0, measured=True, texts=True)
+    assert short.windowed(2048) is short
+    mixed = Lengths(1000, 1000 * 50 + 3000, 3000, 1.0, measured=True, texts=True)
+    assert 1000 <= mixed.windowed(2048).rows < 1010
+
+
+def test_what_would_refuse_the_run_is_told_before_it_waits() -> None:
+    def notes(config: TrainConfig, machine: Machine = CPU, held: int = 100) -> list[str]:
+        holdout = Lengths(held, held * 400, 2048, 0.4, True)
+        return plan_run(LLAMA_8B, config, LENGTHS, holdout, machine, Known(), Prices()).notes
+
+    assert notes(TrainConfig(max_length=2048)) == []
+    (long,) = notes(TrainConfig(max_length=1024))
+    assert "2048 tokens" in long and "max_length is 1024" in long
+    (patient,) = notes(TrainConfig(max_length=2048, patience=2), held=0)
+    assert "no hold-out" in patient
+    paged = TrainConfig(max_length=2048, optimizer="paged_adamw_8bit")
+    assert len(notes(paged)) == 1 and notes(paged, Machine("cuda", 24 * GIB, 8, gpu="NVIDIA L4")) == []

@@ -86,6 +86,13 @@ def test_the_table_tells_situations_apart_and_a_change_of_one_is_a_changed_cell(
     }
 
 
+def test_who_may_names_those_who_may_do_it_to_what_is_theirs(shipped: PolicySet) -> None:
+    assert who_may(shipped, "job.raise", "Job") == ("operator",)
+    assert set(who_may(shipped, "job.lower", "Job")) >= {"operator", "steward", "trainer"}
+    assert "auditor" not in who_may(shipped, "approval.withdraw", "Approval")
+    assert who_may(shipped, "approval.give", "Approval") == ("approver",)
+
+
 def test_an_auditor_changes_nothing_whatever_else_they_are(shipped: PolicySet) -> None:
     reads = {action.name for action in ACTIONS if "auditor" in who_may(shipped, action.name, action.kinds[0])}
     for action in ACTIONS:

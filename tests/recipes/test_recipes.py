@@ -68,9 +68,10 @@ def test_every_preset_is_a_run_that_can_be_started(name: str, aim: str) -> None:
 
 
 def test_what_stands_inside_a_recipes_datasets_is_not_dropped_unseen() -> None:
-    text = "base_model: m\npretraining_dataset:\n  - {path: a, type: completion, text_column: body, split: train}"
+    text = "base_model: m\nadapter: lora\npretraining_dataset:\n"
+    text += "  - {path: a, type: completion, text_column: body, split: train}"
     found = translate(text.encode(), "x")
-    assert found.train == {"loss_on": "all"}
+    assert found.train == {"epochs": 1.0, "method": "lora", "loss_on": "all"}
     assert found.left == [
         ("datasets 1: text_column, split", "said at the import: formats are recognised, columns mapped")
     ]
@@ -112,7 +113,12 @@ def test_a_recipe_is_translated_and_what_is_left_is_told() -> None:
             "eval_every": 50,
         }
     )
-    assert {key for key, _ in found.left} == {"save_steps", "neftune_noise_alpha", "a_key_of_tomorrow"}
+    assert {key for key, _ in found.left} == {
+        "save_steps",
+        "neftune_noise_alpha",
+        "a_key_of_tomorrow",
+        "sample_packing",
+    }
     assert found.dropped == ["flash_attention"]
     assert "--holdout 0.1" in " ".join(found.next_steps)
 
@@ -148,6 +154,9 @@ def test_what_is_no_recipe_is_refused(text: str, said: str) -> None:
         (b"dataset: d\nnonsense: SECRET", "nonsense"),
         (b"train: SECRET", "train"),
         (b"1: 2", "mapping"),
+        (b"train: {seed: 9007199254740992}", "seed"),
+        (b"train: {max_grad_norm: .inf}", "max_grad_norm"),
+        (b"train: {batch_size: 99999999999999999999}", "batch_size"),
         (b"a: &a [*a]", "a"),
         (b"x" * (1 << 20) + b"x", "larger"),
         (b"[" * 5000, "not valid YAML"),
@@ -180,3 +189,33 @@ def test_anything_is_refused_or_read(value: object) -> None:
     for read in (parse_run_file, translate):
         with contextlib.suppress(InvalidInput):
             read(data, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "train"),
+    [
+        ("micro_batch_size: 4\nbatch_size: 64", {"micro_batch_size": 4, "batch_size": 64}),
+        ("gradient_accumulation_steps: 8\nbatch_size: 64", {"micro_batch_size": 8, "batch_size": 64}),
+        ("gradient_accumulation_steps: 8\nmicro_batch_size: 2", {"micro_batch_size": 2, "batch_size": 16}),
+        ("micro_batch_size: 4", {"micro_batch_size": 4, "batch_size": 4}),
+        ("lr_scheduler: constant\nwarmup_ratio: 0.1", {"lr_scheduler": "constant", "warmup_ratio": 0.0}),
+        (
+            "warmup_ratio: 0.1\nlr_scheduler: constant_with_warmup",
+            {"lr_scheduler": "constant", "warmup_ratio": 0.1},
+        ),
+        ("num_epochs: 4", {"epochs": 4.0}),
+        ("max_grad_norm: 0.3", {"max_grad_norm": 0.3}),
+    ],
+)
+def test_what_a_recipe_says_is_what_axolotl_makes_of_it(text: str, train: dict[str, object]) -> None:
+    found = translate(f"base_model: m\nadapter: lora\n{text}".encode(), "x")
+    assert found.train == {"epochs": 1.0, "method": "lora", **train} and not found.left
+
+
+def test_what_would_silently_become_another_training_is_told() -> None:
+    """All weights trained, packed sequences counted, gradients unclipped, a batch of each GPU."""
+    text = "base_model: m\nadapter:\nsample_packing: true\nmax_grad_norm: 0\ndeepspeed: zero1.json"
+    left = dict(translate(text.encode(), "x").left)
+    assert list(left) == ["adapter", "sample_packing", "max_grad_norm", "deepspeed"]
+    assert "all weights" in left["adapter"] and "counts rows here" in left["sample_packing"]
+    assert "each GPU" in left["deepspeed"]

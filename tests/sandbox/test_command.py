@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cloister.api import Mount, SandboxSpec
 from cloister.errors import InvalidInput
 from cloister.sandbox import PythonPaths, build_command
+from cloister.sandbox.command import gpu_uuids
 
 PYTHON = PythonPaths.current()
 
@@ -76,6 +79,25 @@ def test_gpus_are_the_named_ones() -> None:
     assert "/dev/nvidia2" in nodes
     assert "/dev/nvidia0" not in nodes
     assert not any(word.startswith("--dev-bind") for word in command())
+
+
+def test_several_gpus_are_counted_from_nought_inside() -> None:
+    built = command(gpus=(1, 3))
+    nodes = [built[at + 1] for at, word in enumerate(built) if word.startswith("--dev-bind")]
+    assert {"/dev/nvidia1", "/dev/nvidia3"} <= set(nodes) and "/dev/nvidia0" not in nodes
+    assert built[built.index("CUDA_VISIBLE_DEVICES") + 1] == "0,1"
+    assert "CUDA_VISIBLE_DEVICES" not in command()
+
+
+def test_without_a_sandbox_gpus_go_by_their_ids(tmp_path: Path) -> None:
+    for minor, address in ((1, "0000:17:00.0"), (0, "0000:65:00.0")):  # numbers do not follow addresses
+        (tmp_path / address).mkdir()
+        text = f"Model: \t\t NVIDIA H200\nGPU UUID:   \t GPU-{minor}{minor}\nDevice Minor: \t {minor}\n"
+        (tmp_path / address / "information").write_text(text)
+    assert gpu_uuids((0, 1), tmp_path) == ["GPU-00", "GPU-11"]
+    assert gpu_uuids((0, 1), tmp_path / "hidden") == []
+    with pytest.raises(InvalidInput, match="no GPU number 2"):
+        gpu_uuids((0, 2), tmp_path)
 
 
 def test_threads_reach_the_environment() -> None:

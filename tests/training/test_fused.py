@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
+from transformers.models.llama import modeling_llama
 
 import tiny
 from cloister.api import LoraConfig
@@ -14,6 +15,9 @@ from cloister.models import nf4
 from cloister.models.adapter import add_adapter
 from cloister.models.loss import supervised_loss
 from cloister.training.fused import fuse
+from cloister.training.rotary import use_rotary
+
+LLAMA_ROTARY = modeling_llama.apply_rotary_pos_emb
 
 
 def moved(model: Any) -> Any:
@@ -152,3 +156,77 @@ def test_round_tripped_layers_equal_real_4bit_ones() -> None:
         results.append(gradients(made))
     assert results[0][0] == results[1][0]
     assert tiny.same_adapter(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_layers_that_read_the_same_are_computed_once_and_stand_once_in_memory(name: str) -> None:
+    model = moved(add_adapter(ARCHITECTURES[name](), LoraConfig(rank=4, alpha=8)))
+    fuse(model)
+    layers = model.get_base_model().model.layers
+    for group in ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"):
+        for layer in layers:
+            place = layer.self_attn if group[0] == "q_proj" else layer.mlp
+            weights = [getattr(place, member).base_layer.weight for member in group]
+            (storage,) = {weight.untyped_storage().data_ptr() for weight in weights}
+            assert weights[0].untyped_storage().nbytes() == sum(weight.nbytes for weight in weights)
+            assert storage == weights[0].data_ptr()
+
+
+def test_what_waits_for_the_second_layer_is_never_old() -> None:
+    model = moved(tiny.adapted()).train()
+    other = moved(tiny.adapted()).train()
+    fuse(model)
+    one, two = (each.get_base_model().model.layers[0].self_attn for each in (model, other))
+    x = torch.randn(2, 5, one.q_proj.base_layer.in_features)
+    with torch.no_grad():
+        one.q_proj(x)  # key and value wait
+        for place in (one, two):
+            place.k_proj.lora_B["default"].weight.mul_(3)
+    torch.testing.assert_close(one.k_proj(x), two.k_proj(x))  # with the new parameter
+    with torch.no_grad():
+        one.q_proj(x)
+    assert one.v_proj(x).requires_grad  # not what was made without a gradient
+    for place in (one, two):
+        place.v_proj.base_layer.weight.data = place.v_proj.base_layer.weight.data * 2
+    torch.testing.assert_close(one.v_proj(x + 1), two.v_proj(x + 1))  # another weight, given since
+
+
+def test_a_gradient_through_a_frozen_head_is_that_of_torch() -> None:
+    model, other = (moved(tiny.adapted()).train() for _ in range(2))
+    head = model.get_base_model().get_output_embeddings()
+    assert not head.weight.requires_grad
+    ids, supervised = batch(5, 40)
+    loss = supervised_loss(model, ids, supervised, chunk=16)
+    logits = other(input_ids=ids).logits[:, :-1][supervised[:, 1:]]
+    expected = torch.nn.functional.cross_entropy(logits, ids[:, 1:][supervised[:, 1:]], reduction="sum")
+    torch.testing.assert_close(loss.nats, expected)
+    (loss.nats / 7).backward()
+    (expected / 7).backward()
+    for (name, one), two in zip(model.named_parameters(), other.parameters(), strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-5, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(supervised_loss(model, ids, supervised).nats, expected.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_are_turned_as_transformers_does_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    def turned() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        line = torch.randn(2, 7, 4, 16, dtype=dtype)
+        q, k = (each.transpose(1, 2).requires_grad_() for each in (line, line[:, :, :2] * 2))
+        cos, sin = (torch.randn(1, 7, 16, dtype=dtype) for _ in range(2))
+        got = modeling_llama.apply_rotary_pos_emb(q, k, cos, sin)
+        return [*got, *torch.autograd.grad([each.square().sum() for each in got], [q, k])]
+
+    theirs = LLAMA_ROTARY
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", theirs)
+    wanted = turned()
+    assert use_rotary(tiny.model())
+    assert modeling_llama.apply_rotary_pos_emb is not theirs
+    for one, two in zip(turned(), wanted, strict=True):
+        assert torch.equal(one, two)
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda q, k, cos, sin: (q, k))
+    assert not use_rotary(tiny.model())  # another function than Llama's is left alone

@@ -50,3 +50,16 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
     tensors.popitem()
     with pytest.raises(Tampered):
         load_optimizer(optimizer, tensors, document)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_length_of_dora_does_not_decay(decay: float) -> None:
+    """It is no difference from the base: at zero it would take the base's own weight with it."""
+    matrix, length = parameters()
+    before = [tensor.detach().clone() for tensor in (matrix, length)]
+    optimizer = make_optimizer([matrix, length], TrainConfig(learning_rate=0.1, weight_decay=decay), CPU)
+    for parameter in (matrix, length):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.equal(length, before[1])
+    assert torch.allclose(matrix, before[0] * (1 - 0.1 * decay))

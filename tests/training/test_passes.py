@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,8 +13,11 @@ import torch
 
 import tiny
 from cloister.errors import InvalidInput, JobFailed
-from cloister.training import reached
+from cloister.models.borders import Borders
+from cloister.training import attention, passes, probe, reached
+from cloister.training.ranks import Ranks
 from cloister.training.reached import DIVERGED_STEPS, Reached
+from cloister.worker.bounded import bound_growth
 
 
 def narrow(most: int, after: int = 0) -> Any:
@@ -38,6 +45,7 @@ def test_out_of_memory_goes_on_with_fewer_rows_and_the_same_result(packing: Any,
         settings, made=narrow(130, after), on_notice=lambda level, text: said.append(text)
     )
     assert any("Memory ran out" in text for text in said)
+    assert outcome.fell_back and not wanted.fell_back
     assert outcome.losses == pytest.approx(wanted.losses, rel=1e-4)
     assert outcome.holdout_loss == pytest.approx(wanted.holdout_loss, rel=1e-4)
 
@@ -90,3 +98,110 @@ def test_patience_without_a_holdout_is_refused() -> None:
 def test_a_paged_optimizer_needs_a_gpu() -> None:
     with pytest.raises(InvalidInput, match="needs a GPU"):
         tiny.fine_tune(tiny.config(optimizer="paged_adamw_8bit"))
+
+
+class Meeting:
+    """Where two threads hand each other tensors, each waiting for the other."""
+
+    def __init__(self) -> None:
+        self.both = threading.Barrier(2, timeout=30)
+        self.given: list[Any] = [None, None]
+
+    def exchange(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
+        self.given[rank] = tensor.clone()
+        self.both.wait()
+        found = list(self.given)
+        self.both.wait()
+        return found
+
+
+class Side(Ranks):
+    """One of two processes of a run, as a thread."""
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        self.rank, self.size, self.meeting = rank, 2, meeting
+
+    def add(self, tensors: Sequence[torch.Tensor]) -> None:
+        for tensor in tensors:
+            one, other = self.gather(tensor)
+            tensor.copy_(one + other)
+
+    def told(self, flag: bool) -> bool:
+        return bool(self.gather(torch.tensor([flag]))[0])
+
+    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        return self.meeting.exchange(self.rank, tensor)
+
+
+def test_where_memory_ran_out_in_one_process_alone_each_row_of_the_hold_out_counts_once() -> None:
+    settings = tiny.config(packing="off", gradient_checkpointing=False, micro_batch_size=4, eval_every=3)
+    wanted = tiny.fine_tune(settings)
+    meeting = Meeting()
+    models = (tiny.adapted(), narrow(130, 9))
+    with ThreadPoolExecutor(2) as pool:
+        sides = [
+            pool.submit(tiny.fine_tune, settings, made=model, ranks=Side(rank, meeting))
+            for rank, model in enumerate(models)
+        ]
+        outcomes = [side.result() for side in sides]
+    for outcome in outcomes:
+        assert outcome.losses == pytest.approx(wanted.losses, rel=1e-4)
+        assert [loss for _, loss in outcome.holdout_losses] == pytest.approx(
+            [loss for _, loss in wanted.holdout_losses], rel=1e-4
+        )
+
+
+def test_memory_of_a_cpu_that_runs_out_is_told_and_not_killed_for() -> None:
+    """A worker's own bound, around a model that takes a MiB a token: half the rows fit."""
+    model = tiny.adapted()
+
+    def hungry(module: Any, arguments: Any, known: Any) -> None:
+        torch.empty(known["input_ids"].numel() << 18)
+
+    model.get_base_model().model.register_forward_pre_hook(hungry, with_kwargs=True)
+    settings = tiny.config(max_steps=1, packing="off", gradient_checkpointing=False)
+    said: list[str] = []
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    bound_growth(400 << 20)
+    try:
+        tiny.fine_tune(settings, made=model, on_notice=lambda level, text: said.append(text))
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert any("4 rows go through the model at once" in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "std::bad_alloc"],
+)
+def test_memory_that_ran_out_below_torch_is_known_by_its_words(text: str) -> None:
+    assert probe.ran_out(RuntimeError(text)) and not probe.ran_out(RuntimeError("a shape does not fit"))
+
+
+def test_a_probe_of_packing_that_memory_does_not_hold_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "WORTH_ON_CPU", 0.0)
+    said: list[str] = []
+    model = narrow(70)
+    tiny.fine_tune(tiny.config(max_steps=1), made=model, on_notice=lambda level, text: said.append(text))
+    assert any("memory does not hold the rows" in text for text in said)
+
+
+def test_beside_one_long_row_many_short_ones_are_not_padded_to_its_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths = (200, *[4] * 60)
+    tokens = sum(lengths)
+    spread = [0]
+    causal = attention._causal
+
+    def watched(query: torch.Tensor, *others: Any) -> torch.Tensor:
+        spread.append(query.shape[0] * query.shape[2])
+        return causal(query, *others)
+
+    monkeypatch.setattr(attention, "_causal", watched)
+    line = torch.randn(1, 2, tokens, 8)
+    out = attention._packed(line, line, line, Borders.of(lengths), 1.0, None)
+    assert out.shape == (1, tokens, 2, 8) and max(spread) <= attention.SPREAD * tokens
+    even = (20,) * 22
+    attention._packed(line, line, line, Borders.of(even), 1.0, None)
+    assert max(spread) == tokens, "rows alike go through together"

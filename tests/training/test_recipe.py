@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,29 @@ def test_a_stop_in_the_middle_of_an_evaluation_is_made_up_for(tmp_path: Path) ->
     assert tiny.same_adapter(outcome.last, whole.last)
 
 
+def test_a_resumed_run_tells_the_losses_that_it_would_have_told(tmp_path: Path) -> None:
+    """Cut off between two reports, at step 7 of 12: the next is of steps 6 to 10 all the same."""
+    told: dict[str, dict[int, float]] = {"whole": {}, "cut": {}}
+
+    def keep(name: str) -> Callable[[int, dict[str, float]], None]:
+        return lambda step, values: told[name].update({step: values["loss"]}) if "loss" in values else None
+
+    outcome = tiny.fine_tune(on_metrics=keep("whole"))
+    assert told["whole"][10] == pytest.approx(sum(outcome.losses[5:10]) / 5)
+    steps = [0]
+
+    def progress(stage: str, done: int, total: int) -> None:
+        steps[0] = done if stage == "train" else steps[0]
+
+    kept = store(tmp_path / "c")
+    with pytest.raises(Interrupted):
+        tiny.fine_tune(
+            checkpoints=kept, on_metrics=keep("cut"), on_progress=progress, should_stop=lambda: steps[0] == 7
+        )
+    tiny.fine_tune(checkpoints=kept, resume=True, on_metrics=keep("cut"))
+    assert told["cut"] == told["whole"] and set(told["whole"]) == {5, 10, 12}
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     tiny.fine_tune(checkpoints=store(tmp_path / "c"))
     with pytest.raises(Conflict):
@@ -146,3 +170,29 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     plain = tiny.fine_tune()
     saving = tiny.fine_tune(tiny.config(gradient_checkpointing=True))
     assert saving.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def test_a_long_epoch_is_not_all_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    save = CheckpointStore.save
+    monkeypatch.setattr(
+        CheckpointStore, "save", lambda self, step, *rest: kept.append(step) or save(self, step, *rest)
+    )
+    ticks = iter(range(10**6))
+
+    def clock() -> float:
+        return 100.0 * next(ticks)
+
+    outcome = tiny.fine_tune(checkpoints=store(tmp_path / "slow"), clock=clock)
+    assert {6, 12} < set(kept) and outcome.seconds > 900
+    assert tiny.fine_tune().losses == outcome.losses
+    kept.clear()
+    tiny.fine_tune(tiny.config(checkpoint_every=5), checkpoints=store(tmp_path / "told"), clock=clock)
+    assert kept == [5, 10, 12], "who says when is asked no further"
+
+
+def test_what_one_pass_has_is_told() -> None:
+    outcome = tiny.fine_tune(tiny.config(max_steps=7))
+    assert outcome.epoch_rows == 48 and outcome.steps == 7
+    whole = tiny.fine_tune()
+    assert whole.tokens == 2 * whole.epoch_tokens == 2 * outcome.epoch_tokens

@@ -32,3 +32,9 @@ def test_rates_rise_to_the_peak_once_and_then_fall(
 @pytest.mark.parametrize(("epochs", "steps"), [(3.0, 30), (0.1, 1), (0.01, 1), (1.25, 13), (0.3, 3)])
 def test_a_broken_epoch_counts_whole_steps(epochs: float, steps: int) -> None:
     assert plan_schedule(TrainConfig(epochs=epochs), 10).total_steps == steps
+
+
+def test_a_share_that_is_whole_steps_is_not_one_more() -> None:
+    config = TrainConfig(epochs=1, warmup_ratio=0.07)
+    assert plan_schedule(config, 100).warmup_steps == 7, "0.07 * 100 is a little more than 7 in binary"
+    assert plan_schedule(config, 101).warmup_steps == 8

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -189,3 +192,32 @@ def test_a_damaged_store_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(CloisterError) as raised:
         BodyStore(tmp_path / "bodies")
     assert raised.value.where == str(tmp_path / "bodies" / name)
+
+
+LOCKING = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
+try:
+    database.execute("BEGIN IMMEDIATE")
+except sqlite3.OperationalError:
+    sys.exit(3)
+"""
+
+
+def test_a_store_that_is_opened_beside_another_leaves_it_its_locks(tmp_path: Path) -> None:
+    """POSIX drops a process's locks on a file when any descriptor of it is closed (fcntl(2))."""
+
+    def others_may_write() -> bool:
+        told = subprocess.run([sys.executable, "-c", LOCKING, str(tmp_path / CAPSULES_NAME)], check=False)
+        return told.returncode != 3
+
+    store = BodyStore(tmp_path)
+    with store._change(store._capsules, CAPSULES_NAME):
+        assert not others_may_write()
+        beside = threading.Thread(target=lambda: BodyStore(tmp_path).close())  # it waits for its own turn
+        beside.start()
+        time.sleep(0.1)
+        assert not others_may_write(), "another process would write into the middle of this transaction"
+    beside.join()
+    assert others_may_write()
+    store.close()

@@ -41,7 +41,7 @@ def test_every_float_as_the_package_says_it(bits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, -math.inf, 2**53, b"x", {1: 2}, {"a": {3}}, "\ud800", object()], ids=str
+    "value", [math.nan, math.inf, -math.inf, 2**53, b"x", {1: 2}, {"a": {3}}, "\ud800", object], ids=str
 )
 def test_what_json_cannot_say_is_refused(value: Any) -> None:
     with pytest.raises(ValueError):

@@ -310,6 +310,25 @@ def test_the_life_of_an_object_in_the_store(tmp_path: Path, signer: Ed25519Priva
         store.folder("dataset", "../..", 1)
 
 
+def test_an_adoption_that_was_killed_as_it_wrote_the_manifest_goes_on(
+    tmp_path: Path, signer: Ed25519PrivateKey
+) -> None:
+    mine = make(tmp_path / "work")
+    manifest = sign_manifest(mine, signer)
+    store = ObjectStore(tmp_path / "objects")
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        try:
+            store.adopt(tmp_path / "work", manifest)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path.name for path in (tmp_path / "work").glob("*.part")] == ["manifest.json.part"]
+    store.adopt(tmp_path / "work", manifest)
+    store.check(manifest.kind, manifest.object_id, 1)
+
+
 def test_a_manifest_in_another_objects_place_is_tampered(tmp_path: Path) -> None:
     store = ObjectStore(tmp_path / "objects")
     make(tmp_path / "w")

@@ -10,6 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloister.api import Progress
+from cloister.shown import duration
 from cloister.worker.emit import Emitter
 
 
@@ -80,3 +82,9 @@ def test_lines_of_many_threads_stay_whole() -> None:
     closer.join()
     assert len(told) == 80
     assert all(event["values"] == values for event in told)
+
+
+def test_no_time_left_is_never_less_than_none() -> None:
+    overdue = Progress(stage="train", done=3, total=4, remaining_s=-90.0)
+    assert overdue.remaining_s == 0.0 and Progress(stage="x", done=0, total=1).remaining_s is None
+    assert [duration(seconds) for seconds in (-90.0, 59.6, float("inf"), None)] == ["0s", "1m00s", "?", "?"]

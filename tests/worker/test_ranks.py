@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import torch
 
 import tiny
 import worker_jobs
-from cloister.errors import Interrupted, JobFailed
+from cloister.errors import CloisterError, Interrupted
 from cloister.models import load
 from cloister.vault import ObjectReader
 from cloister.worker import ranks
@@ -70,7 +71,7 @@ def test_two_processes_give_the_losses_of_one_also_cut_off_and_resumed(
 
 
 @pytest.mark.slow
-def test_another_process_that_dies_ends_the_run_and_says_so(
+def test_another_process_that_is_killed_cuts_the_run_off(
     stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[Any] = []
@@ -83,9 +84,24 @@ def test_another_process_that_dies_ends_the_run_and_says_so(
         return False
 
     out = worker_jobs.output(tmp_path, "adapter", "ad")
-    with pytest.raises(JobFailed, match="Process 2 of 2 ended: exit status -9"):
+    with pytest.raises(Interrupted, match="process 2 of 2 was killed"):
         train.run(job(stored, out, 2), Recorder(stop_when=kill))
     assert begun[0].returncode == -9
+
+
+@pytest.mark.slow
+def test_one_that_dies_is_told_of_also_where_the_first_waits_for_something_else(
+    stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+    start = ranks._start
+    monkeypatch.setattr(ranks, "_start", lambda place: begun.append(start(place)) or begun[-1])
+    monkeypatch.setattr(ranks, "NOTICED_S", 0.2)
+    told: Queue[CloisterError] = Queue()
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    with ranks.gang(job(stored, out, 2), 2, on_fault=told.put):
+        begun[0].kill()
+        assert "ocess 2 of 2" in told.get(timeout=20).message
 
 
 def test_no_key_is_in_what_another_process_is_started_with(stored: Any, tmp_path: Path) -> None:

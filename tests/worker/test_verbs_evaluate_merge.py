@@ -24,7 +24,7 @@ from cloister.evaluation.report import decode_samples
 from cloister.models.load import load_base
 from cloister.sandbox import memory_file
 from cloister.vault import ObjectReader, ObjectWriter
-from cloister.worker.verbs import errors, evaluate, merge, train
+from cloister.worker.verbs import answered, errors, evaluate, merge, train
 from worker_jobs import Recorder
 
 
@@ -72,7 +72,16 @@ def metric(prediction, expected, row):
 def table_job(stored: Any, run: tuple[Grant, Any], out: Grant, files: dict[str, bytes], **more: Any) -> Any:
     """An evaluation with the whole table; `files` are handed over as the authority would."""
     digests = {f"{role}_sha256": hashlib.sha256(data).hexdigest() for role, data in files.items()}
-    wanted = TableConfig(few_shot=3, retrieve=2, repeat=1, alike_rows=4, general=False, **digests, **more)
+    values = {
+        "few_shot": 3,
+        "retrieve": 2,
+        "repeat": 1,
+        "alike_rows": 4,
+        "untuned_tokens": 9,
+        **digests,
+        **more,
+    }
+    wanted = TableConfig(general=False, **values)
     config = EvaluateConfig(max_new_tokens=8, batch_size=8, table=wanted, costs=Costs(hour=2.0, case=1.0))
     descriptors = {role: memory_file(role, data) for role, data in files.items()}
     given = inputs(stored, run, larger=stored.base)
@@ -94,6 +103,9 @@ def test_the_whole_table(stored: Any, run: tuple[Grant, dict[str, Any]], tmp_pat
     assert lines["larger"].figures == lines["base"].figures, "the larger one is the base itself here"
     assert lines["few-shot"].prompt_tokens > lines["base"].prompt_tokens > tuned.prompt_tokens
     assert all(line.consistency and line.latency_s and line.cost for line in made.lines)
+    assert tuned.longest == 8 and tuned.cut is not None and tuned.cut < 0.5
+    assert {line.longest for line in made.lines} == {8, 9}, "those that were not tuned have their own limit"
+    assert lines["base"].cut == 1.0, "an untuned model at random weights never ends"
     assert full["verdict"]["advice"] == "deploy" and full["bounds"]["gain_low"] > 0
     assert full["bounds"]["accuracy_low"] <= tuned.figures["accuracy"].value
     with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
@@ -107,6 +119,18 @@ def test_the_whole_table(stored: Any, run: tuple[Grant, dict[str, Any]], tmp_pat
     assert samples[0].question.startswith("last of") and set(samples[0].others) == set(lines) - {"tuned"}
     spoken = json.dumps([values, msgspec.to_builtins(manifest.details)])
     assert "tree" not in spoken and "last of" not in spoken
+
+
+def test_untuned_models_have_room_for_other_words(
+    stored: Any, run: tuple[Grant, Any], tmp_path: Path
+) -> None:
+    """Of a small context a quarter, which is said; what is asked for, up to half of it."""
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    job = table_job(stored, run, out, {}, untuned_tokens=None, few_shot=0, retrieve=0, alike_rows=0)
+    job = job.model_copy(update={"inputs": inputs(stored, run), "config": job.config | {"max_rows": 6}})
+    full = evaluate.run(job, Recorder())["full"]
+    limits = {line["name"]: line["longest"] for line in full["table"]["lines"]}
+    assert limits == {"base": 64, "tuned": 8} and any("of 256 tokens" in note for note in full["notes"])
 
 
 def test_errors_are_written_worst_first(stored: Any, run: tuple[Grant, Any], tmp_path: Path) -> None:
@@ -166,7 +190,9 @@ def test_plain_text_is_told_by_its_loss_and_by_group(
     out = worker_jobs.output(tmp_path, "evaluation", "ev")
     given = inputs(stored, run, dataset=written(tmp_path, rows), larger=stored.base)
     config = EvaluateConfig(batch_size=8, table=TableConfig(general=False))
-    values = evaluate.run(worker_jobs.job("evaluate", config, out, inputs=given), Recorder())
+    seen = Recorder()
+    values = evaluate.run(worker_jobs.job("evaluate", config, out, inputs=given), seen)
+    assert all(done <= total for _, done, total in seen.progressed)
     made = table.of(values["full"]["table"])
     assert made.kind == "text" and [line.name for line in made.lines] == ["base", "tuned"]
     base, tuned = made.lines
@@ -181,7 +207,7 @@ def test_plain_text_is_told_by_its_loss_and_by_group(
 
 def test_groups_are_told_by_number(stored: Any, run: tuple[Grant, Any], tmp_path: Path) -> None:
     rows = [replace(row, groups={"site": f"site {i % 3}"}) for i, row in enumerate(tiny.rows(9))]
-    columns, positions = evaluate._groups(rows)
+    columns, positions = answered.groups(rows)
     assert columns == [{"column": "site", "groups": ["site 0", "site 1", "site 2"]}]
     assert positions == [[[0, 3, 6], [1, 4, 7], [2, 5, 8]]]
 
@@ -232,3 +258,44 @@ def test_a_merge_that_is_not_close_is_refused_with_its_figures(
     with pytest.raises(JobFailed, match=r"nf4: agreement .* pristine: agreement"):
         merge.run(worker_jobs.job("merge", config, out, inputs=inputs(stored, run)), Recorder())
     assert not (Path(out.path) / "manifest.json").exists()
+
+
+def test_answers_have_room_for_the_longest_expected_one_or_it_is_told(
+    stored: Any, run: tuple[Grant, Any], tmp_path: Path
+) -> None:
+    few = {"few_shot": 0, "retrieve": 0, "alike_rows": 0}
+    for most, limit in ((None, 21), (3, 3)):
+        out, seen = worker_jobs.output(tmp_path, "evaluation", "ev"), Recorder()
+        job = table_job(stored, run, out, {"metric": b"def metric(*a): return {}"}, metric="metric", **few)
+        changed = job.config | {"max_rows": 6, "max_new_tokens": most}
+        job = job.model_copy(update={"inputs": inputs(stored, run), "config": changed})
+        full = evaluate.run(job, seen)["full"]
+        assert {line["name"]: line["longest"] for line in full["table"]["lines"]}["tuned"] == limit
+        told = "Answers are cut off at 3 tokens, and the longest expected one has 5."
+        assert (told in full["notes"]) == (("warning", told) in seen.noticed) == (most == 3)
+        assert full["table"]["primary"] == "accuracy" and any("gave no number" in n for n in full["notes"])
+
+
+def test_the_loss_is_of_what_the_run_learnt(stored: Any, tmp_path: Path) -> None:
+    """With all tokens learnt the hold-out's loss is of all of them, afterwards too."""
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    settings = tiny.config(epochs=4, learning_rate=2e-2, loss_on="all")
+    given = {"dataset": stored.labelled, "base": stored.base}
+    learnt = train.run(worker_jobs.job("train", settings, out, inputs=given), Recorder())
+    given["adapter"] = worker_jobs.as_input(out)
+    config = EvaluateConfig(max_new_tokens=1)
+    measured = worker_jobs.output(tmp_path, "evaluation", "ev")
+    values = evaluate.run(worker_jobs.job("evaluate", config, measured, inputs=given), Recorder())
+    assert values["tuned"]["loss"] == pytest.approx(learnt["holdout_loss"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("history", "seconds"),
+    [({"seconds": 60.0, "devices": 4}, 240.0), ({"seconds": 60.0}, 60.0), ({}, None)],
+)
+def test_a_training_on_four_gpus_costs_that_of_four(history: dict[str, Any], seconds: float | None) -> None:
+    class Adapter:
+        def read(self, name: str) -> bytes:
+            return json.dumps(history).encode()
+
+    assert evaluate._device_seconds(Adapter()) == seconds

@@ -11,11 +11,11 @@ from tests.datasets.test_templates import SPECIAL, tokenizer
 
 import tiny
 import worker_jobs
-from cloister.api import MergeConfig
+from cloister.api import MergeConfig, ReportConfig
 from cloister.datasets.templates import TEMPLATES
 from cloister.models.load import load_base
 from cloister.vault import ObjectReader
-from cloister.worker.verbs import merge, train
+from cloister.worker.verbs import merge, report, train
 from worker_jobs import Recorder
 
 
@@ -53,6 +53,23 @@ def test_a_template_of_ours_goes_with_the_merged_model(base: Any, tmp_path: Path
     assert made.chat_template == TEMPLATES["chatml"].text
     end = made.convert_tokens_to_ids("<|im_end|>")
     assert end in model.generation_config.eos_token_id, "what ends a turn ends an answer"
+
+
+def test_a_report_loses_what_a_run_with_that_template_would(base: Any, tmp_path: Path) -> None:
+    """With the model's own template no row can be learnt from, with one of ours all can."""
+    source = tmp_path / "rows.jsonl"
+    source.write_bytes(tiny.lines(tiny.rows(12)))
+    inputs = {"dataset": worker_jobs.import_dataset(tmp_path, source, holdout=0.0), "base": base}
+
+    def lost(**config: Any) -> int:
+        asked = ReportConfig(quality=False, **config)
+        return sum(
+            report.run(worker_jobs.job("report", asked, None, inputs=inputs), Recorder())["lost"].values()
+        )
+
+    assert lost() == 12
+    assert lost(template="chatml") == lost(template="chatml", loss_on="last") == 0
+    assert lost(template="chatml", max_length=8) == 12
 
 
 def test_plain_texts_are_learnt_and_merged(base: Any, tmp_path: Path) -> None:

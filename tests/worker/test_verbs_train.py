@@ -64,8 +64,29 @@ def test_an_adapter_object(stored: Any, tmp_path: Path) -> None:
         "seconds",
         "longest",
         "peak_bytes",
+        "processes",
+        "peak_bytes_by_process",
+        "devices",
+        "epoch_rows",
+        "epoch_tokens",
+        "fell_back",
     }
+    assert values["devices"] == 1 and not values["fell_back"]
     assert ("train", values["steps"], values["steps"]) in seen.progressed
+    assert not [said for _, said in seen.noticed if "ask what is trained on" in said]
+
+
+def test_a_hold_out_that_is_trained_on_is_said(stored: Any, tmp_path: Path) -> None:
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    seen = Recorder()
+    once = SETTINGS.model_copy(update={"max_steps": 1})
+    train.run(job(stored, out, once, inputs={"holdout": stored.dataset}), seen)
+    with ObjectReader(Path(stored.dataset.path), key=worker_jobs.raw_key(stored.dataset)) as reader:
+        counts = reader.manifest.counts
+    (said,) = [
+        said for level, said in seen.noticed if level == "warning" and "ask what is trained on" in said
+    ]
+    assert said.startswith(f"{counts['train_rows']} of {counts['rows']} rows of the hold-out dataset")
 
 
 def test_cut_off_and_resumed(stored: Any, tmp_path: Path) -> None:
@@ -79,7 +100,7 @@ def test_cut_off_and_resumed(stored: Any, tmp_path: Path) -> None:
     assert not (Path(out.path) / "manifest.json").exists()
     assert all(name.startswith("checkpoints/step-") for name in files(out))
     values = train.run(job(stored, out, resume=True), Recorder())
-    of_this_attempt = ("seconds", "tokens_per_s", "peak_bytes")
+    of_this_attempt = ("seconds", "tokens_per_s", "peak_bytes", "peak_bytes_by_process")
     assert {k: v for k, v in values.items() if k not in of_this_attempt} == {
         k: v for k, v in wanted.items() if k not in of_this_attempt
     }
@@ -135,3 +156,8 @@ def test_a_run_of_so_many_rows_is_given_those_of_its_seed_and_the_whole_hold_out
             list(given.rows.indices) == list(measuring.nested(every, 7, 3).indices) and len(given.rows) == 7
         )
         assert list(given.holdout.indices) == list(dataset.indices("holdout"))
+
+
+def test_any_seed_draws() -> None:
+    rows = RowSource(None, range(100), "x")
+    assert len(measuring.nested(rows, 5, -1)) == 5

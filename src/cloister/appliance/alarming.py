@@ -132,7 +132,12 @@ class Alarming:
                 await self._fitness.ask()
         except (CloisterError, TimeoutError):
             service = self._parts.home.is_service
-            command = "systemctl restart cloister-launcher" if service else "cloister up"
+            command = "cloister up"
+            if service:
+                command = (
+                    "systemctl start cloister-launcher; where it runs and hangs, a restart of it ends what runs, and "
+                    "runs go on from their checkpoints"
+                )
             yield Finding("launcher", "critical", "the launcher does not answer", NEW_WORK, command)
         newest = {deployment.name: deployment for deployment in self._serving.listed()}
         for (
@@ -147,12 +152,16 @@ class Alarming:
                     f"the engine of {name} is down and restarting, {deployment.restarts} times so far"
                     + (f": {why}" if why else ""),
                     f"clients of {name}",
-                    f"cloister serve stop {name}",
+                    f"cloister serve list; it is tried again by itself, until `cloister serve stop {name}`",
                 )
         for failed in returning.failed(self._serving.listed()):
             why = failed.error.detail if failed.error else "it did not start"
             refused = failed.error is not None and failed.error.code in returning.REFUSED
             again = serve_again(failed.model, failed.name, failed.config)
+            if (
+                failed.error is not None and "ended" in failed.error.values
+            ):  # time and again: something is lacking
+                again = f"cloister doctor; then {again}"
             yield Finding(
                 f"engine:{failed.deployment_id}",
                 "critical",

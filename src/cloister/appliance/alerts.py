@@ -12,6 +12,7 @@ import smtplib
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import structlog
@@ -80,6 +81,9 @@ class Alerts:
             unkept = self._unkept.get(key)
             if key not in known or (unkept is not None and unkept.what == "cleared"):
                 await self._raise(key, finding)
+            elif finding.severity == "critical" and known[key].severity != "critical":
+                # Whoever acknowledged it has seen less than this: it is told anew, and waits for somebody again.
+                await self._raise(key, finding, since=known[key].raised_at)
             elif known[key].cause != finding.cause or known[key].severity != finding.severity:
                 with contextlib.suppress(OutOfSpace), self._state.change() as change:
                     row = change.session.get_one(AlertRow, key)
@@ -123,15 +127,17 @@ class Alerts:
             task.cancel()
         await asyncio.gather(*self._telling, return_exceptions=True)
 
-    async def _raise(self, key: str, finding: Finding) -> None:
+    async def _raise(self, key: str, finding: Finding, since: datetime | None = None) -> None:
         before = self._unkept.get(key)
+        if before is not None and before.what == "raised":
+            since = before.alert.raised_at
         alert = Alert(
             key=key,
             severity=finding.severity,
             cause=finding.cause,
             affects=finding.affects,
             command=finding.command,
-            raised_at=(before.alert.raised_at if before and before.what == "raised" else self._state.now()),
+            raised_at=since or self._state.now(),
             acknowledged_at=None,
             acknowledged_by=None,
         )
@@ -181,6 +187,8 @@ class Alerts:
                 reason=alert.cause[:500],
                 severity=alert.severity,
                 since=alert.raised_at.isoformat(timespec="seconds"),
+                affects=alert.affects[:500],
+                command=alert.command[:500],
             )
         except CloisterError:
             return False

@@ -112,16 +112,21 @@ class ApprovalRequests:
             await self._register.void(peer, old, "asked for anew, and something has changed")
         return row
 
-    def waiting(self, session: Session, peer: Peer, digest: str) -> ApprovalRow | None:
+    def waiting(
+        self, session: Session, peer: Peer, action: str, frozen: Frozen, policies: str
+    ) -> ApprovalRow | None:
         """The request of this account for just this that nobody has decided on yet."""
-        return session.scalars(
+        pending = session.scalars(
             select(ApprovalRow).where(
                 ApprovalRow.state == "pending",
-                ApprovalRow.digest == digest,
+                ApprovalRow.action == action,
+                ApprovalRow.name == frozen.name,
                 ApprovalRow.requester == peer.uid,
                 ApprovalRow.expires_at > self._state.now(),
             )
-        ).first()
+        )
+        same = (row for row in pending if row.digest == frozen.as_of(row.request).digest(action, policies))
+        return next(same, None)
 
     @staticmethod
     def _stale(session: Session, peer: Peer, action: str, name: str, digest: str) -> list[ApprovalRow]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -125,7 +126,7 @@ class Approvals:
                     return self._pass(row, recheck)
         async with self._asking:  # asked twice at once, it is one request
             with self._state.read() as session:
-                waiting = self._requests.waiting(session, peer, digest)
+                waiting = self._requests.waiting(session, peer, action, frozen, policies)
             if waiting is not None:
                 raise needed(waiting, "still waits for an approver")
             signed = demand is Demand.SIGNATURE
@@ -264,7 +265,9 @@ class Approvals:
                 frozen = self._freezers[row.action](session, row.request, self._state.now())
         except CloisterError as error:
             return error.message
-        if frozen.digest(row.action, self._guard.policies.digest) == row.digest:
+        except ValidationError:  # of a later version, or of settings that there are no more
+            return "this version of Cloister cannot do what was asked for"
+        if frozen.as_of(row.request).digest(row.action, self._guard.policies.digest) == row.digest:
             return None
         return "what it is about, or the policy set, has changed since it was asked for"
 
@@ -277,7 +280,7 @@ class Approvals:
             .where(ApprovalRow.action == action, ApprovalRow.name == frozen.name)
             .order_by(ApprovalRow.decided_at.desc())
         )
-        return [row for row in rows if row.digest == frozen.digest(action, set_of(row))]
+        return [row for row in rows if row.digest == frozen.as_of(row.request).digest(action, set_of(row))]
 
     def _usable(
         self,

@@ -53,12 +53,14 @@ from cloister.appliance.leftovers import Leftovers
 from cloister.appliance.lineage import SUCCESSOR
 from cloister.appliance.looking import RENDER, ROWS, Looking
 from cloister.appliance.model_exports import ModelExports
+from cloister.appliance.outdated import Outdated
 from cloister.appliance.overview import Overview
 from cloister.appliance.owed import Owed
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.personal_data import REPORT
 from cloister.appliance.policy_sets import PolicySets
+from cloister.appliance.priorities import Priorities
 from cloister.appliance.queue import Queue
 from cloister.appliance.recorder import Recorder
 from cloister.appliance.requests import Requests
@@ -162,6 +164,7 @@ class Authority:
             self.devices,
         )
         self.queue = Queue(parts, refuse_work=self.fitness.require, on_done=self._after_job)
+        self.priorities = Priorities(parts)
         self.serving = Serving(parts, self.approvals, make_way=self.queue.make_way)
         self.clients = Clients(self.state, self.seal, self.recorder)
         bodies = KeptBodies(home, self.auditing)
@@ -269,6 +272,7 @@ class Authority:
             asyncio.create_task(self.fitness.ask_until_answered()),
             asyncio.create_task(self.gpus.run()),
             asyncio.create_task(Leftovers(self.state).run()),
+            asyncio.create_task(Outdated(self.state, self.approval_register, self.approvals.changed).run()),
             asyncio.create_task(self.exporting.tell_of_heads(self.witnessing)),
             asyncio.create_task(self.exporting.tell_of_dead(self.state)),
         ]
@@ -357,7 +361,7 @@ class Authority:
         if busy and request.mode == "refuse":
             raise Conflict(
                 f"{len(busy)} jobs or deployments run",
-                remedy="Wait for them, or use `--drain` or `--cut` (runs can be resumed).",
+                remedy="Wait for them, or drain (`--drain`) or cut them (`--cut`; runs can be resumed).",
             )
         self._locking += 1
         try:

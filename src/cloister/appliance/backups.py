@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import pwd
 import shutil
 import stat
 import threading
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from sqlalchemy import select
 
 from cloister.api import Backup, BackupRequest, JobState, JobTicket, Problem, Progress
 from cloister.appliance import records
-from cloister.appliance.backup_copy import Asked, Copy, Throttled
+from cloister.appliance.backup_copy import Asked, Copy, Made, Throttled
 from cloister.appliance.ids import new_id
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
@@ -83,7 +85,7 @@ class Backups:
         if bool(recipients) == (request.passphrase is not None):
             raise InvalidInput(
                 "nobody is named who could open the key archive",
-                remedy="Give `--recipient age1…` or a passphrase, or name recipients in the settings.",
+                remedy="Give a recipient (`--recipient age1…`) or a passphrase, or name recipients in the settings.",
             )
         self._forget_ended()
         if self._asked:
@@ -131,7 +133,8 @@ class Backups:
                 raise Conflict(f"the job is {row.state} and takes no target", where=row.job_id)
             row.state, row.started_at, row.attempts = JobState.RUNNING, change.now, 1
             change.event("job.state", row.job_id, state=row.state, verb=VERB, name=VERB)
-        self._tasks[delivery.job_id] = asyncio.create_task(self._guarded(delivery, asked))
+        task = self._tasks[delivery.job_id] = asyncio.create_task(self._guarded(delivery, asked))
+        task.add_done_callback(lambda _: delivery.close())
 
     def listed(self) -> list[Backup]:
         with self._state.read() as session:
@@ -238,7 +241,6 @@ class Backups:
             failed = CloisterError("the authority failed; its log says where", where=job_id)
             self._end(job_id, JobState.FAILED, records.problem(failed))
         finally:
-            delivery.close()
             self._asked.pop(job_id, None)
             self._tasks.pop(job_id, None)
 
@@ -281,9 +283,10 @@ class Backups:
 
         job = Copy(self._parts)
         try:
-            made = await asyncio.to_thread(
+            copy = functools.partial(
                 job.make, backup_id, delivery, asked, Throttled(progress), remember, until
             )
+            made = await _to_its_end(asked, copy)
         except CloisterError:
             with contextlib.suppress(OutOfSpace), self._state.change() as change:
                 if (row := change.session.get(BackupRow, backup_id)) is not None:
@@ -327,6 +330,18 @@ class Backups:
                 row.error = problem.model_dump() if problem else None
                 row.result = result or {}
             change.event("job.state", job_id, state=row.state, verb=VERB, name=VERB)
+
+
+async def _to_its_end(asked: Asked, copy: Callable[[], Made]) -> Made:
+    """Have a thread write to a delivery's descriptors: whoever is cancelled meanwhile stops it, and waits for it."""
+    thread = asyncio.get_running_loop().run_in_executor(None, copy)
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        asked.stopped.set()
+        await asyncio.wait([thread])
+        thread.exception()  # whether anybody asks for it or not
+        raise
 
 
 def _shown(error: CloisterError, delivery: Delivery, where: str) -> CloisterError:

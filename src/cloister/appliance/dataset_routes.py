@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from cloister.api import (
     DatasetReport,
@@ -41,5 +43,14 @@ def dataset_routes(authority: Authority) -> APIRouter:
     @router.post("/derive", status_code=202, dependencies=[may("dataset.derive")])
     async def derive(peer: Caller, reference: str, body: DeriveRequest) -> JobTicket:
         return await authority.deriving.derive(peer, reference, body)
+
+    @router.post("/source-removal", status_code=204, dependencies=[may("dataset.import")])
+    async def source_removal(
+        peer: Caller,
+        reference: str,
+        filesystem: Annotated[str, Query(pattern=r"^[a-z0-9._-]{1,32}$")] = "unknown",
+        overwritten: bool = False,
+    ) -> None:
+        await authority.requests.source_goes(peer, reference, filesystem, overwritten=overwritten)
 
     return router

@@ -3,37 +3,23 @@ ledger get the rest of the plan, and a keyed digest of that."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cloister.api import DeriveConfig, DeriveRequest, JobTicket, ObjectKind
 from cloister.appliance import records
+from cloister.appliance.asking import Asking
 from cloister.appliance.catalogue import find, refuse_taken_name
 from cloister.appliance.classifying import classify
 from cloister.appliance.facts import data_class
-from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.queue import Queue
-from cloister.appliance.side import SideSocket
 from cloister.errors import InvalidInput
 from cloister.policy.things import CLASSIFICATIONS
 
 DERIVE = "derive"
 
 
-class Deriving:
+class Deriving(Asking):
     """Asks workers for datasets made of others."""
-
-    def __init__(
-        self, parts: Parts, queue: Queue, side: SideSocket, *, refuse_start: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._home = parts.home
-        self._state = parts.state
-        self._seal = parts.seal
-        self._recorder = parts.recorder
-        self._queue = queue
-        self._side = side
-        self._refuse_start = refuse_start
 
     async def derive(self, peer: Peer, reference: str, request: DeriveRequest) -> JobTicket:
         """Queue a new dataset; with corrections it waits for their descriptor.
@@ -90,8 +76,7 @@ class Deriving:
             stricter = max(classification, least, key=CLASSIFICATIONS.index)
             classify(change, row.subject or "", stricter, peer.account)
             job = records.job(row)
-        token = self._side.issue(job.job_id, peer) if request.config.corrections else None
-        return JobTicket(job=job, token=token, side_socket=str(self._home.side_socket) if token else None)
+        return self._ticket(job, peer) if request.config.corrections else JobTicket(job=job)
 
 
 def steps_of(config: DeriveConfig, *, merged: bool) -> list[str]:

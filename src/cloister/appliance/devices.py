@@ -1,19 +1,21 @@
 """Who holds which device: GPUs one by one, or so many places on the CPU. Jobs and engines take from the same ones.
 
-It knows names of devices and of their holders; what they do there it does not.
+Who needs several takes all of them at once or none. It knows names of devices and of their holders; what they do
+there it does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 from pathlib import Path
 
 from cloister.errors import InvalidInput
 from cloister.policy.settings import QueueSettings
 
 CPU = "cpu"
+FEWER = "Ask for fewer with `--devices`, or see `queue.devices` and, on the CPU, `queue.heavy_slots` in the settings."
 _NODE = re.compile("nvidia([0-9]+)")
 
 
@@ -28,6 +30,11 @@ def gpus_present(root: Path = Path("/dev")) -> tuple[int, ...]:
 def gpu_of(device: str) -> int | None:
     """The GPU's number in a device's name such as `cuda:1`; None for the CPU."""
     return int(device.removeprefix("cuda:")) if device.startswith("cuda:") else None
+
+
+def each_of(device: str | None) -> tuple[str, ...]:
+    """The places in what a holder of several has: `cuda:0,cuda:2` is two; no name is a place on the CPU."""
+    return tuple((device or CPU).split(","))
 
 
 class Devices:
@@ -47,9 +54,20 @@ class Devices:
                     remedy=f"It has {', '.join(map(str, found)) or 'none'}; `auto` takes all there are.",
                 )
             self.places = [f"cuda:{number}" for number in chosen]
-        self._held: dict[str, str] = {}
+        self._held: dict[str, tuple[str, ...]] = {}
         self._shared: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[str]] = {}
+        self.kept_for: str | None = None
+        """The job that comes next and needs more places than are free: what comes free is kept for it."""
+
+    def require(self, count: int) -> None:
+        """That so many places may be used at once. Errors: InvalidInput."""
+        if count > len(self.places):
+            raise InvalidInput(
+                f"the run asks for {count} devices at once, and {len(self.places)} may be used",
+                where="train.processes",
+                remedy=FEWER,
+            )
 
     @property
     def free(self) -> int:
@@ -61,33 +79,45 @@ class Devices:
         """Who has a place of its own."""
         return tuple(self._held)
 
+    def held_by_others(self, jobs: Set[str]) -> int:
+        """Places of holders that are none of those jobs, engines that is, and of engines that wait for one."""
+        held = sum(len(places) for holder, places in self._held.items() if holder not in jobs)
+        return held + len(self._waiting)
+
     @property
     def waiting(self) -> tuple[str, ...]:
         """The engines that wait for a place, the next one first."""
         return tuple(self._waiting)
 
     def holder(self, device: str) -> list[str]:
-        held = [
-            *self._held.items(),
-            *self._shared.items(),
-        ]  # at once: figures are read in a thread of their own
-        return [holder for holder, name in held if name == device]
+        held = list(self._held.items())  # at once: figures are read in a thread of their own
+        shared = list(self._shared.items())
+        return [
+            *(holder for holder, names in held if device in names),
+            *(holder for holder, name in shared if name == device),
+        ]
 
-    def take(self, holder: str) -> str | None:
-        """A free place's device, the least used one, from now on `holder`'s; None where there is none."""
+    def take(self, holder: str, count: int = 1) -> str | None:
+        """So many free places, the least used devices, from now on `holder`'s; None where there are not so many.
+
+        Several are named with commas between, and come together or not at all.
+        """
         if holder in self._held:
-            return self._held[holder]
-        free = [device for device in dict.fromkeys(self.places) if self._left(device) > 0]
-        if not free:
+            return ",".join(self._held[holder])
+        free = [device for device in dict.fromkeys(self.places) for _ in range(max(0, self._left(device)))]
+        if len(free) < count:
             return None
-        self._held[holder] = min(free, key=self._users)
-        return self._held[holder]
+        chosen = sorted(free, key=self._users)[:count]
+        self._held[holder] = tuple(sorted(chosen, key=self.places.index))
+        return ",".join(self._held[holder])
 
     def keep(self, holder: str, device: str | None, *, shared: bool = False) -> None:
         """What a holder from before a restart has; more holders than places stay until they end."""
-        name = device or CPU
-        if name in self.places:
-            (self._shared if shared else self._held)[holder] = name
+        names = tuple(name for name in each_of(device) if name in self.places)
+        if names and shared:
+            self._shared[holder] = names[0]
+        elif names:
+            self._held[holder] = names
 
     def release(self, holder: str) -> None:
         """What it held goes to the engine that has waited longest, where one does."""
@@ -127,7 +157,7 @@ class Devices:
         return self._shared[holder]
 
     def _left(self, device: str) -> int:
-        return self.places.count(device) - list(self._held.values()).count(device)
+        return self.places.count(device) - sum(names.count(device) for names in list(self._held.values()))
 
     def _users(self, device: str) -> int:
         return len(self.holder(device))

@@ -9,9 +9,9 @@ import base64
 import shutil
 from typing import Any, Literal
 
-from cloister.api import Grant, JobDocument, Mount, ObjectKind, SandboxSpec
-from cloister.appliance.devices import gpu_of
-from cloister.appliance.jobs import EXPORT, made_by
+from cloister.api import Grant, JobDocument, Mount, ObjectKind, SandboxSpec, TrainConfig
+from cloister.appliance.devices import each_of, gpu_of
+from cloister.appliance.jobs import EXPORT, made_by, places_of
 from cloister.appliance.parts import Parts
 from cloister.appliance.seal import MODEL_SIGNING, PSEUDONYMS
 from cloister.appliance.state import DeploymentRow, JobRow, ObjectRow
@@ -35,6 +35,7 @@ def worker_documents(
         unwritten = {**unwritten, "costs": parts.settings.prices.costs.model_dump()}
     if row.verb in ("derive", "import") and row.config.get("personal") == "replace":
         unwritten = {**unwritten, "secret": _b64(vault.secret(PSEUDONYMS))}
+    config = TrainConfig.frozen(row.config).model_dump() if row.verb == "train" else row.config
     inputs: dict[str, Grant] = {}
     with parts.state.read() as session:
         for role, reference in row.inputs.items():
@@ -45,7 +46,7 @@ def worker_documents(
         {
             "job_id": row.job_id,
             "verb": row.verb,
-            "config": {**row.config, **unwritten},
+            "config": {**config, **unwritten},
             "inputs": inputs,
             "output": output,
             "descriptors": {role: 3 + index for index, role in enumerate(roles)},
@@ -59,7 +60,7 @@ def worker_documents(
         program="worker",
         mounts=tuple(mounts),
         tmp_mib=parts.settings.sandboxes.tmp_mib,
-        shm_mib=parts.settings.sandboxes.shm_mib,
+        shm_mib=parts.settings.sandboxes.shm_mib * places_of(row),  # over it processes reach one another
         descriptors=tuple(roles),
         threads=parts.settings.queue.threads,
         gpus=_gpus(row.device),
@@ -100,13 +101,13 @@ def in_memory(document: JobDocument) -> int:
 
 
 def _kind(device: str | None) -> Literal["cpu", "cuda"]:
-    return "cpu" if device is None or gpu_of(device) is None else "cuda"
+    return "cuda" if _gpus(device) else "cpu"
 
 
 def _gpus(device: str | None) -> tuple[int, ...]:
-    """The one GPU that the sandbox sees; inside it is `cuda:0`."""
-    number = None if device is None else gpu_of(device)
-    return () if number is None else (number,)
+    """The GPUs that the sandbox sees; inside they are counted from `cuda:0`."""
+    numbers = (gpu_of(name) for name in each_of(device))
+    return tuple(number for number in numbers if number is not None)
 
 
 def _isolated(parts: Parts) -> bool:

@@ -21,10 +21,12 @@ from cloister.errors import CloisterError, OutOfSpace, Unavailable
 PROBE_EVERY_S = 5.0
 PROBE_TIMEOUT_S = 5.0
 PROBES_FAILED = 3
+STARTS = 3
+"""An engine that has ended so often, and has never answered, would go on to end: it is given up."""
 
 
 class NeverReady(Unavailable):
-    """An engine that has not answered in the time that it has for its start."""
+    """An engine that has not answered in the time that it has for its start, or ends time and again before."""
 
 
 class EngineWatch:
@@ -48,6 +50,19 @@ class EngineWatch:
             for task in (prober, listener):
                 task.cancel()
             await asyncio.gather(prober, listener, return_exceptions=True)
+
+    def require_promise(self, deployment_id: str, ended: int, problem: Problem) -> None:
+        """Errors: NeverReady where its engine has `ended` time and again, now of that, and has not answered once."""
+        with self._state.read() as session:
+            answered_once = session.get_one(DeploymentRow, deployment_id).ready_at is not None
+        if ended >= STARTS and not answered_once:
+            raise NeverReady(
+                f"the engine has ended {ended} times and never answered: {problem.detail.rstrip('.')}",
+                where=deployment_id,
+                remedy="Run `cloister doctor`, which says what this machine lacks, and see whether memory and device "
+                "suit the model. Then serve it again.",
+                values={"ended": ended},
+            )
 
     async def _listen(self, deployment_id: str) -> Problem:
         with self._state.read() as session:
@@ -123,6 +138,8 @@ class EngineWatch:
 def mark(change: Change, deployment_id: str, state: DeploymentState, problem: Problem | None = None) -> None:
     row = change.session.get_one(DeploymentRow, deployment_id)
     row.state, row.error = state, problem.model_dump() if problem else None
+    if state == DeploymentState.READY:
+        row.ready_at = row.ready_at or change.now
     change.event("deployment.state", deployment_id, state=state, name=row.name)
 
 

@@ -6,7 +6,6 @@ object, hands out its key and sees none of it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import select
@@ -14,30 +13,17 @@ from sqlalchemy.orm import Session
 
 from cloister.api import ErrorsConfig, EvaluationRequest, JobState, JobTicket, ObjectKind
 from cloister.appliance import records
+from cloister.appliance.asking import Asking
 from cloister.appliance.catalogue import find
 from cloister.appliance.jobs import ERRORS, PENDING, announce
-from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.queue import Queue
 from cloister.appliance.runs import find_run
-from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
 from cloister.errors import Conflict, InvalidInput, NotFound
 
 
-class Evaluations:
+class Evaluations(Asking):
     """Queues both, each entered before."""
-
-    def __init__(
-        self, parts: Parts, queue: Queue, side: SideSocket, *, refuse_start: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._home = parts.home
-        self._state = parts.state
-        self._seal = parts.seal
-        self._recorder = parts.recorder
-        self._queue = queue
-        self._side = side
-        self._refuse_start = refuse_start
 
     async def start(self, peer: Peer, reference: str, request: EvaluationRequest) -> JobTicket:
         """Queue an evaluation of a run that has its adapter. It waits for the user's files where it names some.
@@ -79,9 +65,7 @@ class Evaluations:
             job = records.job(row)
         if not named:
             return JobTicket(job=job)
-        return JobTicket(
-            job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
-        )
+        return self._ticket(job, peer)
 
     async def show(self, peer: Peer, reference: str, request: ErrorsConfig) -> JobTicket:
         """Queue the writing of a run's worst answers, entered now; it waits for the descriptor.
@@ -114,9 +98,7 @@ class Evaluations:
             row.asked_by = peer.uid
             row.metrics = {"entry": float(index)}
             job = records.job(row)
-        return JobTicket(
-            job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
-        )
+        return self._ticket(job, peer)
 
     async def shown(self, job_id: str, values: dict[str, Any], ledger_index: int) -> None:
         """It was written: the job is done."""

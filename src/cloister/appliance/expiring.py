@@ -20,6 +20,8 @@ from cloister.appliance.state import ClientRow
 CRITICAL = timedelta(days=2)
 KEPT = timedelta(days=30)
 """A signer's key that ended longer ago is history: its line stays for the approvals that it signed."""
+BRIEF = timedelta(hours=2)
+"""A client's key that was issued for less than that is meant to end: a chat's, say."""
 RESTART = "then `cloister down` and `cloister up`"
 
 
@@ -73,7 +75,8 @@ class Expiring:
                 select(ClientRow).where(ClientRow.revoked_at.is_(None), ClientRow.expires_at.is_not(None))
             ).all()
         for row in rows:
-            if row.expires_at is not None:
+            lasts = row.expires_at - row.created_at if row.expires_at is not None else None
+            if row.expires_at is not None and not (lasts and timedelta(0) < lasts < BRIEF):
                 only = "".join(f" -d {name}" for name in row.deployments)
                 yield from self._ending(
                     now,

@@ -13,15 +13,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from cloister.api import Classification, ObjectKind
+from cloister.appliance.peer import NOBODY, asker
 from cloister.appliance.personal_data import personal_in
 from cloister.appliance.runs import earlier_adapter
 from cloister.appliance.state import (
     ApprovalRow,
     ClassificationRow,
     DeploymentRow,
+    JobRow,
     ObjectRow,
     RunRow,
 )
+from cloister.appliance.store import utc_now
 from cloister.policy.things import STRICTEST, Bounds, Facts, Scores, strictest
 
 _STORED = {"Dataset": ObjectKind.DATASET, "Model": ObjectKind.MODEL}
@@ -59,6 +62,9 @@ def facts_of(session: Session, kind: str, reference: str) -> Facts:
             .order_by((DeploymentRow.deployment_id == reference).desc(), DeploymentRow.created_at.desc())
         ).first()
         return STRICTEST if served is None else facts_of(session, "Model", served.model)
+    if kind == "Job":
+        job = session.get(JobRow, reference)
+        return STRICTEST if job is None else replace(STRICTEST, requester=requester_of(job))
     if kind == "Approval":
         asked = session.get(ApprovalRow, reference)
         return STRICTEST if asked is None else approval_facts(session, asked)
@@ -74,6 +80,12 @@ def dataset_class(session: Session, object_id: str) -> Classification:
 def data_class(session: Session, datasets: Iterable[str]) -> Classification:
     """That of what is made of these datasets."""
     return strictest({dataset_class(session, object_id) for object_id in datasets})
+
+
+def requester_of(job: JobRow) -> int:
+    """The uid of whoever asked for a job last; -1, which nobody has, where that is not known."""
+    uid = asker(job.asked_by, job.requested_by).uid
+    return -1 if uid == NOBODY and job.asked_by is None else uid
 
 
 def run_facts(session: Session, run: RunRow) -> Facts:
@@ -161,21 +173,23 @@ def model_facts(session: Session, model: ObjectRow) -> Facts:
 
 
 def approval_facts(session: Session, row: ApprovalRow) -> Facts:
-    """Of something that was asked for, with who approved something else about the same data before."""
+    """Of something that was asked for, with who approved, and who asked for, something else about the same data."""
     data = set(row.data)
-    given = select(ApprovalRow).where(
-        ApprovalRow.approval_id != row.approval_id,
-        ApprovalRow.action != row.action,
-        ApprovalRow.stands_until.is_not(None),  # given once, whatever became of it
+    moment = row.decided_at or utc_now()
+    elsewhere = select(ApprovalRow).where(
+        ApprovalRow.approval_id != row.approval_id, ApprovalRow.action != row.action
     )
-    before = {
-        other.decider
-        for other in session.scalars(given)
-        if other.decider is not None and data & set(other.data)
-    }
+    others = [other for other in session.scalars(elsewhere) if data & set(other.data)]
+    given = [other for other in others if other.stands_until is not None]  # once, whatever became of it
+    asked = [
+        other
+        for other in others
+        if other.requested_at <= moment and (other in given or other.open_at(moment))
+    ]
     return Facts(
         classification=cast(Classification, row.classification),
         requester=row.requester,
         action=row.action,
-        approved_before=frozenset(before),
+        approved_before=frozenset(other.decider for other in given if other.decider is not None),
+        asked_before=frozenset(other.requester for other in asked),
     )

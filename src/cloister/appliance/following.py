@@ -111,4 +111,5 @@ class Follower:
         elif failure is not None and failure.code != "interrupted":
             await self._endings.fail(job_id, problem_of(failure, 422))
         else:
-            await self._endings.interrupt(job_id, "it was stopped")
+            why = failure.message.rstrip(".") if failure is not None else "it was stopped"
+            await self._endings.interrupt(job_id, why)

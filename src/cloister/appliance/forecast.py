@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 KEPT = 20
 """How many past jobs of a kind an estimate looks at."""
@@ -15,16 +16,30 @@ def typical(durations: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {kind: statistics.median(past[-KEPT:]) for kind, past in durations.items() if past}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What waits: what kind of job, and how many places it takes at once."""
+
+    kind: str
+    places: int = 1
+
+
 def starts(
-    waiting: Sequence[str], remaining: Sequence[float | None], places: int, typically: Mapping[str, float]
+    waiting: Sequence[Asked],
+    remaining: Sequence[float | None],
+    places: int,
+    typically: Mapping[str, float],
+    out_of_reach: int = 0,
 ) -> list[float | None]:
     """Seconds from now until each waiting job starts, in their order.
 
     Args:
-        waiting: the kinds of what waits, the one that starts next first.
-        remaining: seconds that each running job still takes, None where that is not known.
-        places: how many run at a time.
+        waiting: what waits, the one that starts next first. Nobody overtakes one that waits for several places,
+            unless it needs some that are out of reach.
+        remaining: seconds until each taken place comes free, None where that is not known.
+        places: how many there are.
         typically: how long a job of a kind takes, where that is known.
+        out_of_reach: places that no job gets as things are.
 
     Returns:
         one estimate a waiting job; None where everything before it that is known says nothing.
@@ -35,12 +50,19 @@ def starts(
         if free:
             heapq.heappop(free)
     found: list[float | None] = []
-    for kind in waiting:
-        if not free:
+    earliest = 0.0
+    for job in waiting:
+        if job.places > places - out_of_reach:
+            found.append(None)  # passed over until that changes
+            continue
+        if job.places > len(free):
+            free = []  # what is free is kept for it, and nobody knows for how long
             found.append(None)
             continue
-        start = heapq.heappop(free)
-        found.append(start)
-        if kind in typically:
-            heapq.heappush(free, start + typically[kind])
+        taken = [heapq.heappop(free) for _ in range(job.places)]
+        earliest = max(earliest, *taken)
+        found.append(earliest)
+        if job.kind in typically:
+            for _ in taken:
+                heapq.heappush(free, earliest + typically[job.kind])
     return found

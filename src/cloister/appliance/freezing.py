@@ -7,14 +7,24 @@ state, and neither decides nor keeps anything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from cloister.api import ClassifyRequest, ExportRequest, ObjectKind, RunRequest, ServeRequest, ShredRequest
+from cloister.api import (
+    ClassifyRequest,
+    EvaluateConfig,
+    ExportRequest,
+    ObjectKind,
+    RunRequest,
+    ServeConfig,
+    ServeRequest,
+    ShredRequest,
+    TrainConfig,
+)
 from cloister.appliance.catalogue import find
 from cloister.appliance.facts import (
     data_class,
@@ -34,12 +44,19 @@ from cloister.ledger.entry import canonical_json
 from cloister.policy.things import Facts
 
 SHOWN = 12
+UNNAMED: dict[str, dict[str, Any]] = {
+    "train": TrainConfig.frozen({}).model_dump(mode="json"),
+    "evaluate": EvaluateConfig().model_dump(mode="json", exclude_none=True),
+    "config": ServeConfig().model_dump(mode="json"),
+}
+"""What settings mean that a request does not name, by where the request has them."""
 
 
 @dataclass(frozen=True)
 class Frozen:
     """`pinned` is all that the digest covers, `summary` the same in words; `data` are the datasets behind it.
-    `form` is how, for an action that has forms: what is pinned has it, too."""
+    `form` is how, for an action that has forms: what is pinned has it, too. `settings` are those parts of what is
+    pinned that are settings, each with where the request has it."""
 
     kind: str
     thing: str
@@ -49,6 +66,15 @@ class Frozen:
     summary: tuple[str, ...]
     data: tuple[str, ...]
     form: str | None = None
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def as_of(self, request: Mapping[str, Any]) -> Frozen:
+        """The same as the version froze it that took that request in, whole: settings that it did not know yet are
+        left out where they say what was done before."""
+        pinned = dict(self.pinned)
+        for part, place in self.settings:
+            pinned[part] = _without_later(pinned[part], request.get(place), UNNAMED[place])
+        return replace(self, pinned=pinned)
 
     def digest(self, action: str, policies: str) -> str:
         """SHA-256, hex, over the action, the policy set in force and everything pinned."""
@@ -70,7 +96,7 @@ Freezer = Callable[[Session, dict[str, Any], datetime], Frozen]
 
 def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Frozen:
     """A fine-tuning: dataset, base, hold-out, the adapter that it goes on from, and the whole configuration."""
-    asked = RunRequest.model_validate(request)
+    asked = RunRequest.model_validate({**request, "train": TrainConfig.frozen(request["train"])})
     inputs = run_inputs(session, asked)
     if "holdout" in inputs and inputs["holdout"].object_id == inputs["dataset"].object_id:
         raise InvalidInput(
@@ -96,10 +122,13 @@ def freeze_run(session: Session, request: dict[str, Any], now: datetime) -> Froz
             *(f"{role}: {_told(row)}" for role, row in inputs.items()),
             *([f"personal data in it: {personal}"] if personal != "unknown" else []),
             f"training: {train.method}, rank {train.lora.rank}, {train.epochs:g} epochs, "
-            f"learning rate {train.learning_rate:g}, rows of at most {train.max_length} tokens",
+            f"learning rate {train.learning_rate:g}, rows of at most {train.max_length} tokens"
+            + (f", on {train.processes} devices" if train.processes > 1 else ""),
+            *_unusual(train),
             f"evaluation: {_asked_of(asked)}",
         ),
         data=tuple(data),
+        settings=(("train", "train"), ("evaluate", "evaluate")),
     )
 
 
@@ -132,6 +161,7 @@ def freeze_deployment(session: Session, request: dict[str, Any], now: datetime) 
         },
         summary=(*shown, f"served as: {asked.name}, up to {asked.config.max_model_len} tokens"),
         data=tuple(sorted(object_data(session, model))),
+        settings=(("serve", "config"),),
     )
 
 
@@ -222,6 +252,33 @@ def _pin(row: ObjectRow) -> dict[str, Any]:
 
 def _told(row: ObjectRow) -> str:
     return f"{row.name} ({row.object_id} version {row.version}, manifest {row.manifest_sha256[:16]})"
+
+
+def _without_later(pinned: Any, then: Any, unnamed: Any) -> Any:
+    """`pinned` without what `then` does not name, where that is as if unnamed."""
+    if not (isinstance(pinned, dict) and isinstance(then, dict) and isinstance(unnamed, dict)):
+        return pinned
+    return {
+        name: _without_later(value, then.get(name), unnamed.get(name))
+        for name, value in pinned.items()
+        if name in then or name not in unnamed or value != unnamed[name]
+    }
+
+
+def _unusual(train: TrainConfig) -> list[str]:
+    """The settings that are not as usual, beside those that are always told: an approver sees what they sign."""
+    told = {"method", "epochs", "learning_rate", "max_length", "processes"}
+    found = {name: value for name, value in _flat(train).items() if name not in {*told, "lora.rank"}}
+    usual = _flat(TrainConfig())
+    other = [f"{name} {value}" for name, value in found.items() if value != usual[name]]
+    return [f"not as usual: {', '.join(other)}"] if other else []
+
+
+def _flat(train: TrainConfig) -> dict[str, Any]:
+    """Settings by their names in a run file."""
+    found = train.model_dump(mode="json")
+    lora = found.pop("lora")
+    return {**found, **{f"lora.{name}": value for name, value in lora.items()}}
 
 
 def _asked_of(asked: RunRequest) -> str:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -26,6 +26,7 @@ from cloister.api import (
     Curve,
     DatasetImport,
     Deployment,
+    EngineLoad,
     GatewayHello,
     GatewaySecrets,
     GatewayView,
@@ -41,6 +42,7 @@ from cloister.api import (
     ObjectKind,
     Passphrase,
     PlanRequest,
+    PriorityRequest,
     Problem,
     Run,
     RunPlan,
@@ -57,6 +59,7 @@ from cloister.appliance.bounds import Bounds
 from cloister.appliance.caller import Caller
 from cloister.appliance.curves import MOST
 from cloister.appliance.dataset_routes import dataset_routes
+from cloister.appliance.engine_load import loads
 from cloister.appliance.evaluation_routes import evaluation_routes
 from cloister.appliance.export_routes import export_routes
 from cloister.appliance.guard import may, may_by, require_guarded
@@ -257,6 +260,16 @@ def _objects_and_jobs(authority: Authority) -> APIRouter:
         await authority.queue.pause(peer, job_id)
         return authority.overview.job(job_id)
 
+    @router.post("/jobs/{job_id}/raise", dependencies=[may("job.raise")])
+    async def raise_job(peer: Caller, job_id: str, body: PriorityRequest) -> Job:
+        await authority.priorities.put_ahead(peer, job_id, body.priority)
+        return authority.overview.job(job_id)
+
+    @router.post("/jobs/{job_id}/lower", dependencies=[may("job.lower")])
+    async def lower_job(peer: Caller, job_id: str, body: PriorityRequest) -> Job:
+        await authority.priorities.put_behind(peer, job_id, body.priority)
+        return authority.overview.job(job_id)
+
     @router.post("/jobs/{job_id}/retry", status_code=202, dependencies=[may("job.resume")])
     async def retry_job(peer: Caller, job_id: str) -> Job:
         await authority.queue.retry(peer, job_id)
@@ -289,9 +302,15 @@ def _serving_and_clients(authority: Authority) -> APIRouter:
     async def deployments() -> list[Deployment]:
         return authority.serving.listed()
 
+    @router.get("/deployments/load", dependencies=[may("deployment.list")])
+    async def engine_loads() -> list[EngineLoad]:
+        return await loads(authority.serving.listed(only_live=True))
+
     @router.post("/deployments/{reference}/stop", dependencies=[may("deployment.stop")])
-    async def stop(peer: Caller, reference: str) -> Deployment:
-        return await authority.serving.stop(peer, reference)
+    async def stop(
+        peer: Caller, reference: str, drain_s: Annotated[float, Query(ge=0, le=3600)] = 0
+    ) -> Deployment:
+        return await authority.serving.stop(peer, reference, drain_s=drain_s)
 
     @router.post("/clients", status_code=201, dependencies=[may("client.issue")])
     async def issue(peer: Caller, body: ClientRequest) -> IssuedClient:
@@ -326,9 +345,12 @@ def _events_and_audit(authority: Authority) -> APIRouter:
     router = APIRouter(prefix="/v1")
 
     @router.get("/events", dependencies=[may("appliance.events")])
-    async def events(after: Annotated[int, Query(ge=0, lt=1 << 63)] = 0) -> StreamingResponse:
+    async def events(
+        after: Annotated[int, Query(ge=0, lt=1 << 63)] = 0,
+        last_event_id: Annotated[int, Header(ge=0, lt=1 << 63)] = 0,
+    ) -> StreamingResponse:
         async def lines() -> AsyncIterator[str]:
-            async for event in authority.state.follow(after):
+            async for event in authority.state.follow(max(after, last_event_id)):
                 if event is None:
                     yield ": keep-alive\n\n"
                 else:

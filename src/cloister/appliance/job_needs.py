@@ -1,4 +1,5 @@
-"""What a job of the queue takes of memory and disk, by its verb and its base, and what a started one has not taken yet.
+"""What a job of the queue takes of memory and disk, by its verb, base and configuration, and what a started one has
+not taken yet.
 
 It estimates by `room`, and decides nothing.
 """
@@ -6,8 +7,9 @@ It estimates by `room`, and decides nothing.
 from __future__ import annotations
 
 from cloister.api import JobState
+from cloister.appliance.jobs import places_of
 from cloister.appliance.parts import Parts
-from cloister.appliance.room import Need, need_of, written_in
+from cloister.appliance.room import IMPORTS, Need, need_of, need_of_import, written_in
 from cloister.appliance.state import JobRow, ObjectRow
 
 
@@ -21,7 +23,9 @@ class JobNeeds:
 
     def of(self, row: JobRow) -> Need:
         """What it takes when it starts."""
-        return need_of(row.verb, self._base_bytes(row), self._devices.places[0])
+        if row.verb in IMPORTS:
+            return need_of_import(row.config)
+        return need_of(row.verb, self._base_bytes(row), self._devices.places[0], places_of(row))
 
     def left(self, row: JobRow) -> Need:
         """What a started job has not taken yet: it has its memory once it says that something is done."""

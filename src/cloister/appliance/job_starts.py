@@ -17,7 +17,7 @@ from cloister.appliance.documents import in_memory, worker_documents
 from cloister.appliance.endings import Endings
 from cloister.appliance.handed import Handed
 from cloister.appliance.intake import HELD_UP
-from cloister.appliance.jobs import CONTENT, LIGHT, announce, job_row
+from cloister.appliance.jobs import CONTENT, LIGHT, announce, job_row, places_of
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
 from cloister.errors import (
@@ -66,11 +66,14 @@ class JobStarts:
         if self._endings.is_stopping(job_id):
             await self._endings.stopped(job_id)
             return False
-        why = error.message
+        self._wait(job_id, error.message)
+        return False
+
+    def _wait(self, job_id: str, why: str) -> None:
+        """It is not tried again for a while."""
         now = time.monotonic()
         self._put_off = {one: told for one, told in self._put_off.items() if told[0] > now}
         self._put_off[job_id] = (now + PUT_OFF_S, why)
-        return False
 
     async def start(self, job_id: str, device: str | None) -> bool:
         """Build a job's sandbox, after its entry. False where it ended, or stays queued, before it had one.
@@ -104,21 +107,22 @@ class JobStarts:
                 await self._endings.refuse(job_id, records.problem(error))
                 return False
             row.device = device
-            document, spec = worker_documents(self._parts, row, roles, unwritten)
             try:
+                document, spec = worker_documents(self._parts, row, roles, unwritten)
                 await self._recorder.record(
                     None,
                     f"job.{row.verb}",
                     job_id,
                     *([row.subject] if row.subject else []),
                     *sorted(ref["object_id"] for ref in row.inputs.values()),
+                    **({"devices": places} if (places := places_of(row)) > 1 else {}),
                     **passed.returned,
                 )
-            except HELD_UP:
-                if delivery is not None or self._endings.is_stopping(job_id):
+            except HELD_UP as error:
+                if delivery is not None:
                     raise
                 self._handed.keep_unwritten(job_id, unwritten)
-                return False  # it stays queued
+                return await self._stays(job_id, error)
             if self._endings.is_stopping(job_id):
                 await self._endings.stopped(job_id)
                 return False
@@ -140,7 +144,10 @@ class JobStarts:
             except Unavailable as error:
                 if isinstance(error, NoAnswer | SandboxUnavailable):
                     raise
-                await self._endings.interrupt(job_id, "the launcher was away when it was to start")
+                self._wait(job_id, error.message)
+                await self._endings.interrupt(
+                    job_id, f"it could not be started ({error.message.rstrip('.')})"
+                )
                 return False
             else:
                 if self._endings.is_stopping(job_id):

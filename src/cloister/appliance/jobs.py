@@ -33,7 +33,15 @@ CONTENT = frozenset({"forget", "derive"})
 SHORT = LIGHT | CONTENT | {"report"}
 """What takes a light slot, and leaves nothing behind where it ends badly."""
 RESUMABLE = frozenset({"train", "evaluate", "merge"})
+OF_RUNS = frozenset({"train", "evaluate"})
+"""What the commands on runs go on with."""
 PENDING = (JobState.WAITING_SOURCE, JobState.QUEUED, JobState.RUNNING)
+
+
+def places_of(row: JobRow) -> int:
+    """How many places it takes at once: a training one for each of its processes."""
+    return int(row.config.get("processes", 1)) if row.verb == "train" else 1
+
 
 Finished = Callable[[Change, JobRow, ObjectRow], None]
 """What follows from a job, in the commit that ends it."""

@@ -6,7 +6,6 @@ dataset's key, and sees no byte of them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import select
@@ -22,13 +21,11 @@ from cloister.api import (
     RowsConfig,
 )
 from cloister.appliance import records
+from cloister.appliance.asking import Asking
 from cloister.appliance.catalogue import find
 from cloister.appliance.jobs import announce
-from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.personal_data import REPORT
-from cloister.appliance.queue import Queue
-from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.errors import NotFound
 
@@ -38,19 +35,8 @@ RENDER = "render"
 """The verb that writes a row out as a run would learn it."""
 
 
-class Looking:
+class Looking(Asking):
     """One home's. Errors (of requests): NotFound, Locked, LedgerUnavailable, SandboxUnavailable."""
-
-    def __init__(
-        self, parts: Parts, queue: Queue, side: SideSocket, *, refuse_start: Callable[[], Awaitable[None]]
-    ) -> None:
-        self._home = parts.home
-        self._state = parts.state
-        self._seal = parts.seal
-        self._recorder = parts.recorder
-        self._queue = queue
-        self._side = side
-        self._refuse_start = refuse_start
 
     async def report(self, peer: Peer, reference: str, request: ReportRequest) -> Job:
         """Queue a look at the whole dataset; its numbers are the job's result."""
@@ -148,9 +134,7 @@ class Looking:
             name = inputs["dataset"].name
             row = self._queue.add(change, peer.account, verb, name, config, inputs, waits_for_source=True)
             job = records.job(row)
-        return JobTicket(
-            job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
-        )
+        return self._ticket(job, peer)
 
     async def complete(self, job_id: str, values: dict[str, Any], ledger_index: int) -> None:
         """Keep the numbers of a look, or that rows were written. Errors: OutOfSpace."""

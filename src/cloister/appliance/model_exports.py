@@ -13,6 +13,7 @@ from typing import Any
 from cloister.api import ExportRequest, JobState, JobTicket, ModelSigningKey, ObjectKind
 from cloister.appliance import records
 from cloister.appliance.approvals import Approvals
+from cloister.appliance.asking import Asking
 from cloister.appliance.catalogue import find
 from cloister.appliance.facts import object_class, object_data, run_of_model
 from cloister.appliance.ids import new_id
@@ -29,7 +30,7 @@ from cloister.vault import age
 ROLE = "model"
 
 
-class ModelExports:
+class ModelExports(Asking):
     """Queues exports and enters their ends."""
 
     def __init__(
@@ -41,14 +42,8 @@ class ModelExports:
         *,
         refuse_start: Callable[[], Awaitable[None]],
     ) -> None:
-        self._home = parts.home
-        self._state = parts.state
-        self._seal = parts.seal
-        self._recorder = parts.recorder
-        self._queue = queue
-        self._side = side
+        super().__init__(parts, queue, side, refuse_start=refuse_start)
         self._approvals = approvals
-        self._refuse_start = refuse_start
 
     def key(self) -> ModelSigningKey:
         """What exports are checked against. Errors: Locked."""
@@ -119,9 +114,7 @@ class ModelExports:
                 job_id=job_id,
             )
             job = records.job(row)
-        return JobTicket(
-            job=job, token=self._side.issue(job_id, peer), side_socket=str(self._home.side_socket)
-        )
+        return self._ticket(job, peer)
 
     async def complete(self, job_id: str, values: dict[str, Any], ledger_index: int) -> None:
         """Enter that everything went out. Errors: LedgerUnavailable, OutOfSpace."""

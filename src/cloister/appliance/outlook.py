@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from cloister.api import JobState
 from cloister.appliance.devices import Devices
-from cloister.appliance.forecast import starts, typical
-from cloister.appliance.jobs import SHORT
+from cloister.appliance.forecast import Asked, starts, typical
+from cloister.appliance.jobs import SHORT, places_of
 from cloister.appliance.state import JobRow
 from cloister.appliance.store import StateStore
 from cloister.appliance.turns import in_turn
@@ -34,9 +34,12 @@ class Outlook:
             queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
             last_start = last_starts(session)
             running = [row for job_id in self._known if (row := session.get(JobRow, job_id)) is not None]
-        holders = [row.requested_by for row in running if row.verb not in SHORT]
+        holders = [
+            row.requested_by for row in running if row.verb not in SHORT for _ in range(places_of(row))
+        ]
         waiting = [row for row in queued if row.verb not in SHORT and row.job_id not in self._known]
-        return list(in_turn(waiting, holders, last_start))
+        kept_for = self._devices.kept_for
+        return list(in_turn(waiting, holders, last_start, kept_for=kept_for, places=places_of))
 
     def forecast(self) -> dict[str, tuple[int, float | None]]:
         """Position, from 1, and estimated seconds to the start of each job that waits for a heavy place."""
@@ -54,13 +57,17 @@ class Outlook:
         durations: dict[str, list[float]] = {}
         for row in reversed(ended):
             if row.started_at is not None and row.ended_at is not None:
-                durations.setdefault(row.verb, []).append((row.ended_at - row.started_at).total_seconds())
-        remaining = [(row.progress or {}).get("remaining_s") for row in running if row.verb not in SHORT]
-        engines = [holder for holder in self._devices.holders if holder not in self._known]
-        remaining += [None] * len([*engines, *self._devices.waiting])  # nobody knows when they end
-        estimates = starts(
-            [row.verb for row in waiting], remaining, len(self._devices.places), typical(durations)
-        )
+                durations.setdefault(_kind(row), []).append((row.ended_at - row.started_at).total_seconds())
+        remaining = [
+            (row.progress or {}).get("remaining_s")
+            for row in running
+            if row.verb not in SHORT
+            for _ in range(places_of(row))
+        ]
+        engines = self._devices.held_by_others(self._known)
+        remaining += [None] * engines  # nobody knows when they end
+        asked = [Asked(_kind(row), places_of(row)) for row in waiting]
+        estimates = starts(asked, remaining, len(self._devices.places), typical(durations), engines)
         return {
             row.job_id: (number, estimate)
             for number, (row, estimate) in enumerate(zip(waiting, estimates, strict=True), 1)
@@ -71,6 +78,12 @@ class Outlook:
             query = select(JobRow.state, func.count()).group_by(JobRow.state)
             count = {JobState(state): number for state, number in session.execute(query)}
         return {state: count[state] for state in JobState if state in count}
+
+
+def _kind(row: JobRow) -> str:
+    """Jobs of one kind take about as long."""
+    places = places_of(row)
+    return row.verb if places == 1 else f"{row.verb} on {places}"
 
 
 def last_starts(session: Session) -> dict[str, datetime]:

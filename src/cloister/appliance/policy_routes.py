@@ -23,7 +23,7 @@ from cloister.appliance.guard import may
 from cloister.appliance.peer import peer_named
 from cloister.errors import InvalidInput, NotFound
 from cloister.policy.actions import ACTIONS, BY_NAME
-from cloister.policy.cedar import ROLES, Decision, PolicySet
+from cloister.policy.cedar import ROLES, Decision, Demand, PolicySet
 from cloister.policy.table import table, who_may
 from cloister.policy.things import CLASSIFIED
 
@@ -72,6 +72,8 @@ def policy_routes(authority: Authority) -> APIRouter:
         who = await guard.standing(asker)
         question = replace(guard.question(asker, who, action.name, kind, body.thing), form=form)
         demand, decision = guard.policies.demand(question)
+        forbids = _rules(guard.policies, decision, "forbid")
+        unmet = demand is Demand.DENIED and not forbids
         return PolicyAnswer(
             account=who.account,
             roles=sorted(who.roles),
@@ -85,7 +87,9 @@ def policy_routes(authority: Authority) -> APIRouter:
             thing=body.thing,
             classification=question.facts.classification if kind in CLASSIFIED else None,
             form=form,
-            forbids=_forbids(guard.policies, decision),
+            forbids=forbids,
+            permits=_rules(guard.policies, guard.policies.ever(question), "permit") if unmet else [],
+            attributes=question.facts.told(kind),
         )
 
     @router.get("/policy/table", dependencies=[may("policy.read")])
@@ -116,11 +120,11 @@ def policy_routes(authority: Authority) -> APIRouter:
     return router
 
 
-def _forbids(policies: PolicySet, decision: Decision) -> list[PolicyRule]:
-    """Of the policies that decided, those that forbid: what they say has to come out otherwise for an Allow."""
+def _rules(policies: PolicySet, decision: Decision, effect: str) -> list[PolicyRule]:
+    """Of the policies that decided, those of that effect: of a denial those that forbid, of an Allow all."""
     deciding = [policies.by_id(policy_id) for policy_id in decision.policies]
     return [
         PolicyRule(policy_id=policy.id, file=policy.file, source=policies.source(policy.id) or "")
         for policy in deciding
-        if policy is not None and policy.effect == "forbid"
+        if policy is not None and policy.effect == effect
     ]

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import timedelta
-from itertools import islice
 from typing import Any
 
 import structlog
@@ -20,11 +19,11 @@ from sqlalchemy import select
 from cloister.api import JobState, Result, SandboxState
 from cloister.appliance import records
 from cloister.appliance.curves import forget_points
-from cloister.appliance.endings import Endings
+from cloister.appliance.endings import Endings, stronger
 from cloister.appliance.following import Follower
 from cloister.appliance.handed import Handed
 from cloister.appliance.intake import Intake
-from cloister.appliance.job_needs import JobNeeds
+from cloister.appliance.job_choice import Chosen, JobChoice
 from cloister.appliance.job_starts import CONTENT_LOST, SOURCE_LOST, JobStarts
 from cloister.appliance.jobs import (
     CONTENT,
@@ -37,15 +36,14 @@ from cloister.appliance.jobs import (
     job_row,
     new_job,
 )
-from cloister.appliance.outlook import Outlook, last_starts
+from cloister.appliance.outlook import Outlook
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.room import Need, Room
+from cloister.appliance.room import Room
 from cloister.appliance.side import Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
 from cloister.appliance.tombstones import refuse_shredded_job
-from cloister.appliance.turns import in_turn
 from cloister.errors import CloisterError, Conflict, JobFailed, NotFound
 from cloister.launcher.client import NoAnswer
 from cloister.logs import place
@@ -54,6 +52,8 @@ log = structlog.get_logger()
 
 SOURCE_WAIT_S = 120.0
 """How long a job waits for a client that has asked for it and not handed over its source."""
+STOPPED_S = 5.0
+"""How long whoever ends a job that does not run waits until the state has that; it ends in any case."""
 
 
 class Queue:
@@ -68,10 +68,6 @@ class Queue:
         self._launcher = parts.launcher
         self._limits = parts.settings.queue
         self._devices = parts.devices
-        self._room = room or Room(parts.settings.queue, parts.home.root)
-        self._needs = JobNeeds(parts)
-        self.lacking: dict[str, str] = {}
-        """What waiting jobs wait for besides their turn."""
         self._refuse_work = refuse_work
         self._handed = Handed()
         self._endings = Endings(parts, self._handed)
@@ -79,6 +75,8 @@ class Queue:
         self.completions = self._intake.completions
         self._follower = Follower(parts, self._endings, self._intake)
         self.starts = JobStarts(parts, self._handed, self._endings, refuse_work=refuse_work)
+        room = room or Room(parts.settings.queue, parts.home.root)
+        self.choice = JobChoice(parts, self.starts, room)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.outlook = Outlook(parts.state, parts.devices, self._tasks.keys())
         self._wake = asyncio.Event()
@@ -146,11 +144,12 @@ class Queue:
             raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister status`.")
         if row.state not in PENDING:
             raise Conflict(f"the job is {row.state} already", where=job_id)
+        self._endings.refuse_weaker(job_id, final)
 
         def keep(change: Change) -> None:
             row = job_row(change, job_id)
             if row.state in PENDING:
-                row.stopping = final
+                row.stopping = stronger(JobState(row.stopping) if row.stopping else None, final)
 
         action = {JobState.PAUSED: "job.pause", JobState.QUEUED: "job.yield"}.get(final, "job.cancel")
         await self._recorder.record_taking_away(peer, action, job_id, alongside=keep)
@@ -167,7 +166,9 @@ class Queue:
             state = session.get_one(JobRow, job_id).state
         if state not in PENDING:
             raise Conflict(f"the job is {state} already", where=job_id)
-        self._endings.end(job_id, final)
+        self._endings.stop_as(job_id, final)
+        self._spawn(job_id, self._settle(job_id))
+        await asyncio.wait([self._tasks[job_id]], timeout=STOPPED_S)
 
     async def pause(self, peer: Peer, job_id: str) -> None:
         """Stop a job at a checkpoint and let go of its device, until `resume`. Errors: NotFound, Conflict."""
@@ -212,6 +213,7 @@ class Queue:
             self._refuse_resume(row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, not fresh, None, None
             row.stopping, row.asked_by = None, peer.uid
+            row.attempts = 0  # how often it goes on by itself counts from when somebody last asked for it
             if fresh:
                 row.progress, row.metrics = None, {}
                 forget_points(change.session, job_id)
@@ -226,9 +228,14 @@ class Queue:
             )
 
     @property
+    def lacking(self) -> dict[str, str]:
+        """What waiting jobs wait for besides their turn."""
+        return self.choice.lacking
+
+    @property
     def running(self) -> list[str]:
-        """What has a sandbox, or is being taken in; not what waits to be taken in."""
-        return sorted(self._tasks.keys() - self._intake.held)
+        """What has a sandbox, or is being taken in; not what waits to be taken in, or for its end to be kept."""
+        return sorted(self._tasks.keys() - self._intake.held - self._endings.unkept)
 
     @property
     def known(self) -> list[str]:
@@ -262,6 +269,12 @@ class Queue:
             rows = session.scalars(
                 select(JobRow).where(JobRow.state.in_(("waiting-source", "queued", "running")))
             ).all()
+        ends: list[asyncio.Task[None]] = []
+
+        def end(job_id: str, ending: Coroutine[Any, Any, None]) -> None:
+            self._spawn(job_id, ending)
+            ends.append(self._tasks[job_id])
+
         for row in rows:
             if row.stopping is not None:
                 self._endings.stop_as(row.job_id, JobState(row.stopping))
@@ -273,13 +286,16 @@ class Queue:
             elif row.state == JobState.RUNNING and row.result:
                 self._spawn(row.job_id, self._intake.take_in(row.job_id, Result(values=row.result)))
             elif row.state == JobState.RUNNING:
-                await self._endings.interrupt(row.job_id, "its sandbox ended while the authority was away")
+                why = "its sandbox ended while the authority was away"
+                end(row.job_id, self._endings.interrupt(row.job_id, why))
             elif row.stopping is not None:
-                await self._endings.stopped(row.job_id)
+                end(row.job_id, self._endings.stopped(row.job_id))
             elif row.state == JobState.WAITING_SOURCE or row.verb in LIGHT:
-                await self._endings.interrupt(row.job_id, SOURCE_LOST)
+                end(row.job_id, self._endings.interrupt(row.job_id, SOURCE_LOST))
             elif row.verb in CONTENT:
-                await self._endings.interrupt(row.job_id, CONTENT_LOST)
+                end(row.job_id, self._endings.interrupt(row.job_id, CONTENT_LOST))
+        if ends:  # an authority starts also where the state takes nothing just now
+            await asyncio.wait(ends, timeout=STOPPED_S)
 
     async def run(self) -> None:
         """Start queued jobs as slots come free, for ever."""
@@ -331,71 +347,29 @@ class Queue:
     def _start_what_fits(self) -> None:
         if self.paused or self._parts.seal.locked:
             return
-        with self._state.read() as session:
-            queued = session.scalars(select(JobRow).where(JobRow.state == JobState.QUEUED)).all()
-            running = [row for job_id in self._tasks if (row := session.get(JobRow, job_id)) is not None]
-            last_start = last_starts(session)
-        self.lacking = {
-            job_id: why for job_id, why in self.lacking.items() if job_id in {r.job_id for r in queued}
-        }
-        for row in queued:
-            if (why := self.starts.put_off(row.job_id)) is not None:
-                self.lacking[row.job_id] = why
-        promised = sum((self._needs.left(row) for row in running), Need())
-        for short in (True, False):
-            holders = [row.requested_by for row in running if (row.verb in SHORT) is short]
-            waiting = [
-                row
-                for row in queued
-                if (row.verb in SHORT) is short
-                and row.job_id not in self._tasks
-                and self.starts.put_off(row.job_id) is None
-            ]
-            slots = self._limits.light_slots - len(holders) if short else self._devices.free
-            for row in islice(in_turn(waiting, holders, last_start), max(0, slots)):
-                if not self._fits(row, promised):
-                    break  # nobody overtakes it, or it might wait for ever
-                promised += self._needs.of(row)
-                if short:
-                    self._spawn(row.job_id, self._start_and_follow(row.job_id, None))
-                else:
-                    self._spawn(
-                        row.job_id, self._start_and_follow(row.job_id, self._devices.take(row.job_id))
-                    )
+        for one in self.choice.next(self._tasks.keys()):
+            if one.never is not None:
+                self._spawn(one.job_id, self._never(one))
+            else:
+                self._spawn(one.job_id, self._start_and_follow(one.job_id, one.device))
 
-    def _fits(self, row: JobRow, promised: Need) -> bool:
-        """Whether there is room for it now. What could never fit is ended, and says why."""
-        need = self._needs.of(row)
-        lacks, never = self._room.lacks(need, promised), self._room.never(need)
-        if lacks is None:
-            self.lacking.pop(row.job_id, None)
-            return True
-        if never is not None:
-            self._spawn(row.job_id, self._never(row.job_id, never))
-        elif self.lacking.get(row.job_id) != lacks:
-            log.info("job.waits", job=row.job_id, cause=lacks.partition(":")[0])
-        self.lacking[row.job_id] = lacks
-        return False
-
-    async def _never(self, job_id: str, why: str) -> None:
-        raise JobFailed(
-            f"the job {why}", where=job_id, remedy="Use a smaller base model, or a larger machine."
-        )
+    async def _never(self, one: Chosen) -> None:
+        raise JobFailed(f"the job {one.never}", where=one.job_id, remedy=one.remedy)
 
     def _spawn(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
             try:
-                await work
-            except CloisterError as error:
-                log.warning("job.failed", job=job_id, code=error.code)
-                await self._give_up(job_id, error)
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                log.error("job.error", job=job_id, cause=place(error))
-                await self._give_up(
-                    job_id, JobFailed("the authority failed; its log says where", where=job_id)
-                )
+                try:
+                    await work
+                except CloisterError as error:
+                    log.warning("job.failed", job=job_id, code=error.code)
+                    await self._give_up(job_id, error)
+                except Exception as error:
+                    log.error("job.error", job=job_id, cause=place(error))
+                    await self._give_up(
+                        job_id, JobFailed("the authority failed; its log says where", where=job_id)
+                    )
+                await self._settle(job_id)
             finally:
                 self._tasks.pop(job_id, None)
                 self._endings.forget(job_id)
@@ -417,12 +391,21 @@ class Queue:
                 await self._launcher.stop(job_id, self._limits.stop_grace_s)
         await self._follower.follow(job_id)
 
+    async def _settle(self, job_id: str) -> None:
+        """Stop what is still to be stopped: somebody asked for it as the job went back into the queue."""
+        if self._endings.is_stopping(job_id) and self._endings.is_pending(job_id):
+            await self._endings.stopped(job_id)
+
     async def _give_up(self, job_id: str, error: CloisterError) -> None:
-        """End a job that cannot be followed or taken in, its sandbox first."""
+        """End a job that cannot be started, followed or taken in, its sandbox first. One that was being stopped ends
+        as whoever stops it wants it, unless its sandbox may run on."""
         if not isinstance(error, NoAnswer):
             with contextlib.suppress(CloisterError):
                 await self._launcher.stop(job_id, self._limits.stop_grace_s)
                 await self._launcher.forget(job_id)
+            if self._endings.is_stopping(job_id):
+                await self._endings.stopped(job_id)
+                return
         await self._endings.fail(job_id, records.problem(error))
 
     async def _abandon(self, job_id: str, error: NoAnswer) -> None:

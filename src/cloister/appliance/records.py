@@ -122,7 +122,7 @@ def run(session: Session, row: RunRow) -> Run:
         dataset=row.dataset,
         base=row.base,
         holdout=row.holdout,
-        train=TrainConfig.model_validate(row.train),
+        train=TrainConfig.frozen(row.train),
         evaluate=EvaluateConfig.model_validate(row.evaluate) if row.evaluate else None,
         created_at=row.created_at,
         created_by=row.created_by,

@@ -25,9 +25,10 @@ from cloister.api import (
 )
 from cloister.appliance import records
 from cloister.appliance.approvals import Approvals, Pass
+from cloister.appliance.asking import Asking
 from cloister.appliance.catalogue import find, refuse_taken_name
 from cloister.appliance.classifying import classify
-from cloister.appliance.facts import run_facts
+from cloister.appliance.facts import dataset_class, run_facts
 from cloister.appliance.guard import Guard
 from cloister.appliance.ids import new_id
 from cloister.appliance.jobs import DRY_RUN, announce
@@ -46,7 +47,7 @@ MOVED = "There is a newer version of what it was made of: start a new run."
 _KINDS = {"base": ObjectKind.BASE, "adapter": ObjectKind.ADAPTER}
 
 
-class Requests:
+class Requests(Asking):
     """One call a request. Errors (all): Locked, LedgerUnavailable, SandboxUnavailable, Unavailable."""
 
     def __init__(
@@ -59,17 +60,12 @@ class Requests:
         *,
         refuse_start: Callable[[], Awaitable[None]],
     ) -> None:
+        super().__init__(parts, queue, side, refuse_start=refuse_start)
         self._approvals = approvals
         self._guard = guard
         self._default_class = parts.settings.data.classification
         self._personal = parts.settings.data.personal
-        self._home = parts.home
-        self._state = parts.state
-        self._seal = parts.seal
-        self._recorder = parts.recorder
-        self._queue = queue
-        self._side = side
-        self._refuse_start = refuse_start
+        self._devices = parts.devices
 
     async def import_dataset(self, peer: Peer, request: DatasetImport) -> JobTicket:
         classification = request.classification or self._default_class
@@ -107,9 +103,7 @@ class Requests:
                 change, peer.account, DRY_RUN, name, config, {}, waits_for_source=True, unwritten=unwritten
             )
             job = records.job(row)
-        return JobTicket(
-            job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
-        )
+        return self._ticket(job, peer)
 
     async def complete_dry_run(self, job_id: str, values: dict[str, Any], ledger_index: int) -> None:
         """Keep what a dry run found: counts and problems, in the job alone."""
@@ -150,8 +144,29 @@ class Requests:
             if classification is not None:
                 classify(change, row.subject or "", classification, peer.account)
             job = records.job(row)
-        return JobTicket(
-            job=job, token=self._side.issue(job.job_id, peer), side_socket=str(self._home.side_socket)
+        return self._ticket(job, peer)
+
+    async def source_goes(self, peer: Peer, reference: str, filesystem: str, *, overwritten: bool) -> None:
+        """Enter that whoever imported a dataset removes the file that it came from; then they do, by their own rights.
+
+        Errors: NotFound, Denied, Conflict, LedgerUnavailable.
+        """
+        with self._state.read() as session:
+            row = find(session, ObjectKind.DATASET, reference)
+            facts = Facts(classification=dataset_class(session, row.object_id))
+            imported = select(JobRow.job_id).where(JobRow.subject == row.object_id, JobRow.verb == "import")
+            job_id = session.scalars(imported).first()
+        await self._guard.require_of(peer, "dataset.import", "Dataset", row.name, facts)
+        if job_id is None or row.created_by != peer.account:
+            raise Conflict("its source is whose who imported it", where=row.name)
+        await self._recorder.record(
+            peer,
+            "dataset.remove-source",
+            row.object_id,
+            job_id,
+            name=row.name,
+            filesystem=filesystem,
+            overwritten=overwritten,
         )
 
     async def start_run(self, peer: Peer, request: RunRequest) -> Run:
@@ -160,8 +175,12 @@ class Requests:
         Errors: NotFound, Conflict, Denied, ApprovalNeeded, Locked, LedgerUnavailable.
         """
         await self._refuse_start()
+        self._devices.require(request.train.processes)
         with self._state.read() as session:
             refuse_taken_run(session, request.name)
+        if request.priority:
+            place = "job.raise" if request.priority > 0 else "job.lower"
+            await self._guard.require_of(peer, place, "Job", request.name, Facts(requester=peer.uid))
         passed = await self._approvals.gate(peer, "run.start", request.model_dump(mode="json"))
         with self._state.read() as session:  # nothing came between: these are what the gate froze
             inputs = run_inputs(session, request)
@@ -258,7 +277,7 @@ class Requests:
             base=run.base,
             holdout=run.holdout,
             from_run=from_run,
-            train=TrainConfig.model_validate(run.train),
+            train=TrainConfig.frozen(run.train),
             evaluate=EvaluateConfig.model_validate(run.evaluate) if run.evaluate else None,
         ).model_dump(mode="json")
         return request, any(newest[role].version != ref["version"] for role, ref in job.inputs.items())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import os
 from dataclasses import dataclass, field
 
 import structlog
@@ -33,6 +32,7 @@ from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.side import Delivery, SideSocket
 from cloister.appliance.worker_events import parse_event
+from cloister.descriptors import close_all
 from cloister.errors import CloisterError, Conflict, JobFailed, NotFound, by_code
 from cloister.logs import place
 from cloister.sandbox import memory_file
@@ -107,6 +107,8 @@ class Revealing:
         if reveal.task is not None or list(delivery.descriptors) != ["output"]:
             raise Conflict("one descriptor, once, is expected", where=delivery.job_id)
         reveal.task = asyncio.create_task(self._reveal(delivery, reveal))
+        # Not by the task itself: one that is cancelled before it begins does nothing at all.
+        reveal.task.add_done_callback(lambda _: delivery.close())
 
     async def outcome(self, peer: Peer, reveal_id: str) -> RevealResult:
         """Wait for its end. Errors: what it failed with; NotFound."""
@@ -150,7 +152,6 @@ class Revealing:
         except Exception as error:
             log.error("reveal.error", reveal=delivery.job_id, cause=place(error))
         finally:
-            delivery.close()
             if not reveal.done.done():
                 reveal.done.set_exception(
                     JobFailed("it could not be revealed; the authority's log says where")
@@ -175,12 +176,13 @@ class Revealing:
             descriptors=("sealed", "output"),
             threads=1,
         )
-        memory = [in_memory(document), memory_file("body", sealed)]
+        memory: list[int] = []
         try:
+            memory.append(in_memory(document))
+            memory.append(memory_file("body", sealed))
             await launcher.start(spec, [*memory, delivery.descriptors["output"]])
         finally:
-            for descriptor in memory:
-                os.close(descriptor)
+            close_all(memory)
         delivery.close()  # the sandbox has its own, and its end is the reader's end of file
         said: Result | Failure | None = None
         try:

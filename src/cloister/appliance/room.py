@@ -1,15 +1,17 @@
 """Whether a job or an engine would fit into this machine's memory and onto its disk now, with some kept in reserve.
 
-Rough on purpose: from the base model's size, never from data. It measures and estimates, and starts nothing.
+Rough on purpose: from the base model's size and a source's format, never from data. It measures and estimates, and
+starts nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cloister.api import ServeConfig
 from cloister.appliance.devices import gpu_of
@@ -24,6 +26,15 @@ _LIGHT = GIB // 4
 _RECOGNISERS = frozenset({"report", "derive", "render"})
 """What may load recognisers of personal data, or a tokenizer: as much as torch."""
 _DISK = {"train": 0.5, "merge": 2.2}
+IMPORTS = frozenset({"import", "dry-run"})
+_PARQUET = 896 << 20
+"""What reading Parquet may hold in its own process (`datasets.parquet.MEMORY`), and pyarrow itself."""
+_PERSONAL = 64 << 20
+"""What recognisers of personal data take beside an import."""
+_ROWS_AT_ONCE = 8
+"""Of the longest that a row may be, in the widest place of a reader."""
+_TEXT_NAMES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".text", ".md"})
+_PACKED_NAMES = frozenset({".gz", ".zst", ".zstd"})
 
 
 @dataclass(frozen=True)
@@ -41,15 +52,35 @@ class Need:
         return Need(0 if settled else self.memory, max(0, self.disk - written))
 
 
-def need_of(verb: str, base_bytes: int, device: str) -> Need:
-    """What a job of that kind takes on a base model of that size."""
+def need_of(verb: str, base_bytes: int, device: str, processes: int = 1) -> Need:
+    """What a job of that kind takes on a base model of that size, which each of its processes has in memory."""
     if verb not in _FACTORS:
         return Need(_PROCESS if verb in _RECOGNISERS else _LIGHT, _LIGHT)
     factor = _FACTORS[verb] if gpu_of(device) is None else 1.0
     return Need(
-        memory=_PROCESS + int(factor * base_bytes),
+        memory=processes * (_PROCESS + int(factor * base_bytes)),
         disk=_LIGHT // 4 + int(_DISK.get(verb, 0.0) * base_bytes),
     )
+
+
+def need_of_import(config: Mapping[str, Any]) -> Need:
+    """What an import, or a dry run of one, takes: by the format that is told, else by the source's name; what neither
+    tells may be Parquet, which takes most."""
+    memory = _LIGHT + _ROWS_AT_ONCE * int(config.get("max_row_bytes") or 0)
+    told = config.get("format", "auto")
+    names = (str(config.get("source_name", "")), *map(str, config.get("more", ())))
+    if told == "parquet" or (told == "auto" and not all(map(_is_text, names))):
+        memory += _PARQUET
+    if config.get("personal") is not None:
+        memory += _PERSONAL
+    return Need(memory, _LIGHT)
+
+
+def _is_text(name: str) -> bool:
+    endings = [ending.lower() for ending in PurePosixPath(name).suffixes]
+    if endings and endings[-1] in _PACKED_NAMES:
+        endings.pop()
+    return bool(endings) and endings[-1] in _TEXT_NAMES
 
 
 def need_of_engine(config: ServeConfig, model_bytes: int, device: str) -> Need:

@@ -6,15 +6,24 @@ The arithmetic is `cloister.planning`'s; this gathers what it needs from the sta
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloister.api import DatasetReport, JobState, ObjectKind, PlanRequest, RunPlan, TrainConfig
+from cloister.api import (
+    DatasetReport,
+    EvaluateConfig,
+    JobState,
+    ObjectKind,
+    PlanRequest,
+    RunPlan,
+    TrainConfig,
+)
 from cloister.appliance.catalogue import find
-from cloister.appliance.devices import gpu_of
+from cloister.appliance.devices import each_of, gpu_of
 from cloister.appliance.gpus import Gpus
 from cloister.appliance.parts import Parts
 from cloister.appliance.room import GIB, memory_of
@@ -42,33 +51,41 @@ class RunPlans:
         self._gpus = gpus
 
     def plan(self, request: PlanRequest) -> RunPlan:
-        """The plan of a run. Errors: NotFound; Conflict where too little is known of the base model."""
-        machine = self._machine()
+        """The plan of a run. Errors: NotFound; InvalidInput where it asks for more devices than there are; Conflict
+        where too little is known of the base model."""
+        self._devices.require(request.train.processes)
+        machine = self._machine(request.train.processes)
         with self._state.read() as session:
             base = find(session, ObjectKind.BASE, request.base)
             dataset = find(session, ObjectKind.DATASET, request.dataset)
             shape = _shape(base)
             train, holdout = _lengths(session, dataset, base, request.train)
+            evaluate = request.evaluate
             if request.holdout is not None:
                 other = find(session, ObjectKind.DATASET, request.holdout)
                 rows = other.counts.get("rows", 0)
                 holdout = Lengths.guessed(rows, other.sealed_bytes, request.train.max_length)
+                holdout = replace(holdout, texts=other.details.get("task") == "text")
             known = _known(session, base, machine)
-        return plan_run(shape, request.train, train, holdout, machine, known, self._settings.prices.planned)
+            if evaluate is not None:
+                known = replace(known, evaluations=_evaluated(session, base, machine, evaluate))
+        prices = self._settings.prices.planned
+        return plan_run(shape, request.train, train, holdout, machine, known, prices, evaluate)
 
-    def _machine(self) -> Machine:
-        """The roomiest device that a run may get, without the reserve."""
+    def _machine(self, count: int) -> Machine:
+        """The roomiest device that a run may get, without the reserve; of several the least."""
         reserve = int(self._settings.queue.memory_reserve_gib * GIB)
         cores = self._settings.queue.threads or os.cpu_count() or 1
+        watts = self._settings.prices.watts
         gpus = [
             gpu
             for gpu in self._gpus.listed()
             if f"cuda:{gpu.number}" in self._devices.places and gpu.memory_total is not None
         ]
         if not gpus:
-            return Machine("cpu", max(0, memory_of("MemTotal") - reserve), cores)
-        best = max(gpus, key=lambda gpu: gpu.memory_total or 0)
-        return Machine("cuda", best.memory_total or 0, cores, gpu=best.name or "GPU")
+            return Machine("cpu", max(0, memory_of("MemTotal") - reserve), cores, watts=watts)
+        best = sorted(gpus, key=lambda gpu: -(gpu.memory_total or 0))[: max(1, count)][-1]
+        return Machine("cuda", best.memory_total or 0, cores, gpu=best.name or "GPU", watts=watts)
 
 
 def _shape(base: ObjectRow) -> ModelShape:
@@ -87,18 +104,19 @@ def _lengths(
 ) -> tuple[Lengths, Lengths]:
     """Of both sides: counted by a report or a run with this base's tokenizer, else guessed from the dataset's size."""
     rows = max(1, dataset.counts.get("rows", 1))
-    known = _counted(session, dataset, base)
+    known = _counted(session, dataset, base, config)
     if known is None:
         content = max(0, dataset.sealed_bytes - INDEX_BYTES * rows)
         known = Lengths.guessed(rows, content, config.max_length)
+    known = replace(known, texts=dataset.details.get("task") == "text")
     learnt = dataset.counts.get("train_rows", rows)
     sides = (min(learnt, config.max_rows or learnt), dataset.counts.get("holdout_rows", 0))
     train, holdout = (known.of(side) for side in sides)
     return train, holdout
 
 
-def _counted(session: Session, dataset: ObjectRow, base: ObjectRow) -> Lengths | None:
-    """The newest count of this version's tokens by a report, or by a run."""
+def _counted(session: Session, dataset: ObjectRow, base: ObjectRow, config: TrainConfig) -> Lengths | None:
+    """The newest count of this version's tokens by a report, or by a run, rendered as the run's rows would be."""
     done = select(JobRow).where(JobRow.state == JobState.DONE).order_by(JobRow.ended_at.desc())
     for job in session.scalars(done.where(JobRow.verb.in_(("report", "train"))).limit(PAST)):
         read = {role: (ref["object_id"], ref["version"]) for role, ref in job.inputs.items()}
@@ -106,10 +124,18 @@ def _counted(session: Session, dataset: ObjectRow, base: ObjectRow) -> Lengths |
             read.get("base") != (base.object_id, base.version)
         ):
             continue
-        found = _of_report(job.result) if job.verb == "report" else _of_run(session, job)
+        if _rendering(job.config) != _rendering(config.model_dump()):
+            continue
+        found = _of_report(job.result) if job.verb == "report" else _of_run(session, dataset, job)
         if found is not None:
             return found
     return None
+
+
+def _rendering(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Whose template writes the rows, and what of them is learnt."""
+    template = config.get("template") or "auto"
+    return ("auto" if template == "model" else template), config.get("loss_on") or "assistant"
 
 
 def _of_report(result: dict[str, Any]) -> Lengths | None:
@@ -120,15 +146,21 @@ def _of_report(result: dict[str, Any]) -> Lengths | None:
     return Lengths(report.rows, report.tokens.total, report.tokens.longest, share, measured=True)
 
 
-def _of_run(session: Session, job: JobRow) -> Lengths | None:
+def _of_run(session: Session, dataset: ObjectRow, job: JobRow) -> Lengths | None:
     run = session.scalars(select(RunRow).where(RunRow.train_job == job.job_id)).first()
     result = job.result
-    told = [result.get(name) for name in ("tokens", "supervised_tokens", "longest", "steps")]
-    tokens, supervised, longest, steps = (n if isinstance(n, int) and n > 0 else 0 for n in told)
+    named = ("tokens", "supervised_tokens", "longest", "steps", "epoch_rows", "epoch_tokens")
+    told = [result.get(name) for name in named]
+    tokens, supervised, longest, steps, rows, once = (n if isinstance(n, int) and n > 0 else 0 for n in told)
     if run is None or not (tokens and longest and steps):
         return None
-    rows = steps * TrainConfig.model_validate(run.train).batch_size
-    return Lengths(rows, tokens, longest, supervised / tokens, measured=True)
+    config, share = TrainConfig.frozen(run.train), supervised / tokens
+    learnt = dataset.counts.get("train_rows", 0)
+    learnt = min(learnt, config.max_rows or learnt)
+    if not (learnt and rows and once):  # of a run that did not tell yet what one pass has
+        return Lengths(steps * config.batch_size, tokens, longest, share, measured=True)
+    windows = max(0, rows - learnt)  # of texts, beside the first of each; how long they are is not known then
+    return Lengths(learnt, once - windows, once if windows else longest, share, measured=True)
 
 
 def _known(session: Session, base: ObjectRow, machine: Machine) -> Known:
@@ -153,7 +185,7 @@ def _seen(
     session: Session, run: RunRow, job: JobRow, machine: Machine
 ) -> Iterator[tuple[Seen, float | None]]:
     """One finished run, where it says enough."""
-    kind = "cpu" if gpu_of(job.device or "cpu") is None else "cuda"
+    kind = "cpu" if gpu_of(each_of(job.device)[0]) is None else "cuda"
     base = session.scalars(
         select(ObjectRow).where(ObjectRow.object_id == run.base).order_by(ObjectRow.version.desc())
     ).first()
@@ -164,14 +196,39 @@ def _seen(
     if shape is None or kind != machine.device or len(good) < len(numbers):
         return
     tokens, supervised, rate, steps = good
-    config = TrainConfig.model_validate(run.train)
+    config = TrainConfig.frozen(run.train)
     rows = steps * config.batch_size
     share = supervised / tokens
+    if kind == "cuda":
+        rate /= config.processes  # those of a CPU share its cores
     seen = Seen(operations_a_token(shape, config, tokens / rows, share) * rate, 1.0)
     peak, longest = result.get("peak_bytes"), result.get("longest")
     ratio = None
-    if isinstance(peak, int) and isinstance(longest, int):
-        lengths = Lengths(int(rows), int(tokens), longest, share, measured=True)
+    if isinstance(peak, int) and isinstance(longest, int) and not result.get("fell_back"):
+        passes = max(1.0, config.epochs)
+        lengths = Lengths(int(rows / passes), int(tokens / passes), longest, share, measured=True)
         planned = sum(part.bytes for part in training_parts(shape, config, lengths, machine.device))
         ratio = peak / planned
     yield seen, ratio
+
+
+def _evaluated(session: Session, base: ObjectRow, machine: Machine, asked: EvaluateConfig) -> list[float]:
+    """Seconds a row of finished evaluations of this base on a device of that kind: of pairs, or of whole tables."""
+    jobs = session.scalars(
+        select(JobRow)
+        .where(JobRow.verb == "evaluate", JobRow.state == JobState.DONE)
+        .order_by(JobRow.ended_at.desc())
+        .limit(PAST)
+    ).all()
+    found = []
+    for job in jobs:
+        rows, read = job.result.get("rows"), job.inputs.get("base") or {}
+        kind = "cpu" if gpu_of(job.device or "cpu") is None else "cuda"
+        if read.get("object_id") != base.object_id or kind != machine.device or "larger" in job.inputs:
+            continue
+        if bool(job.config.get("table")) != (asked.table is not None):
+            continue
+        if job.started_at is None or job.ended_at is None or not isinstance(rows, int) or rows < 1:
+            continue
+        found.append((job.ended_at - job.started_at).total_seconds() / rows)
+    return found

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -29,6 +30,7 @@ from cloister.appliance import records
 from cloister.appliance.approvals import Approvals
 from cloister.appliance.catalogue import find
 from cloister.appliance.documents import engine_documents, in_memory
+from cloister.appliance.draining import answered
 from cloister.appliance.engine_starts import EngineStarts, NoLonger, TooLarge
 from cloister.appliance.engine_watch import EngineWatch, NeverReady, mark
 from cloister.appliance.ids import new_id
@@ -44,6 +46,8 @@ log = structlog.get_logger()
 
 BACK_OFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 GRACE_S = 10.0
+UNKEPT_S = 5.0
+"""The pause before an end that the state could not take is kept again."""
 
 
 class Serving:
@@ -134,8 +138,11 @@ class Serving:
             change.event("deployment.state", row.deployment_id, state=row.state, name=row.name)
             return self.document(row)
 
-    async def stop(self, peer: Peer | None, reference: str) -> Deployment:
-        """Stop serving. Succeeds with a failed ledger. Errors: NotFound."""
+    async def stop(self, peer: Peer | None, reference: str, *, drain_s: float = 0) -> Deployment:
+        """Stop serving. New requests are refused at once; those in progress have `drain_s` to end.
+
+        Succeeds with a failed ledger. Errors: NotFound.
+        """
         with self._state.read() as session:
             row = self._find(session, reference)
         await self._recorder.record_taking_away(
@@ -144,11 +151,14 @@ class Serving:
             row.deployment_id,
             row.model,
             alongside=lambda change: mark(change, row.deployment_id, DeploymentState.STOPPING),
+            **({"drain_s": drain_s} if drain_s else {}),
         )
         task = self._tasks.get(row.deployment_id)
         if task is not None:  # first of all: it must not start another engine after this one is stopped
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if drain_s:
+            await answered(str(self._home.engine_folder(row.deployment_id) / "engine.sock"), drain_s)
         await self._end_engine(row.deployment_id)
         self._parts.devices.release(row.deployment_id)
         shutil.rmtree(self._home.engine_folder(row.deployment_id), ignore_errors=True)
@@ -188,10 +198,14 @@ class Serving:
                     shared = self._settings.serving.claim == "share"
                     self._parts.devices.keep(row.deployment_id, row.device, shared=shared)
                 if not adopted:
-                    self._set(row.deployment_id, DeploymentState.RESTARTING)
+                    with contextlib.suppress(OutOfSpace):  # an authority starts on a full disk, too
+                        self._set(row.deployment_id, DeploymentState.RESTARTING)
                 self._keep(row.deployment_id, adopted=adopted)
             elif row.state == DeploymentState.STOPPING:
-                await self._end_engine(row.deployment_id)
+                try:
+                    await self._end_engine(row.deployment_id)
+                except OutOfSpace:
+                    self._look_after(row.deployment_id, self._end_later(row.deployment_id))
 
     async def let_go(self) -> None:
         """End the tasks and leave the engines running, for the next authority to adopt."""
@@ -210,8 +224,19 @@ class Serving:
             pass  # there is none
         self._set(deployment_id, DeploymentState.STOPPED)
 
+    async def _end_later(self, deployment_id: str) -> None:
+        """The end of its engine, once the state takes it."""
+        while True:
+            await asyncio.sleep(UNKEPT_S)
+            with contextlib.suppress(OutOfSpace):
+                await self._end_engine(deployment_id)
+                return
+
     def _keep(self, deployment_id: str, *, adopted: bool) -> None:
-        task = asyncio.create_task(self._keep_running(deployment_id, adopted=adopted))
+        self._look_after(deployment_id, self._keep_running(deployment_id, adopted=adopted))
+
+    def _look_after(self, deployment_id: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks[deployment_id] = task
         task.add_done_callback(lambda _: self._ended(deployment_id))
 
@@ -220,7 +245,7 @@ class Serving:
         self.starts.settled(deployment_id)
 
     async def _keep_running(self, deployment_id: str, *, adopted: bool) -> None:
-        attempt = 0
+        attempt = ended = 0
         while True:
             started = asyncio.get_running_loop().time()
             try:
@@ -231,6 +256,8 @@ class Serving:
                     await self._launch(deployment_id, await self._claim(deployment_id))
                 adopted = False
                 problem = await self._watch.watch(deployment_id)
+                ended += 1
+                self._watch.require_promise(deployment_id, ended, problem)
             except (NeverReady, TooLarge) as error:
                 await self._give_up(deployment_id, error, "deployment.failed", reason=error.code)
                 return

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
-import os
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,26 +21,30 @@ from pathlib import Path
 import structlog
 
 from cloister.appliance.peer import Peer, peer_of
-from cloister.errors import CloisterError, Denied, InvalidInput
+from cloister.descriptors import close_all
+from cloister.errors import CloisterError, Denied, InvalidInput, TooManyRequests
 
 log = structlog.get_logger()
 
 MAX_MESSAGE = 64 * 1024
 MAX_DESCRIPTORS = 250
 RECEIVE_TIMEOUT_S = 10.0
+CONNECTIONS = 8
+"""Of one account at a time: what has not been said whole yet holds descriptors of this process."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Descriptors by role, for one job. Whoever takes it closes them."""
+    """Descriptors by role, for one job. Whoever takes it closes them; closed, it has none."""
 
     job_id: str
     descriptors: dict[str, int]
 
     def close(self) -> None:
-        for descriptor in self.descriptors.values():
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        """Close each once, however often it is called: its number may by then be another file's."""
+        ours = list(self.descriptors.values())
+        self.descriptors.clear()
+        close_all(ours)
 
 
 class SideSocket:
@@ -53,6 +58,7 @@ class SideSocket:
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._held: Counter[int] = Counter()
 
     def issue(self, job_id: str, peer: Peer) -> str:
         """A token that lets this account, once, deliver descriptors for this job."""
@@ -92,9 +98,23 @@ class SideSocket:
                 log.warning("side.accept", cause=error.errno)
                 await asyncio.sleep(0.5)
                 continue
+            uid = peer_of(connection).uid
+            if self._held[uid] >= CONNECTIONS:
+                with connection, contextlib.suppress(OSError):
+                    connection.send(
+                        _reply(TooManyRequests("this account hands over as much as one may at a time"))
+                    )
+                continue
+            self._held[uid] += 1
             task = asyncio.create_task(self._serve(connection))
             self._connections.add(task)
-            task.add_done_callback(self._connections.discard)
+            task.add_done_callback(functools.partial(self._ended, uid))
+
+    def _ended(self, uid: int, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        self._held[uid] -= 1
+        if not self._held[uid]:
+            del self._held[uid]
 
     async def _serve(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -103,13 +123,14 @@ class SideSocket:
             try:
                 async with asyncio.timeout(RECEIVE_TIMEOUT_S):
                     message, descriptors = await self._receive(connection)
-                reply: dict[str, object] = self._take(peer_of(connection), message, descriptors)
+                self._take(peer_of(connection), message, descriptors)
+                reply = _reply()
             except CloisterError as error:
-                reply = {"ok": False, "code": error.code, "detail": error.message, "remedy": error.remedy}
+                reply = _reply(error)
             except (TimeoutError, OSError):
                 return
             with contextlib.suppress(OSError):
-                await loop.sock_sendall(connection, json.dumps(reply).encode() + b"\n")
+                await loop.sock_sendall(connection, reply)
 
     async def _receive(self, connection: socket.socket) -> tuple[bytes, list[int]]:
         """Read up to the newline, with every descriptor that came along."""
@@ -127,12 +148,11 @@ class SideSocket:
                 if not part or len(data) > MAX_MESSAGE:
                     raise InvalidInput("not a message of the side socket")
         except BaseException:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            close_all(descriptors)
             raise
         return data, descriptors
 
-    def _take(self, peer: Peer, message: bytes, descriptors: list[int]) -> dict[str, object]:
+    def _take(self, peer: Peer, message: bytes, descriptors: list[int]) -> None:
         delivery = Delivery("", {str(i): descriptor for i, descriptor in enumerate(descriptors)})
         try:
             try:
@@ -148,11 +168,17 @@ class SideSocket:
                 raise InvalidInput("one descriptor a role is expected")
             delivery = Delivery(job_id, dict(zip(roles, descriptors, strict=True)))
             self._deliver(delivery)
-            del self._tokens[digest]
         except BaseException:
             delivery.close()
             raise
-        return {"ok": True}
+        self._tokens.pop(digest, None)
+
+
+def _reply(error: CloisterError | None = None) -> bytes:
+    said: dict[str, object] = {"ok": True}
+    if error is not None:
+        said = {"ok": False, "code": error.code, "detail": error.message, "remedy": error.remedy}
+    return json.dumps(said).encode() + b"\n"
 
 
 async def _readable(connection: socket.socket) -> None:

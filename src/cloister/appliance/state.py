@@ -63,6 +63,7 @@ class JobRow(Base):
 
     `stopping` is the final state that whoever stops it wants, from before its entry until its end. `asked_by` is the
     uid of whoever asked for it last, by starting, resuming or retrying it; null in rows from before that was kept.
+    `attempts` is how often it was started since.
     """
 
     __tablename__ = "jobs"
@@ -126,7 +127,7 @@ class PointRow(Base):
 
 class DeploymentRow(Base):
     """`asked_by` is the uid of whoever started it, null in rows from before that was kept; `approval` is the id of
-    the approval that it was started under, null where it took none."""
+    the approval that it was started under, null where it took none. `ready_at` is when its engine first answered."""
 
     __tablename__ = "deployments"
 
@@ -143,6 +144,7 @@ class DeploymentRow(Base):
     device: Mapped[str | None] = mapped_column(String(16))
     asked_by: Mapped[int | None]
     approval: Mapped[str | None] = mapped_column(String(15))
+    ready_at: Mapped[datetime | None]
 
 
 class ClientRow(Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import stat
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from cloister.api import Status
 
 LOW_DISK_BYTES = 10 << 30
+DRIVER = Path("/proc/driver/nvidia/version")
+NUMA = "libnuma.so.1"
 
 
 def examine(home: Home, *, try_device: bool = True) -> list[Finding]:
@@ -33,6 +36,7 @@ def examine(home: Home, *, try_device: bool = True) -> list[Finding]:
         _disk(home),
         _memory(),
         machine.device() if try_device else _device(),
+        *_libraries(),
         *_processes(home),
     ]
 
@@ -92,6 +96,17 @@ def _cores() -> Finding:
             "Our processes are not dumpable; sysctl kernel.core_pattern=core makes sure.",
         )
     return Finding("core dumps", "good", "no program collects them")
+
+
+def _libraries() -> Iterator[Finding]:
+    """What vLLM's CPU build links and no wheel brings. Without it an engine ends before it is ready."""
+    if DRIVER.exists():
+        return
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError:
+        remedy = "apt-get install libnuma1, or dnf install numactl-libs"
+        yield Finding("libraries", "bad", f"{NUMA} is missing: nothing can be served on this CPU", remedy)
 
 
 def _folders(home: Home) -> Iterator[Finding]:

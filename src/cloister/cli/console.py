@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -22,23 +21,6 @@ def console(
     ] = False,
 ) -> None:
     """Open the console: the whole appliance on one screen, by keys alone. `?` in it explains each screen."""
+    from cloister.cli.opening import open_console
+
     open_console(plain=plain)
-
-
-def open_console(*, plain: bool = False) -> None:
-    """Run the console until it is left. Errors: InvalidInput where there is no terminal."""
-    from cloister.cli.session import connect
-    from cloister.errors import InvalidInput
-
-    if plain:
-        from cloister.console.plain import tell
-
-        tell(connect, sys.stdout)
-        return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidInput(
-            "the console needs a terminal", remedy="`cloister console --plain` prints plain lines anywhere."
-        )
-    from cloister.console.app import ConsoleApp
-
-    ConsoleApp(connect).run(mouse=False)

@@ -54,7 +54,7 @@ def curve(
         raise NotFound(
             "nothing was measured yet", where=found.name, remedy="A run says something every few steps."
         )
-    names = _names(found, metric)
+    names = _names([found], metric, SHOWN)
     if tensorboard is not None:
         from cloister.cli.trackers import write_tensorboard
 
@@ -113,11 +113,8 @@ def compare(
     drawn = [found for found in curves if found.points]
     if not drawn:
         return
-    names = (
-        metric
-        or [name for name in ("holdout_loss",) if any(name in _all_names(one) for one in drawn)]
-        or ["loss"]
-    )
+    held_out = any("holdout_loss" in _all_names(one) for one in drawn)
+    names = _names(drawn, metric, ("holdout_loss" if held_out else "loss",))
     if out is not None:
         _write_out(out, drawn, names, force=force)
         say(f"{visible(str(out))} is written.")
@@ -138,6 +135,7 @@ def _flat(run: Run) -> dict[str, Any]:
         "dataset": run.dataset,
         "base": run.base,
         "holdout": run.holdout,
+        "from run": run.from_run,
         **flattened(run.train.model_dump()),
         **flattened({"evaluate": measured}),
     }
@@ -179,14 +177,15 @@ def _all_names(found: Curve) -> list[str]:
     return list(dict.fromkeys(name for point in found.points for name in point.values))
 
 
-def _names(found: Curve, wanted: Sequence[str] | None) -> list[str]:
+def _names(curves: Sequence[Curve], wanted: Sequence[str] | None, usual: Sequence[str]) -> list[str]:
+    """What is drawn: what is wanted, else of the usual what was measured. Errors: NotFound."""
     from cloister.errors import NotFound
 
-    known = _all_names(found)
+    known = list(dict.fromkeys(name for found in curves for name in _all_names(found)))
     for name in wanted or ():
         if name not in known:
-            raise NotFound("this run measured nothing of that name", remedy=f"There are {', '.join(known)}.")
-    return list(wanted or [name for name in SHOWN if name in known] or known[:1])
+            raise NotFound("nothing of that name was measured", remedy=f"There are {', '.join(known)}.")
+    return list(wanted or [name for name in usual if name in known] or known[:1])
 
 
 def _series(found: Curve, name: str) -> tuple[list[int], list[float]]:

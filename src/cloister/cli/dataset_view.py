@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cloister.api import DatasetReport, LengthFigures, PersonalFigures, RowRange
 
 Reference = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name or id.")]
+Template = Literal["auto", "model", "llama3", "qwen3", "chatml"]
+LossOn = Literal["assistant", "last", "all"]
 Every = Annotated[int, typer.Option("--every", min=1, help="Look for personal data in every N-th row only.")]
 BAR = 40
 
@@ -36,7 +38,19 @@ def report(
         str | None, typer.Option(help="A base model: its tokenizer counts, its template renders.")
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=8, help="Count the rows that are longer, in tokens. Needs --base.")
+        int | None,
+        typer.Option(
+            "--max-length",
+            "--max-tokens",
+            min=8,
+            help="Count the rows that are longer, in tokens. Needs --base.",
+        ),
+    ] = None,
+    template: Annotated[
+        Template | None, typer.Option(help="The chat template of a run to come. Needs --base.")
+    ] = None,
+    loss_on: Annotated[
+        LossOn | None, typer.Option(help="What a run to come learns on. Needs --base.")
     ] = None,
     personal: Annotated[
         bool, typer.Option("--personal", help="Look for personal data too, which takes longer.")
@@ -53,15 +67,21 @@ def report(
     """
     from cloister.api import DatasetReport, ReportConfig, ReportRequest
 
-    if max_length is not None and base is None:
-        raise InvalidInput(
-            "tokens need a tokenizer", where="--max-length", remedy="Name a base model with --base."
-        )
+    asked = {"--max-length": max_length, "--template": template, "--loss-on": loss_on}
+    if base is None and (given := [option for option, value in asked.items() if value is not None]):
+        raise InvalidInput("tokens need a tokenizer", where=given[0], remedy="Name a base model with --base.")
     with connect() as client:
         if last:
             found = client.last_report(reference)
         else:
-            config = validated(ReportConfig, personal=personal, personal_every=every, max_length=max_length)
+            config = validated(
+                ReportConfig,
+                personal=personal,
+                personal_every=every,
+                max_length=max_length,
+                template=template or "auto",
+                loss_on=loss_on or "assistant",
+            )
             job = client.report(reference, ReportRequest(config=config, base=base))
             found = DatasetReport.model_validate(watch(client, job.job_id, quiet=json).result)
     print_json(found) if json else _print_report(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,10 @@ class _WithDefault(TyperGroup):
 
 app = typer.Typer(cls=_WithDefault, no_args_is_help=True)
 Reference = Annotated[str, typer.Argument(metavar="RUN", help="The run's name or id.")]
+Names = Annotated[
+    bool,
+    typer.Option("--labels", help="With the names of labels and groups, which are content: it is entered."),
+]
 
 
 @app.command(MEASURE)
@@ -64,7 +68,22 @@ def measure(
         Path | None, typer.Option(help="House terms, a line each; `avoided -> term` for what not to say.")
     ] = None,
     repeat: Annotated[int, typer.Option(min=0, max=100, help="Ask some questions again so often.")] = 2,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer, in tokens.")] = 96,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=4096,
+            help="Longest answer of the tuned model; else 16 tokens over the longest expected.",
+        ),
+    ] = None,
+    untuned_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=4096,
+            help="Longest answer of the others; else four times the longest expected, or 128 more. Time grows with it.",
+        ),
+    ] = None,
     general: Annotated[
         bool, typer.Option(help="Ask the shipped general questions, before and after.")
     ] = True,
@@ -89,7 +108,13 @@ def measure(
         if glossary is not None:
             descriptors["glossary"], wanted["glossary_sha256"] = stack.enter_context(_opened(glossary))
         table = validated(
-            TableConfig, few_shot=few_shot, retrieve=retrieve, repeat=repeat, general=general, **wanted
+            TableConfig,
+            few_shot=few_shot,
+            retrieve=retrieve,
+            repeat=repeat,
+            untuned_tokens=untuned_tokens,
+            general=general,
+            **wanted,
         )
         config = validated(EvaluateConfig, max_rows=rows, max_new_tokens=max_new_tokens, table=table)
         client = stack.enter_context(connect())
@@ -101,12 +126,13 @@ def measure(
 
 
 @app.command()
-def show(reference: Reference, json: JsonFlag = False) -> None:
+def show(reference: Reference, labels: Names = False, json: JsonFlag = False) -> None:
     """Print the table and the verdict again."""
     with connect() as client:
         run = client.run(reference)
-    _full(run)
-    print_json(run.evaluation) if json else print_evaluation(run)
+        _full(run)
+        names = _names(client, reference) if labels else {}
+    print_json({**(run.evaluation or {}), **names}) if json else print_evaluation(run, names)
 
 
 @app.command()
@@ -150,12 +176,7 @@ def export(
     numbers: Annotated[
         Path | None, typer.Option("--numbers", help="A new file for the numbers, as JSON.")
     ] = None,
-    labels: Annotated[
-        bool,
-        typer.Option(
-            "--labels", help="With the names of labels and groups, which are content: it is entered."
-        ),
-    ] = False,
+    labels: Names = False,
     json: JsonFlag = False,
 ) -> None:
     """Write the evaluation as a page without scripts and without anything to fetch, or as JSON.
@@ -171,10 +192,7 @@ def export(
     with connect() as client:
         run = client.run(reference)
         table, verdict, full = _full(run)
-        names = None
-        if labels:
-            document, _ = _revealed(client, reference, 1)
-            names = {key: value for key, value in _parsed(document).items() if key != "worst"}
+        names = _names(client, reference) if labels else {}
     facts = {"run": run.name, "id": run.run_id, "dataset": run.dataset, "base": run.base}
     written = []
     if html is not None:
@@ -182,24 +200,32 @@ def export(
         write_new(html, text.encode())
         written.append(str(html))
     if numbers is not None:
-        write_new(numbers, writer.dumps({**facts, **full, **(names or {})}, indent=1).encode())
+        write_new(numbers, writer.dumps({**facts, **full, **names}, indent=1).encode())
         written.append(str(numbers))
     print_json({"files": written}) if json else say(f"Written: {visible(', '.join(written))}.")
 
 
-def print_evaluation(run: Run) -> None:
-    """The whole table in words; the verdict comes last."""
+def print_evaluation(run: Run, names: Mapping[str, Any] | None = None) -> None:
+    """The whole table in words; the verdict comes last. With `names`, those of its groups, and a table by label."""
     from cloister.evaluation import columns
 
     table, verdict, full = _full(run)
     say(f"On {table.rows} held-out rows, the same for every line; 95% intervals.")
-    tables = [columns.figures(table), columns.effort(table), *columns.groups(table), columns.general(table)]
+    told = names or {}
+    tables = [
+        columns.figures(table),
+        columns.effort(table),
+        *columns.groups(table, told.get("groups", ())),
+        *([columns.labels(table, told["labels"])] if told.get("labels") else []),
+        columns.general(table),
+    ]
     for heading, cells in tables:
         if cells:
             print_table(heading, cells, empty="")
             print()
     for note in full.get("notes", ()):
         print(f"note: {note}")
+    print(f"note: times, and what is reckoned from them, are of {table.timed_with}, not of vLLM")
     for sentence in verdict.sentences:
         print(sentence)
 
@@ -217,6 +243,12 @@ def _full(run: Run) -> tuple[Any, Any, dict[str, Any]]:
             "the whole table was not measured yet", where=run.name, remedy=f"`cloister evaluate {run.name}`"
         )
     return table.of(full["table"]), msgspec.convert(full["verdict"], Verdict), full
+
+
+def _names(client: Client, reference: str) -> dict[str, Any]:
+    """The names of labels and groups, out of the sealed report: that they are read is entered."""
+    document, _ = _revealed(client, reference, 1)
+    return {key: value for key, value in _parsed(document).items() if key != "worst"}
 
 
 def _revealed(client: Client, reference: str, worst: int) -> tuple[bytes, int]:

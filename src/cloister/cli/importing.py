@@ -17,21 +17,27 @@ from cloister.cli.output import JsonFlag, print_json, say, size, visible
 from cloister.cli.session import connect, watch
 
 if TYPE_CHECKING:
-    from cloister.api import ColumnMap, Job
+    from collections.abc import Sequence
+
+    from cloister.api import ColumnMap, Job, StoredObject
     from cloister.client import Client
     from cloister.removal import Removable
 
-FormatName = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "lines"]
+FormatName = Literal["auto", "jsonl", "json", "csv", "parquet", "text", "lines", "document"]
+EncodingName = Literal[
+    "auto", "utf-8", "utf-16-le", "utf-16-be", "windows-1252", "windows-1250", "latin-1", "latin-9"
+]
 ClassName = Literal["public", "internal", "confidential", "restricted"]
 _MAX_MAP = 1 << 16
 
 
 def import_(
-    source: Annotated[
-        Path,
+    sources: Annotated[
+        list[Path],
         typer.Argument(
+            metavar="FILE...",
             help="JSON lines or a JSON array (chat, ShareGPT, Alpaca, prompt and completion, text), CSV, Parquet or "
-            "plain text; gzip or zstd around any but Parquet.",
+            "plain text; gzip or zstd around any but Parquet. Several become one dataset.",
             show_default=False,
         ),
     ],
@@ -46,6 +52,12 @@ def import_(
         str | None, typer.Option(help="The column with the class, for a classification.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="The column with the system message.")] = None,
+    context: Annotated[
+        str | None, typer.Option(help="A column whose text follows the question on a line of its own.")
+    ] = None,
+    messages: Annotated[
+        str | None, typer.Option(help="The field with the turns, if not `messages` or `conversations`.")
+    ] = None,
     text: Annotated[
         str | None, typer.Option(help="The column with plain text, for a model that is to learn a domain.")
     ] = None,
@@ -55,12 +67,15 @@ def import_(
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(help="A field that JSON rows of a known format may have besides theirs. Repeatable."),
+        typer.Option(
+            help="A field that JSON rows of a known format, or turns, may have besides. Repeatable."
+        ),
     ] = None,
     map: Annotated[
         Path | None,
         typer.Option(
-            help="A YAML file with input, output, label, system, text, groups, ignore; options win."
+            help="A YAML file with input, output, label, system, context, text, messages, role, content, roles, "
+            "groups, ignore; options win."
         ),
     ] = None,
     system_file: Annotated[
@@ -70,8 +85,12 @@ def import_(
         FormatName,
         typer.Option(
             help="Recognised by content unless given. `text` makes a row of what stands between blank lines, `lines` "
-            "of each line."
+            "of each line, `document` of each file."
         ),
+    ] = "auto",
+    encoding: Annotated[
+        EncodingName,
+        typer.Option(help="Of text. UTF-8 unless given, or a byte-order mark says that it is UTF-16."),
     ] = "auto",
     holdout: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share of rows kept apart for measuring.")
@@ -92,29 +111,36 @@ def import_(
         bool,
         typer.Option(
             "--remove-source",
-            help="After the import, overwrite the file once and remove it. Says first what that promises here.",
+            help="After the import, overwrite each file once and remove it. Says first what that promises here.",
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove the source without asking.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Import a file, sealed. Every bad row is named as `file:line: field: rule`; one is enough to refuse."""
+    """Import a file, or several as one, sealed.
+
+    Every bad row is named as `file:line: field: rule`; one is enough to refuse.
+    """
     from cloister.api import DatasetImport, ImportConfig
     from cloister.cli.validation import validated
     from cloister.errors import InvalidInput
+    from cloister.removal import Removable
 
     if dry_run and remove_source:
         raise InvalidInput("a dry run keeps nothing, so the source is not removed", where="--remove-source")
     if name is None and not dry_run:
         raise InvalidInput("the dataset needs a name", remedy="Use --name.")
     given = {"input": input, "output": output, "label": label, "system": system, "text": text}
+    given |= {"context": context, "messages": messages}
     request = validated(
         DatasetImport,
         name=name or "dry-run",
         config=validated(
             ImportConfig,
-            source_name=source.name,
+            source_name=sources[0].name,
+            more=tuple(source.name for source in sources[1:]),
             format=format,
+            encoding=encoding,
             columns=_columns(map, {**given, "groups": group, "ignore": ignore}),
             system_prompt=_read_text(system_file).strip() if system_file else None,
             holdout=holdout,
@@ -126,37 +152,33 @@ def import_(
         dry_run=dry_run,
     )
     with contextlib.ExitStack() as stack:
-        removable = _asked_to_remove(source, yes) if remove_source else None
-        if removable is not None:
-            stack.enter_context(removable)
-        descriptor = _opened(source)
-        stack.callback(os.close, descriptor)
-        if removable is not None:
+        removables = [stack.enter_context(Removable(source)) for source in sources] if remove_source else []
+        if removables:
+            _ask_to_remove(removables, yes)
+        descriptors = _opened(sources, stack)
+        for removable, descriptor in zip(removables, descriptors, strict=False):
             removable.check_same(descriptor)
         client = stack.enter_context(connect())
-        job = _carried_out(client, request, descriptor, quiet=json)
+        job = _carried_out(client, request, descriptors, quiet=json)
         if dry_run:
             _tell_dry_run(job.result, json=json)
             return
         stored = client.dataset(job.subject or request.name)
-        removed = None
-        if removable is not None:
-            removed = _removed(removable, descriptor, stored.counts.get("dropped", 0))
+        removed = _removed(client, removables, descriptors, stored) if removables else []
     if json:
-        print_json(
-            stored if removed is None else {**stored.model_dump(mode="json"), "source_removed": removed}
-        )
+        # One file's is an object, as ever; those of several are a list.
+        told = removed[0] if len(removed) == 1 else removed
+        print_json(stored if not removed else {**stored.model_dump(mode="json"), "source_removed": told})
         return
     counts = stored.counts
     say(
-        f"{visible(stored.name)} ({stored.object_id}): {counts.get('rows', 0)} rows, "
+        f"{visible(stored.name)} ({stored.object_id}): {counts.get('rows', 0)} rows "
+        f"({stored.details.get('source_format', '?')}, {stored.details.get('task', '?')}), "
         f"{counts.get('train_rows', 0)} to train on, {counts.get('holdout_rows', 0)} held out, "
         f"{counts.get('dropped', 0)} dropped; sealed, {size(stored.sealed_bytes)}; {stored.classification}."
     )
-    if removed is not None:
-        how = (
-            f"was overwritten once ({size(removed['overwritten'])}) and" if removed["overwritten"] else "was"
-        )
+    for source, gone in zip(sources, removed, strict=False):
+        how = f"was overwritten once ({size(gone['overwritten'])}) and" if gone["overwritten"] else "was"
         say(f"{visible(source.name)} {how} removed.")
 
 
@@ -165,20 +187,9 @@ def _columns(path: Path | None, given: dict[str, Any]) -> ColumnMap | None:
     from cloister.api import ColumnMap
     from cloister.cli.validation import validated
     from cloister.errors import InvalidInput
+    from cloister.recipes.column_map import read_column_map
 
-    values: dict[str, Any] = {}
-    if path is not None:
-        import yaml
-
-        try:
-            values = yaml.safe_load(_read_text(path)) or {}
-        except yaml.YAMLError:
-            raise InvalidInput("is no YAML", where=str(path)) from None
-        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            raise InvalidInput("must hold names and columns, one a line", where=str(path))
-        for several in ("groups", "ignore"):
-            if isinstance(values.get(several), str):
-                values[several] = [values[several]]
+    values = read_column_map(path) if path is not None else {}
     values |= {name: value for name, value in given.items() if value}
     try:
         return validated(ColumnMap, **values) if values else None
@@ -200,20 +211,28 @@ def _read_text(path: Path) -> str:
         raise InvalidInput("cannot be read as text", where=str(path)) from None
 
 
-def _opened(source: Path) -> int:
+def _opened(sources: Sequence[Path], stack: contextlib.ExitStack) -> list[int]:
+    """Descriptors that the stack closes."""
     from cloister.errors import InvalidInput
 
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidInput(f"cannot be opened: {error.strerror}", where=str(source)) from None
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InvalidInput("is a folder, not a file", where=str(source))
-    return descriptor
+    descriptors: list[int] = []
+    for source in sources:
+        try:
+            descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InvalidInput(f"cannot be opened: {error.strerror}", where=str(source)) from None
+        stack.callback(os.close, descriptor)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise InvalidInput(
+                "is a folder, not a file",
+                where=str(source),
+                remedy="Name its files, such as FOLDER/*.parquet.",
+            )
+        descriptors.append(descriptor)
+    return descriptors
 
 
-def _carried_out(client: Client, request: Any, descriptor: int, *, quiet: bool) -> Job:
+def _carried_out(client: Client, request: Any, descriptors: Sequence[int], *, quiet: bool) -> Job:
     """The import, its problems told as they come."""
     from cloister.errors import CloisterError
 
@@ -222,7 +241,8 @@ def _carried_out(client: Client, request: Any, descriptor: int, *, quiet: bool) 
     reporter.start()
     try:
         try:
-            job = client.import_dataset(request, {"source": descriptor, "report": writing})
+            roles = {f"source:{n}" if n else "source": each for n, each in enumerate(descriptors)}
+            job = client.import_dataset(request, {**roles, "report": writing})
         finally:
             os.close(writing)
         job = watch(client, job.job_id, quiet=quiet)
@@ -264,40 +284,44 @@ def _tell_dry_run(result: dict[str, Any], *, json: bool) -> None:
         raise typer.Exit(2)
 
 
-def _asked_to_remove(source: Path, yes: bool) -> Removable:
-    """The source, to be removed later, once its owner has heard what that promises."""
+def _ask_to_remove(removables: Sequence[Removable], yes: bool) -> None:
+    """Tell the owner of the sources what removing them promises. Raises InvalidInput where they do not want it."""
     from cloister.errors import InvalidInput
-    from cloister.removal import Removable
 
-    removable = Removable(source)
-    try:
-        say(f"After the import {visible(source.name)} will be removed ({removable.ground.filesystem}):")
-        for sentence in removable.ground.words:
+    for removable in removables:
+        ground = removable.ground
+        say(f"After the import {visible(removable.path.name)} will be removed ({ground.filesystem}):")
+        for sentence in ground.words:
             say(f"  {sentence}")
-        say("  What the import leaves out (columns that no row needs) goes with it.")
-        if not yes:
-            if not sys.stdin.isatty():
-                raise InvalidInput(
-                    "there is no terminal to ask at", remedy="Use --yes.", where="--remove-source"
-                )
-            if not typer.confirm("Import it, and then remove it?", err=True):
-                raise InvalidInput("nothing was imported and nothing removed")
-    except BaseException:
-        removable.close()
-        raise
-    return removable
+    say("  What the import leaves out (columns that no row needs) goes with it.")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InvalidInput("there is no terminal to ask at", remedy="Use --yes.", where="--remove-source")
+        if not typer.confirm("Import it, and then remove it?", err=True):
+            raise InvalidInput("nothing was imported and nothing removed")
 
 
-def _removed(removable: Removable, descriptor: int, dropped: int) -> dict[str, Any]:
-    """Remove the source, now that its rows are sealed. Raises InvalidInput where it must stay."""
+def _removed(
+    client: Client, removables: Sequence[Removable], descriptors: Sequence[int], stored: StoredObject
+) -> list[dict[str, Any]]:
+    """Remove the sources, now that their rows are sealed, each when its removal is entered. Raises InvalidInput where
+    they must stay."""
     from cloister.errors import InvalidInput
 
+    dropped = stored.counts.get("dropped", 0)
     if dropped:
         raise InvalidInput(
             f"the rows are imported, but {dropped} were left out and stand nowhere else: the file was not removed",
-            where=str(removable.path),
+            where=str(removables[0].path),
         )
-    removable.check_same(descriptor)
-    overwritten = removable.remove()
-    ground = removable.ground
-    return {"overwritten": overwritten, "filesystem": ground.filesystem, "promise": list(ground.words)}
+    told: list[dict[str, Any]] = []
+    for removable, descriptor in zip(removables, descriptors, strict=True):
+        ground = removable.ground
+        overwritten = removable.go(
+            descriptor,
+            lambda on: client.source_goes(stored.object_id, on.filesystem, overwritten=on.overwrite),
+        )
+        told.append(
+            {"overwritten": overwritten, "filesystem": ground.filesystem, "promise": list(ground.words)}
+        )
+    return told

@@ -158,9 +158,10 @@ def _trial(gpus: tuple[int, ...]) -> dict[str, Any] | None:
 
     python = PythonPaths.current()
     spec = SandboxSpec(sandbox_id="jb-000000000000", program="worker", tmp_mib=512, shm_mib=64, gpus=gpus)
-    read, write = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    read = write = -1
     try:
+        read, write = os.pipe2(os.O_CLOEXEC)
         spawned = spawn_sandbox(
             spec,
             stdin=null,

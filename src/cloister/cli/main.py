@@ -22,6 +22,7 @@ NOUNS = {
     "dataset": "Datasets: bring rows in, sealed, and see what is there.",
     "base": "Base models: bring in a local folder of safetensors.",
     "run": "Fine-tuning runs: start, watch, leave, resume, compare with the base.",
+    "job": "The queue: all that runs or waits, whatever it makes; stop it, resume it.",
     "evaluate": "Was it worth it? A run beside prompting, retrieval and a larger base, with a verdict.",
     "model": "Merged models: merge a run's adapter into 16 bits, export one, signed.",
     "serve": "Deployments: serve a merged model through vLLM.",
@@ -30,6 +31,7 @@ NOUNS = {
     "approval": "Approvals: what was asked for, approve or refuse it, sign, verify.",
     "alerts": "What somebody has to look at: the cause, who is affected, the next safe command.",
     "policy": "Who may do what: check a set of policies, explain a decision, print the table.",
+    "support": "What somebody who helps from outside may see: one archive, without secrets.",
     "audit": "The ledger: read, prove, verify, carry its tree heads out.",
 }
 
@@ -39,8 +41,8 @@ def main() -> None:
     try:
         with leaving():
             attend_ctrl_c()
-            if len(sys.argv) == 1 and sys.stdin.isatty() and sys.stdout.isatty():
-                from cloister.cli.console import open_console
+            if sys.argv[1:] in ([], ["console"]) and sys.stdin.isatty() and sys.stdout.isatty():
+                from cloister.cli.opening import open_console
 
                 open_console()
                 return

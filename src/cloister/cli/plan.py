@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloister.cli.output import JsonFlag, duration, print_json, print_table, say, size, visible
+from cloister.cli.output import JsonFlag, duration, print_json, print_table, say, size
+from cloister.cli.run_files import Measuring, Setting
 from cloister.cli.session import connect
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ def plan(
     preset: Annotated[
         str | None, typer.Option("--preset", "-p", help="Settings that ship: `cloister run presets`.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", "-s", metavar="KEY=VALUE", help="A training setting, such as lora.rank=8; several."
-        ),
+    devices: Annotated[
+        int | None, typer.Option("--devices", metavar="N", min=1, help="GPUs, or processes on the CPU.")
+    ] = None,
+    set_: Setting = None,
+    evaluate: Annotated[
+        Measuring | None,
+        typer.Option(help="What is measured when it is trained: pair, full, none; else as the file says."),
     ] = None,
     json: JsonFlag = False,
 ) -> None:
@@ -42,51 +45,36 @@ def plan(
     Nothing starts. What was measured on this machine is marked so; the rest is estimated.
     """
     from cloister.api import PlanRequest
-    from cloister.cli.run_files import run_request
+    from cloister.cli.run_files import run_named, run_request, settings_given
 
     asked = run_request(
         (file, None, preset),
-        train=_settings(set_ or []),
+        train={"processes": devices, **settings_given(set_ or [])},
         lora={},
         named={"name": "plan", "dataset": dataset, "base": base, "holdout": holdout, "priority": None},
-        evaluate="none",
+        evaluate=evaluate,
         max_new_tokens=None,
+        earlier=run_named,
     )
-    request = PlanRequest(dataset=asked.dataset, base=asked.base, holdout=asked.holdout, train=asked.train)
+    request = PlanRequest(**{name: getattr(asked, name) for name in PlanRequest.model_fields})
     with connect() as client:
         found = client.plan(request)
     print_json(found) if json else _print(found)
 
 
-def _settings(given: list[str]) -> dict[str, Any]:
-    """`key=value` and `lora.key=value` as settings; values as YAML reads them."""
-    import yaml
-
-    from cloister.errors import InvalidInput
-
-    values: dict[str, Any] = {}
-    for item in given:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise InvalidInput("a setting is given as KEY=VALUE", where="--set")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InvalidInput("its value cannot be read", where=f"--set {visible(key)}") from None
-        if key.startswith("lora."):
-            values.setdefault("lora", {})[key.removeprefix("lora.")] = value
-        else:
-            values[key] = value
-    return values
-
-
 def _print(plan: RunPlan) -> None:
+    several = plan.processes > 1
+    whole, device = "in all", plan.device
+    if several and plan.device == "cpu":
+        whole, device = f"{plan.processes} processes", "cpu"
+    elif several:
+        whole, device = "on each device", f"{plan.processes} x {plan.device}"
     print_table(
         ("memory", "", "depends on"),
         [
             *((part.name, size(part.bytes), part.of) for part in plan.parts),
-            ("in all", size(plan.memory), _basis(plan.memory_measured, "corrected by runs on this machine")),
-            ("there is", size(plan.available), plan.device),
+            (whole, size(plan.memory), _basis(plan.memory_measured, "corrected by runs on this machine")),
+            ("there is", size(plan.available), device),
         ],
         empty="",
     )
@@ -97,12 +85,19 @@ def _print(plan: RunPlan) -> None:
         ("steps", str(plan.steps), f"{plan.rows} rows, {plan.tokens} tokens, {counted}"),
         ("time", duration(plan.seconds), f"{span}, {_basis(plan.time_measured, 'by runs on this machine')}"),
     ]
+    if plan.measuring_seconds:
+        basis = _basis(plan.measuring_measured, "by evaluations on this machine")
+        rows.append(("measuring", duration(plan.measuring_seconds), f"after training, {basis}"))
     if plan.energy_kwh is not None:
         rows.append(("energy", f"{plan.energy_kwh:.3g} kWh", ""))
     if plan.money is not None:
-        rows.append(("cost", f"{plan.money:.2f} {plan.currency}", ""))
+        staff = f"{plan.staff_money:.2f} of it for people's hours on the data" if plan.staff_money else ""
+        rows.append(("cost", f"{plan.money:.2f} {plan.currency}", staff))
     fits = "the merged model fits" if plan.serve.fits else "the merged model does not fit"
     rows.append(("served", size(plan.serve.memory), fits))
+    print_table(("", "", ""), rows, empty="")
+    for note in plan.notes:
+        say(f"! {note}")
     if plan.fits:
         say("It fits.")
         return

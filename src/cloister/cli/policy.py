@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
 from cloister.cli.session import connect
 from cloister.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from cloister.api import PolicyRule
 
 app = typer.Typer(no_args_is_help=True)
 NOTHING = "no policy permits it"
@@ -68,8 +72,9 @@ def explain(
 ) -> None:
     """Say whether an account may do something, which policies decided, and what would have to be true.
 
-    Of a denial the policies that forbid it are printed, as the set in force has them.
-    Without an object it is about the strictest of its kind.
+    Of a denial it prints what the policies know of the object, and those that forbid it, or that would permit it to
+    this account where what they say held, as the set in force has them. Without an object it is about the strictest of
+    its kind.
     """
     from cloister.api import PolicyQuestion
     from cloister.cli.validation import validated
@@ -88,12 +93,21 @@ def explain(
     print(visible(f"  account   {answer.account}: {', '.join(answer.roles) or 'no role'}"))
     print(f"  decided   {answer.problem or ', '.join(answer.policies) or NOTHING}")
     print(f"  may       {', '.join(answer.roles_that_may) or 'no role'}")
-    for rule in answer.forbids if answer.demand == "no" else ():
-        print(visible(f"  forbids   {rule.policy_id}, in {rule.file}:"))
-        for line in rule.source.splitlines():
-            print(f"    {visible(line)}".rstrip())
+    if answer.demand == "no":
+        told = ", ".join(f"{name} {value}" for name, value in answer.attributes.items())
+        if told:
+            print(visible(f"  it has    {told}"))
+        _print_rules("forbids", answer.forbids, "")
+        _print_rules("permits", answer.permits, ", where this holds")
     if answer.demand not in ("yes", "no"):
         print("  then      give the command: it asks for the approval, and goes through once that is given")
+
+
+def _print_rules(effect: str, rules: Sequence[PolicyRule], where: str) -> None:
+    for rule in rules:
+        print(visible(f"  {effect}   {rule.policy_id}, in {rule.file}{where}:"))
+        for line in rule.source.splitlines():
+            print(f"    {visible(line)}".rstrip())
 
 
 def _n(demand: str) -> str:

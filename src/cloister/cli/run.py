@@ -87,18 +87,32 @@ def start(
         int | None, typer.Option(min=0, help="End after so many evaluations without a lower loss; 0 never.")
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share each step's rows.")
+        int | None,
+        typer.Option(
+            "--devices",
+            "--processes",
+            metavar="N",
+            min=1,
+            help="Share each step's rows among so many GPUs, or processes on the CPU: the same result.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of rows and of the adapter's start.")] = None,
+    set_: run_files.Setting = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer when measuring, in tokens.")
+        int | None,
+        typer.Option(min=1, help="Longest answer when measuring; else 16 tokens over the longest expected."),
     ] = None,
     evaluate: Annotated[
         run_files.Measuring | None,
         typer.Option(help="When trained: base against tuned (pair), the whole table (full), nothing."),
     ] = None,
     priority: Annotated[
-        int | None, typer.Option(min=-10, max=10, help="Higher starts first; among equals people take turns.")
+        int | None,
+        typer.Option(
+            min=-10,
+            max=10,
+            help="Higher starts first; among equals people take turns. Above 0 it is an operator's to give.",
+        ),
     ] = None,
     watch_: Annotated[
         bool, typer.Option("--watch", "-w", help="Show progress; ctrl-c leaves it running.")
@@ -113,21 +127,24 @@ def start(
 
     request = run_request(
         (file, config, preset),
-        train={
-            "method": method,
-            "epochs": epochs,
-            "learning_rate": learning_rate,
-            "batch_size": batch_size,
-            "micro_batch_size": micro_batch_size,
-            "max_length": max_length,
-            "max_rows": max_rows,
-            "template": template,
-            "loss_on": loss_on,
-            "packing": packing,
-            "patience": patience,
-            "processes": processes,
-            "seed": seed,
-        },
+        train=run_files.settings_given(set_ or [])
+        | run_files.given(
+            {
+                "method": method,
+                "epochs": epochs,
+                "learning_rate": learning_rate,
+                "batch_size": batch_size,
+                "micro_batch_size": micro_batch_size,
+                "max_length": max_length,
+                "max_rows": max_rows,
+                "template": template,
+                "loss_on": loss_on,
+                "packing": packing,
+                "patience": patience,
+                "processes": processes,
+                "seed": seed,
+            }
+        ),
         lora={"rank": rank, "alpha": alpha, "rslora": rslora, "dora": dora},
         named={
             "name": name,
@@ -139,7 +156,7 @@ def start(
         },
         evaluate=evaluate,
         max_new_tokens=max_new_tokens,
-        earlier=_earlier,
+        earlier=run_files.run_named,
     )
     with connect() as client:
         run = client.start_run(request)
@@ -157,7 +174,12 @@ def start(
 def rebase(
     reference: Reference,
     base: Annotated[str, typer.Option("--base", "-b", help="The other base model.")],
-    name: Annotated[str, typer.Option("--name", "-n", help="What to call the new run.")],
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="What to call the new run; else RUN-BASE.")
+    ] = None,
+    template: Annotated[
+        Template | None, typer.Option(help="Chat template, where the run's does not fit the other base.")
+    ] = None,
     watch_: Annotated[
         bool, typer.Option("--watch", "-w", help="Show progress; ctrl-c leaves it running.")
     ] = False,
@@ -169,14 +191,20 @@ def rebase(
 
     with connect() as client:
         before = client.run(reference)
+        if before.from_run is not None:
+            say(
+                f"! {visible(before.name)} went on from another run. On another base this one begins anew, and learns "
+                "its own rows alone."
+            )
+        train = before.train if template is None else before.train.model_copy(update={"template": template})
         request = validated(
             RunRequest,
-            name=name,
+            name=name or f"{before.name[:40]}-{client.base(base).name[:22]}",
             dataset=before.dataset,
             base=base,
             holdout=before.holdout,
             rebase_of=before.run_id,
-            train=before.train,
+            train=train,
             evaluate=before.evaluate,
         )
         run = client.start_run(request)
@@ -187,12 +215,10 @@ def rebase(
     elif watch_:
         curves.compare(before.run_id, run.run_id)
     else:
-        say(f"{visible(run.name)} ({run.run_id}) is queued. Watch it with `cloister run watch {run.name}`.")
-
-
-def _earlier(reference: str) -> Run:
-    with connect() as client:
-        return client.run(reference)
+        say(
+            f"{visible(run.name)} ({run.run_id}) is queued. When it is done: "
+            f"`cloister run compare {before.name} {run.name}`."
+        )
 
 
 def _watch(client: Client, reference: str, *, quiet: bool) -> Run:
@@ -287,6 +313,7 @@ def show(reference: Reference, json: JsonFlag = False) -> None:
             ("base", run.base),
             ("adapter", run.adapter or "-"),
             ("training", describe(run.train_job)),
+            ("device", (run.train_job.device or "-").replace(",", ", ")),
             ("evaluation", describe(run.evaluate_job) if run.evaluate_job else "-"),
             *((key, value) for key, value in settings.items() if key != "lora"),
             *((f"lora {key}", value) for key, value in settings["lora"].items()),

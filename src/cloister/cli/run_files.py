@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 Aim = Literal["quality", "speed", "memory"]
 Measuring = Literal["pair", "full", "none"]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="A training setting, such as lora.rank=8; several."
+    ),
+]
 _AIMS = {
     "quality": "as good as the rows allow",
     "speed": "an answer soon: fewer passes, a smaller adapter",
@@ -36,7 +42,8 @@ def run_request(
 ) -> RunRequest:
     """The request for a run: what one of `sources` says (run file, settings file, preset), and options over it.
 
-    One that goes on from another run has that one's base model and adapter, which `earlier` looks up.
+    One that goes on from another run, which `earlier` looks up, has that one's base model, kept as it was then, its
+    template and its adapter's form.
 
     Raises:
         InvalidInput: more than one source; a part that none of them names; a setting that does not fit.
@@ -46,20 +53,21 @@ def run_request(
     from cloister.errors import InvalidInput
 
     file = _source(*sources)
-    given = {key: value for key, value in named.items() if value is not None}
-    parts = {**file.model_dump(exclude={"train", "evaluate"}, exclude_none=True), **given}
-    adapter = {key: value for key, value in lora.items() if value is not None}
+    parts = {**file.model_dump(exclude={"train", "evaluate"}, exclude_none=True), **given(named)}
+    adapter = given(lora)
     if earlier is not None and "from_run" in parts:
         before = earlier(parts["from_run"])
         parts.setdefault("base", before.base)
-        adapter = {**before.train.lora.model_dump(), **adapter}
+        adapter = {**before.train.lora.model_dump(), **(train.get("lora") or {}), **adapter}
+        usual = {"method": before.train.method, "template": before.train.template}
+        train = {**{key: value for key, value in usual.items() if key not in file.train}, **given(train)}
     missing = [part for part in ("name", "dataset", "base") if part not in parts]
     if missing:
         raise InvalidInput(
             f"what is the run's {' and '.join(missing)}?",
             remedy=f"Give {', '.join(f'--{part}' for part in missing)}, or a run file: `cloister run init`.",
         )
-    over: dict[str, Any] = {key: value for key, value in train.items() if value is not None}
+    over = given(train)
     over["lora"] = {**over.get("lora", {}), **adapter}
     return validated(
         RunRequest,
@@ -67,6 +75,41 @@ def run_request(
         train=file.train_config(**over),
         evaluate=_measure(file, evaluate, max_new_tokens),
     )
+
+
+def run_named(reference: str) -> Run:
+    """The run of that name or id, from the authority. Errors: NotFound."""
+    from cloister.cli.session import connect
+
+    with connect() as client:
+        return client.run(reference)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that somebody gave."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def settings_given(items: list[str]) -> dict[str, Any]:
+    """`key=value` and `lora.key=value` as settings; values as YAML reads them. Errors: InvalidInput."""
+    import yaml
+
+    from cloister.errors import InvalidInput
+
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise InvalidInput("a setting is given as KEY=VALUE", where="--set")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InvalidInput("its value cannot be read", where=f"--set {visible(key)}") from None
+        if key.startswith("lora."):
+            values.setdefault("lora", {})[key.removeprefix("lora.")] = value
+        else:
+            values[key] = value
+    return values
 
 
 def _source(path: Path | None, config: Path | None, preset: str | None) -> RunFile:

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from cloister.cli.chat import chat
 from cloister.cli.leaving import leaving
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, visible
 from cloister.cli.session import connect
 
 app = typer.Typer(no_args_is_help=True)
+app.command()(chat)
 
 
 @app.command()
@@ -71,8 +73,47 @@ def list_(json: JsonFlag = False) -> None:
 
 
 @app.command()
-def stop(reference: Annotated[str, typer.Argument(metavar="NAME")], json: JsonFlag = False) -> None:
+def load(json: JsonFlag = False) -> None:
+    """Show what each engine says of its work and its cache at this moment."""
+    with connect() as client:
+        names = {one.deployment_id: one.name for one in client.deployments()}
+        found = client.engine_loads()
+    if json:
+        print_json(found)
+        return
+    print_table(
+        ("name", "id", "at work", "waiting", "cache in use", "of prompts found in it"),
+        [
+            (
+                names.get(one.deployment_id, "-"),
+                one.deployment_id,
+                _or_dash(one.running),
+                _or_dash(one.waiting),
+                "-" if one.cache_used is None else f"{one.cache_used:.0%}",
+                f"{(one.cache_found or 0) / one.cache_asked:.0%}" if one.cache_asked else "-",
+            )
+            for one in found
+        ],
+        empty="No engine is ready.",
+    )
+
+
+def _or_dash(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+@app.command()
+def stop(
+    reference: Annotated[str, typer.Argument(metavar="NAME")],
+    drain: Annotated[
+        float,
+        typer.Option(
+            min=0, max=3600, help="Seconds for requests in progress to end. New ones are refused at once."
+        ),
+    ] = 0,
+    json: JsonFlag = False,
+) -> None:
     """Stop a deployment. Works also while the ledger refuses."""
     with connect() as client, leaving("stopping goes on.", "See `cloister serve list`."):
-        deployment = client.stop_deployment(reference)
+        deployment = client.stop_deployment(reference, drain_s=drain)
     print_json(deployment) if json else say(f"{visible(deployment.name)} is {deployment.state}.")

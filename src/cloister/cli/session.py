@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 MAX_PASSPHRASE = 1024
 
 
-def connect() -> Client:
-    """A client on the home's authority. Embedded, an appliance that does not run is started first."""
+def connect(**patience: float) -> Client:
+    """A client on the home's authority, of that patience. Embedded, an appliance that does not run is started."""
     from cloister import embedded
     from cloister.client import Client
 
     home = Home.default()
     if embedded.listener_pid(home.authority_socket) is None:
         embedded.start(home)
-    return Client(home.authority_socket)
+    return Client(home.authority_socket, **patience)
 
 
 def read_passphrase(descriptor: int | None, *, new: bool = False) -> str:

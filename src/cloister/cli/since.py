@@ -98,7 +98,15 @@ def since(
     start = moment(when, "WHEN", now)
     assert start is not None
     with connect() as client:
-        entries, more = _entries(client, start)
+        refused: Denied | None = None
+        entries: list[LedgerEntry] = []
+        more = False
+        try:
+            entries, more = _entries(client, start)
+        except Denied as error:
+            if not client.whoami().roles:
+                raise
+            refused = error
         known = Known(_may(client.runs), _may(client.jobs), _may(client.deployments))
         open_now = list(_open(client, known))
         names = _named(client, entries, known)
@@ -109,7 +117,7 @@ def since(
         print_json(
             {
                 "since": start,
-                "entries": len(entries),
+                "entries": len(entries) if refused is None else None,
                 "more": more,
                 "open": [vars(one) for one in open_now],
                 "wrong": [entry.model_dump() for entry in wrong],
@@ -120,6 +128,10 @@ def since(
                 ],
             }
         )
+        return
+    if refused is not None:
+        _show_open(open_now)
+        say(f"What happened stands in the ledger: {refused.message}. {refused.remedy}")
         return
     local = datetime.fromisoformat(start).astimezone()
     say(f"Since {local:%a %Y-%m-%d %H:%M}: {len(entries)} entries{', and older ones' if more else ''}.")
@@ -137,13 +149,17 @@ def since(
     )
 
 
-def _show(open_now: Sequence[Open], told: Sequence[Wrong]) -> None:
+def _show_open(open_now: Sequence[Open]) -> None:
     print("needs somebody now" if open_now else "Nothing needs somebody now.")
     for one in open_now:
         _line(one.what, 2)
         _line(one.why, 4)
         _line(one.remedy and f"try: {one.remedy}", 4)
     print()
+
+
+def _show(open_now: Sequence[Open], told: Sequence[Wrong]) -> None:
+    _show_open(open_now)
     print("went wrong or was refused" if told else "Nothing went wrong, and nothing was refused.")
     for bad in told:
         times = f", {bad.times} times since {_clock(bad.first)}" if bad.times > 1 else ""
@@ -223,7 +239,7 @@ def _open(client: Client, known: Known) -> Iterator[Open]:
             yield Open(
                 f"{called} is {job.state}",
                 error.detail if error else "",
-                (error.remedy if error else None) or f"cloister run resume {job.job_id}",
+                (error.remedy if error else None) or f"cloister job resume {job.job_id}",
             )
 
 

@@ -6,7 +6,13 @@ the action `run.pause` in its method `do_run_pause`, and the application those t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cloister.console.picture import Picture
 
 EVERYWHERE = "everywhere"
 PLACES = ("overview", "data", "runs", "models", "serving", "clients", "audit", "system")
@@ -16,7 +22,8 @@ PLACES = ("overview", "data", "runs", "models", "serving", "clients", "audit", "
 @dataclass(frozen=True)
 class Action:
     """`policy` is what the authority decides on; None where nothing is asked of it. What `changes` something needs
-    the console armed. `bar` puts it into the key bar."""
+    the console armed; what `destroys`, ends or lets out something shows first what it touches, and takes its name.
+    `bar` puts it into the key bar at any width, unless `when` says that it makes no sense now."""
 
     id: str
     key: str
@@ -26,6 +33,8 @@ class Action:
     policy: str | None = None
     changes: bool = False
     bar: bool = True
+    destroys: bool = False
+    when: Callable[[Picture], bool] | None = None
 
     @property
     def method(self) -> str:
@@ -51,8 +60,21 @@ def _place(number: int, name: str, text: str) -> Action:
     return Action(f"go.{name}", str(number), name.capitalize(), text, bar=False)
 
 
-def _change(id: str, key: str, label: str, help: str, *scopes: str, policy: str, bar: bool = True) -> Action:
-    return Action(id, key, label, help, scopes, policy, changes=True, bar=bar)
+def _change(
+    id: str,
+    key: str,
+    label: str,
+    help: str,
+    *scopes: str,
+    policy: str,
+    bar: bool = True,
+    destroys: bool = False,
+    when: Callable[[Picture], bool] | None = None,
+) -> Action:
+    return Action(id, key, label, help, scopes, policy, changes=True, bar=bar, destroys=destroys, when=when)
+
+
+_end = partial(_change, destroys=True)
 
 
 def _look(
@@ -61,12 +83,28 @@ def _look(
     return Action(id, key, label, help, scopes, policy, bar=bar)
 
 
+def _unmade(picture: Picture) -> bool:
+    return picture.status is not None and not picture.status.initialised
+
+
+def _locked(picture: Picture) -> bool:
+    return picture.status is not None and picture.status.initialised and picture.status.locked
+
+
+def _unlocked(picture: Picture) -> bool:
+    return picture.status is not None and picture.status.initialised and not picture.status.locked
+
+
+def _alerted(picture: Picture) -> bool:
+    return bool(picture.alerts)
+
+
 ACTIONS = (
     _place(1, "overview", "the pipeline, devices, queue and alerts"),
     _place(2, "data", "datasets: bring in, classify, hold, shred"),
     _place(3, "runs", "fine-tuning: the queue, live curves, logs, results"),
     _place(4, "models", "base models, merged models, approvals"),
-    _place(5, "serving", "deployments: start, stop, roll back"),
+    _place(5, "serving", "deployments: start, stop, roll back, chat"),
     _place(6, "clients", "API keys: issue, rotate, revoke"),
     _place(7, "audit", "the ledger: follow, search, verify, export"),
     _place(8, "system", "doctor, settings, policy, slots, backups, alerts"),
@@ -82,19 +120,28 @@ ACTIONS = (
     # --- the appliance
     _change(
         "vault.init", "v", "initialise", "make the vault's keys and a first passphrase", "overview", "system",
-        policy="vault.init", bar=False,
+        policy="vault.init", when=_unmade,
     ),
     _change(
         "vault.unlock", "u", "unlock", "open the vault with a passphrase", "overview", "system",
-        policy="vault.unlock",
+        policy="vault.unlock", when=_locked,
     ),
-    _change(
+    _end(
         "vault.lock", "l", "lock", "close the vault; refused while work runs", "overview", "system",
-        policy="vault.lock", bar=False,
+        policy="vault.lock", when=_unlocked,
     ),
     _change(
         "alert.acknowledge", "a", "acknowledge", "say that you have seen the alert under the cursor",
-        "overview", "system", policy="alert.acknowledge",
+        "overview", "system", policy="alert.acknowledge", when=_alerted,
+    ),
+    # --- jobs of every sort
+    _end(
+        "job.cancel", "X", "cancel job", "stop the job under the cursor, or take it out of the queue",
+        "overview", "data", "models", policy="job.cancel", bar=False,
+    ),
+    _change(
+        "job.resume", "R", "resume job", "go on with a job that was paused, stopped or cut off", "overview",
+        policy="job.resume", bar=False,
     ),
     # --- data
     _change(
@@ -118,6 +165,10 @@ ACTIONS = (
         "data", policy="dataset.derive",
     ),
     _change(
+        "dataset.forget", "g", "forget", "a next version without the rows that mention one person", "data",
+        policy="dataset.forget", bar=False,
+    ),
+    _change(
         "dataset.classify", "c", "classify", "keep the dataset more strictly, or ask to keep it less strictly",
         "data", policy="dataset.classify",
     ),
@@ -125,11 +176,11 @@ ACTIONS = (
         "dataset.hold", "h", "hold", "place a legal hold: nothing of it can be shredded", "data",
         policy="dataset.hold", bar=False,
     ),
-    _change(
+    _end(
         "dataset.release", "e", "release", "end the legal holds on the dataset", "data",
         policy="dataset.release", bar=False,
     ),
-    _change(
+    _end(
         "dataset.shred", "D", "shred", "see what a shred takes with it, then destroy it", "data",
         policy="shred.start",
     ),
@@ -142,7 +193,7 @@ ACTIONS = (
         "run.pause", "p", "pause", "stop at a checkpoint and free the device", "runs", policy="run.pause"
     ),
     _change("run.resume", "e", "resume", "go on from the last checkpoint", "runs", policy="run.resume"),
-    _change("run.cancel", "c", "cancel", "stop the run; it can be resumed", "runs", policy="run.cancel"),
+    _end("run.cancel", "c", "cancel", "stop the run; it can be resumed", "runs", policy="run.cancel"),
     _change(
         "run.retry", "t", "retry", "begin a run anew that failed or was stopped", "runs", policy="run.resume",
         bar=False,
@@ -151,8 +202,11 @@ ACTIONS = (
         "run.compare", "equals_sign", "compare", "mark this run, then another: both side by side", "runs",
         policy=None,
     ),
-    _change("run.merge", "m", "merge", "merge the run's adapter into 16 bits", "runs", policy="model.merge"),
     _change(
+        "run.merge", "m", "merge", "merge the run's adapter into 16 bits", "runs", "models",
+        policy="model.merge",
+    ),
+    _end(
         "run.shred", "D", "shred", "destroy a run with its adapter, evaluation and merged models", "runs",
         policy="shred.start", bar=False,
     ),
@@ -173,6 +227,10 @@ ACTIONS = (
         "model.serve", "s", "serve", "serve the merged model under the cursor", "models",
         policy="deployment.start",
     ),
+    _end(
+        "model.rollback", "R", "roll back", "serve what the model's name served before it", "models",
+        policy="deployment.start", bar=False,
+    ),
     _change(
         "approval.give", "a", "approve", "approve the request under the cursor", "models",
         policy="approval.give",
@@ -181,11 +239,15 @@ ACTIONS = (
         "approval.refuse", "x", "refuse", "refuse the request under the cursor, with a reason", "models",
         policy="approval.refuse",
     ),
-    _change(
+    _end(
         "approval.withdraw", "z", "withdraw", "take back what you asked for", "models",
         policy="approval.withdraw", bar=False,
     ),
-    _change(
+    _end(
+        "model.export", "o", "export", "take a merged model out of the house, encrypted and signed", "models",
+        policy="model.export", bar=False,
+    ),
+    _end(
         "model.shred", "D", "shred", "destroy a merged model", "models", policy="shred.start", bar=False
     ),
     # --- serving
@@ -193,23 +255,35 @@ ACTIONS = (
         "deployment.start", "s", "start", "serve a merged model through vLLM", "serving",
         policy="deployment.start",
     ),
-    _change(
+    _end(
         "deployment.stop", "x", "stop", "stop a deployment, also while the ledger refuses", "serving",
         policy="deployment.stop",
     ),
-    _change(
+    _end(
+        "deployment.drain", "d", "drain", "refuse new requests, let those in progress end, then stop", "serving",
+        policy="deployment.stop",
+    ),
+    _end(
         "deployment.rollback", "b", "roll back", "serve what this name served before", "serving",
         policy="deployment.start",
+    ),
+    _change(
+        "deployment.chat", "c", "chat", "ask it something, under a key that ends with the chat", "serving",
+        policy="client.issue",
+    ),
+    _change(
+        "deployment.compare", "equals_sign", "ask two", "the same prompts to two deployments, side by side",
+        "serving", policy="client.issue",
     ),
     # --- clients
     _change(
         "client.issue", "n", "issue key", "issue an API key, shown once", "clients", policy="client.issue"
     ),
-    _change(
+    _end(
         "client.rotate", "o", "rotate", "end a key and issue another for the same client, shown once", "clients",
         policy="client.issue",
     ),
-    _change(
+    _end(
         "client.revoke", "x", "revoke", "end a key at once, also while the ledger refuses", "clients",
         policy="client.revoke",
     ),
@@ -221,6 +295,10 @@ ACTIONS = (
     _look(
         "audit.verify", "p", "verify", "check the proof of the entry under the cursor, here and now", "audit",
         policy="ledger.read",
+    ),
+    _look(
+        "audit.prove", "t", "save proof", "write the proof of that entry to a file, for whoever audits", "audit",
+        policy="ledger.read", bar=False,
     ),
     _look(
         "audit.older", "b", "older", "the page of entries before these", "audit", policy="ledger.read"
@@ -245,6 +323,26 @@ ACTIONS = (
     _look(
         "policy.explain", "e", "explain", "who may do an action, and which policies say so", "system",
         policy="policy.read",
+    ),
+    _change(
+        "slot.add", "n", "add slot", "another passphrase for the vault, or recovery shares", "system",
+        policy="slot.add",
+    ),
+    _end(
+        "slot.remove", "x", "drop slot", "end a way to open the vault, by another that stays", "system",
+        policy="slot.remove", bar=False,
+    ),
+    _change(
+        "backup.make", "b", "back up", "state, objects, keys and ledgers, into a folder", "system",
+        policy="backup.make",
+    ),
+    _end(
+        "backup.discard", "D", "discard", "note that a backup's key archive was destroyed", "system",
+        policy="backup.discard", bar=False,
+    ),
+    _look(
+        "support.bundle", "o", "support", "an archive for who helps from outside, without secrets and names",
+        "system", policy="appliance.status", bar=False,
     ),
     _look("doctor", "d", "doctor", "look at this machine again", "system", policy=None),
 )  # fmt: skip

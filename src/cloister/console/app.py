@@ -1,218 +1,27 @@
-"""The console's application: one picture of the authority, screens that show it, requests in threads.
+"""The console's application: actions done where policy and arming let them, requests in threads, dialogs over a screen.
 
-Workers post messages and never touch a widget; what they found is shown here. It knows no screen's contents.
+What is shown is `following`'s, how it runs on a terminal `shell`'s. It knows no screen's contents.
 """
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-
-from textual.app import App
-from textual.binding import Binding, BindingType
-from textual.screen import Screen
-from textual.theme import BUILTIN_THEMES
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloister.console.actions import BY_ID, PLACES, Action
-from cloister.console.feed import Feed
-from cloister.console.history import History
-from cloister.console.messages import Answered, Away, Fresh, Refused, Said
-from cloister.console.picture import SHELVES, Picture, read, stale
-from cloister.console.screens.place import Place
-from cloister.console.widgets.frame import KeyBar, Saying, TopBar
+from cloister.console.following import Following
+from cloister.console.messages import Answered, Refused, Said
+from cloister.console.shell import fault, in_thread
 
 if TYPE_CHECKING:
     from cloister.client import Client
+    from cloister.console.screens.dialogs import Form
 
 Result = TypeVar("Result")
 
-LOOK_EVERY_S = 5.0
-"""The status is read so often even where no event tells of anything."""
-GATHER_S = 0.25
-"""Events of so long are shown at once."""
-ALWAYS = ("status", "alerts", "whoami")
 
-# The terminal's own sixteen colours: right in a light and in a dark one, and in 16 or 256 colours.
-_ANSI = BUILTIN_THEMES["ansi-dark"]
-THEME = replace(
-    _ANSI,
-    name="cloister",
-    variables={
-        **_ANSI.variables,
-        "border-blurred": "ansi_bright_black",
-        "scrollbar": "ansi_bright_black",
-        "scrollbar-background": "ansi_default",
-        "scrollbar-active": "ansi_cyan",
-        "scrollbar-hover": "ansi_cyan",
-        "scrollbar-corner-color": "ansi_default",
-    },
-)
-
-
-def _screen(name: str) -> Callable[[], Screen[Any]]:
-    """A screen that is loaded when it is first gone to."""
-
-    def make() -> Screen[Any]:
-        from importlib import import_module
-
-        place: Screen[Any] = import_module(f"cloister.console.screens.{name}").PLACE()
-        return place
-
-    return make
-
-
-def in_thread(work: Callable[[], None]) -> None:
-    """Do it beside the screen. Leaving the console waits for no such thread: what it asked for goes on."""
-    threading.Thread(target=work, daemon=True).start()
-
-
-class ConsoleApp(App[None]):
-    """`connect` makes the client, in a thread. `clock` tells the time, in UTC."""
-
-    CSS_PATH = "console.tcss"
-    ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012 - Textual's own form
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (32, "-tall")]  # noqa: RUF012
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {name: _screen(name) for name in PLACES}
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+c", "quit", show=False, priority=True)]
-
-    def __init__(
-        self,
-        connect: Callable[[], Client],
-        *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        machine: str | None = None,
-    ) -> None:
-        super().__init__(ansi_color=True)
-        self.clock = clock
-        self.machine = machine or socket.gethostname()
-        self.picture = Picture()
-        self.history = History()
-        self.armed = False
-        self.feed = Feed(connect, self.post_message)
-        self._wanted: set[str] = set()
-        self._reading = False
-        self.animation_level = "none"
-
-    def on_mount(self) -> None:
-        self.register_theme(THEME)
-        self.theme = "cloister"
-        self.switch_mode(PLACES[0])
-        in_thread(self.feed.follow)
-        self.set_interval(LOOK_EVERY_S, self._look)
-
-    def on_unmount(self) -> None:
-        self.feed.end()
-
-    # --- what is shown --------------------------------------------------------------------------
-
-    @property
-    def place(self) -> Place | None:
-        """The screen below all dialogs."""
-        for screen in self.screen_stack:
-            if isinstance(screen, Place):
-                return screen
-        return None
-
-    def entered(self, place: Place) -> None:
-        """A screen came to the front: show it, and read what it needs and nobody read yet."""
-        self.show()
-        self.reread(name for name in (*ALWAYS, *place.needs) if name not in self.picture.read)
-
-    def show(self) -> None:
-        """Show the picture on the screen in front, and around it."""
-        place = self.place
-        if place is None or not place.is_mounted:
-            return
-        status = self.picture.status
-        environment = status.environment if status is not None else None
-        name = (environment.name if environment else None) or self.machine
-        colour = environment.colour if environment else None
-        place.query_one(TopBar).tell(
-            self.picture, armed=self.armed, place=place.scope, name=name, colour=colour
-        )
-        place.query_one(KeyBar).tell(self.picture, armed=self.armed)
-        place.show(self.picture)
-
-    def say(self, text: str, mood: str = "good") -> None:
-        """Tell the operator, in the line above the keys."""
-        if self.place is not None:
-            self.place.query_one(Saying).say(text, mood)
-
-    # --- reading and following --------------------------------------------------------------------
-
-    def reread(self, names: Any) -> None:
-        """Read these shelves again, as soon as nothing else is being read."""
-        self._wanted.update(names)
-        if not self._wanted or self._reading:
-            return
-        self._reading = True
-        wanted, self._wanted = [name for name in SHELVES if name in self._wanted], set()
-
-        def work() -> None:
-            from cloister.errors import CloisterError
-
-            try:
-                self.post_message(Fresh(*read(self.feed.client(), wanted)))
-            except CloisterError as error:
-                self.post_message(Away(error.message, error.remedy))
-
-        in_thread(work)
-
-    def _look(self) -> None:
-        self.reread(["status"])
-
-    def _needed(self) -> set[str]:
-        return {*ALWAYS, *(self.place.needs if self.place is not None else ())}
-
-    def on_fresh(self, message: Fresh) -> None:
-        self._reading = False
-        self.picture = self.picture.with_read(message.found, message.refused)
-        self._back()
-        self.show()
-        if self._wanted:
-            self.set_timer(GATHER_S, lambda: self.reread(()))
-
-    def on_reached(self) -> None:
-        if self.picture.away is not None:
-            self._back()
-            self.say("The authority answers again.")
-        self.reread(self._needed())
-
-    def on_away(self, message: Away) -> None:
-        self._reading = False
-        if self.picture.away is None:
-            problem = message.problem[:1].upper() + message.problem[1:].rstrip(".")
-            self.say(f"{problem}. {message.remedy or ''} Asking again by itself.", "bad")
-        self.picture = replace(self.picture, away=message.problem)
-        self.show()
-
-    def _back(self) -> None:
-        if self.picture.away is not None:
-            self.picture = replace(self.picture, away=None)
-
-    def on_news(self) -> None:
-        self.set_timer(GATHER_S, self._take_news)
-
-    def _take_news(self) -> None:
-        touched: set[str] = set()
-        for event in self.feed.take():
-            self.history.take(event)
-            if event.seq <= self.feed.known:
-                continue
-            self.picture = self.picture.with_event(event)
-            touched.update(stale(event.kind))
-        unread = touched - self._needed()  # what no screen in front shows is read when one does
-        if unread:
-            self.picture = replace(self.picture, read=self.picture.read - unread)
-        self.show()
-        self.reread(touched & self._needed())
-
-    # --- acting -----------------------------------------------------------------------------------
+class ConsoleApp(Following):
+    """What an operator's keys do."""
 
     def action_perform(self, action_id: str) -> None:
         """Do an action of the registry, where policy and arming let it."""
@@ -224,6 +33,7 @@ class ConsoleApp(App[None]):
             self.say(f"Read-only: press w to arm the console, then {action.shown_key} again.", "warn")
             return
         if action.id.startswith("go."):
+            self.hush()
             self.switch_mode(action.id[3:])
             return
         for target in (self.place, self):
@@ -254,14 +64,17 @@ class ConsoleApp(App[None]):
             except OSError as error:
                 refused = CloisterError(error.strerror or "the system refuses", where=error.filename)
                 self.post_message(Refused(doing, refused, failed))
+            except Exception as error:  # a fault of ours: said, and nothing waits for an answer for ever
+                self.post_message(Refused(doing, CloisterError(fault(error)), failed))
 
         in_thread(ask)
 
     def on_answered(self, message: Answered) -> None:
-        if message.then is not None:
-            message.then(message.answer)
+        came = message.then(message.answer) if message.then is not None else None
         if not message.quiet:
-            self.reread(self._needed())
+            if came is not False:
+                self._draft.forget()
+            self.reread_here()
 
     def on_refused(self, message: Refused) -> None:
         error = message.error
@@ -272,7 +85,7 @@ class ConsoleApp(App[None]):
         waits = error.code == "approval-needed"
         told = f"{message.doing}: {place}{error.message.rstrip('.')}. {error.remedy or ''}"
         self.say(told, "warn" if waits else "bad")
-        self.reread(self._needed())
+        self.reread_here()
 
     def on_said(self, message: Said) -> None:
         self.say(message.line, "info")
@@ -290,11 +103,11 @@ class ConsoleApp(App[None]):
             doing=f"{action.label} is denied",
         )
 
-    def tell(self, title: str, text: Any, *, copied: str | None = None) -> None:
-        """A text to read, over the screen."""
+    def tell(self, title: str, text: Any, *, copied: str | None = None, once: bool = False) -> None:
+        """A text to read, over the screen; what is shown this `once` only Esc closes."""
         from cloister.console.screens.dialogs import Tell
 
-        self.push_screen(Tell(title, text, copied=copied))
+        self.push_screen(Tell(title, text, copied=copied, once=once))
 
     def ask_form(
         self,
@@ -303,13 +116,28 @@ class ConsoleApp(App[None]):
         then: Callable[[dict[str, str]], None],
         *,
         note: Any = None,
+        form: type[Form] | None = None,
+        problem: str | None = None,
     ) -> None:
-        """A form to fill in; left with Esc, nothing happens."""
+        """A form to fill in; left with Esc, nothing happens. Where `then` finds something `mistaken`, or what it asks
+        for comes to nothing, the form has what was typed when it comes again; a secret never."""
         from cloister.console.screens.dialogs import Form
 
-        self.push_screen(
-            Form(title, fields, note=note), lambda values: then(values) if values is not None else None
-        )
+        def answered(values: dict[str, str] | None) -> None:
+            if values is None:
+                return
+            self._draft.keep(title, fields, values)
+            then(values)
+            if self._draft.mistake is not None:
+                self.ask_form(title, fields, then, note=note, form=form, problem=self._draft.mistake)
+
+        filled = self._draft.filled(title, fields)
+        self.push_screen((form or Form)(title, filled, note=note, problem=problem), answered)
+
+    def mistaken(self, problem: str) -> None:
+        """What a form says cannot be: it comes again, with the reason."""
+        self._draft.mistake = problem
+        self.say(problem, "bad")
 
     def confirm(self, title: str, touched: Any, name: str, doing: str, then: Callable[[], None]) -> None:
         """What is touched, and the name to be typed, before it happens."""
@@ -334,7 +162,7 @@ class ConsoleApp(App[None]):
         self.exit()
 
     def do_reread(self) -> None:
-        self.reread(self._needed())
+        self.reread_here()
         self.say("Reading again.", "info")
 
     def do_copy(self) -> None:

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cloister.console.asking import checked, given
-from cloister.console.paint import facts, outside, stack, state
+from cloister.console.paint import facts, outside, quoted, stack, state, styled, titled
 from cloister.console.screens.dialogs import Field
-from cloister.shown import moment, visible
+from cloister.shown import moment, until, visible
 
 if TYPE_CHECKING:
     from cloister.api import Approval
     from cloister.console.app import ConsoleApp
+    from cloister.console.picture import Picture
 
 
 def shown(approval: Approval) -> Text:
     """The request, its digest, and who decided."""
-    diff = Text(visible(approval.diff, lines=True, limit=20_000)) if approval.diff else Text("")
     signature = "the approver's, with their own SSH key" if approval.signature_needed else "none needed"
+    rest = f"there is more: `cloister approval show {visible(approval.approval_id, limit=40)}`"
     return stack(
         state(approval.state) + outside(f"  {approval.action}"),
         facts(
@@ -32,19 +33,42 @@ def shown(approval: Approval) -> Text:
                 ("asked by", f"{approval.requested_by}, {moment(approval.requested_at)}"),
                 ("digest", approval.digest),
                 ("signature", signature),
-                ("ends", moment(approval.stands_until or approval.expires_at)),
+                ("ends", until(approval.stands_until or approval.expires_at)),
                 (
                     "decided by",
                     f"{approval.decided_by}, {moment(approval.decided_at)}" if approval.decided_by else "",
                 ),
-                ("reason", approval.reason),
                 ("signed with", approval.signer),
                 ("request", approval.approval_id),
             ]
         ),
-        *(Text("- ") + outside(line) for line in approval.summary),
-        diff,
+        titled("What was asked for", quoted("\n".join(approval.summary), rest)),
+        titled("Reason", quoted(approval.reason or "")) if approval.reason else "",
+        titled("What it changes", quoted(approval.diff, rest)) if approval.diff else "",
     )
+
+
+def decisions(picture: Picture, thing: str, *kinds: str) -> Text:
+    """Who approved or refused what was asked for about a thing; why nobody was asked, where that is so."""
+    if "approvals" in picture.refused:
+        return titled("Approvals", styled("Not shown: ", "bold red") + outside(picture.refused["approvals"]))
+    if "approvals" not in picture.read:
+        return Text("")
+    asked = [one for one in picture.approvals if one.thing == thing and one.kind in kinds]
+    if not asked:
+        sole = picture.whoami is not None and picture.whoami.sole
+        why = ": this appliance belongs to one account, which needs nobody's." if sole else "."
+        return titled("Approvals", styled(f"None was asked for{why}", "dim"))
+    return titled("Approvals", Text("\n").join(map(in_a_line, asked)))
+
+
+def in_a_line(approval: Approval) -> Text:
+    """How it stands, who decided and when, and with which key they signed."""
+    when = f" {moment(approval.decided_at)}" if approval.decided_at else ""
+    by = f"decided by {approval.decided_by}{when}" if approval.decided_by else "decided by nobody yet"
+    signed = f", signed with {approval.signer}" if approval.signer else ""
+    asked = f"{approval.action}, asked by {approval.requested_by}, {by}{signed}"
+    return state(approval.state) + outside(f" {asked} ({approval.approval_id})")
 
 
 def ask_approval(console: ConsoleApp, approval: Approval) -> None:
@@ -58,7 +82,7 @@ def ask_approval(console: ConsoleApp, approval: Approval) -> None:
             stack(
                 shown(approval),
                 Text("It takes your SSH key, which this console never touches. In another shell:"),
-                Text(f"  {command}", "bold"),
+                outside(f"  {command}", style="bold"),
             ),
             copied=command,
         )
@@ -99,4 +123,19 @@ def ask_refusal(console: ConsoleApp, approval: Approval) -> None:
         [Field("reason", "Reason", help="stands in the ledger", needed=True)],
         go_on,
         note=outside(f"{approval.action}: {approval.name}", 120, "bold"),
+    )
+
+
+def ask_withdrawal(console: ConsoleApp, approval: Approval) -> None:
+    """Take a request back after its name was typed: what was approved of it counts no more."""
+    console.confirm(
+        "Withdraw a request",
+        stack(shown(approval), Text("Asked for again, it takes another decision.")),
+        approval.name,
+        "withdraw it",
+        lambda: console.request(
+            lambda client: client.withdraw(approval.approval_id),
+            lambda one: console.say(f"{one.approval_id} is withdrawn."),
+            doing="withdraw",
+        ),
     )

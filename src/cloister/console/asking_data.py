@@ -69,7 +69,12 @@ def ask_report(console: ConsoleApp, one: StoredObject) -> None:
         [
             Field("personal", "Personal data", choices=(WITHOUT, WITH)),
             Field("base", "Tokens of", choices=(NO_BASE, *bases), help="its tokenizer counts"),
-            Field("length", "Longest row", help="in tokens: counts those that are longer; may stay empty"),
+            Field(
+                "length",
+                "Longest row",
+                help="in tokens: counts those that are longer; may stay empty",
+                number=int,
+            ),
         ],
         go_on,
         note=outside(one.name, style="bold"),
@@ -150,7 +155,7 @@ def ask_derive(console: ConsoleApp, one: StoredObject) -> None:
             Field("personal", "Personal data", choices=tuple(PERSONAL)),
             Field("repeats", "Repeats", choices=tuple(REPEATS)),
             Field("side", "Rows", choices=("all", "train", "holdout")),
-            Field("sample", "Draw only", help="so many rows; may stay empty"),
+            Field("sample", "Draw only", help="so many rows; may stay empty", number=int),
         ],
         go_on,
         note=outside(f"{one.name}: shredding it will take the new one along", style="bold"),

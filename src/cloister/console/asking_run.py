@@ -38,8 +38,8 @@ def ask_run(console: ConsoleApp) -> None:
         return
     usual = settings_of(USUAL)
 
-    def go_on(values: dict[str, str] | None) -> None:
-        request = given(console, lambda: run_of(values)) if values is not None else None
+    def go_on(values: dict[str, str]) -> None:
+        request = given(console, lambda: run_of(values))
         if request is not None:
             console.request(
                 lambda client: client.start_run(request),
@@ -53,14 +53,15 @@ def ask_run(console: ConsoleApp) -> None:
         Field("dataset", "Dataset", choices=datasets),
         Field("base", "Base model", choices=bases),
         Field("method", "Method", usual["method"], choices=("qlora", "lora"), help="NF4 or 16-bit base"),
-        Field("epochs", "Epochs", usual["epochs"], help="passes over the rows"),
-        Field("rate", "Learning rate", usual["rate"], help="at its peak"),
-        Field("rank", "Rank", usual["rank"], help="of the adapter; its scale follows"),
-        Field("batch", "Batch size", usual["batch"], help="rows an optimizer step"),
-        Field("length", "Longest row", usual["length"], help="tokens; longer rows refuse the run"),
-        Field("priority", "Priority", "0", help="-10 to 10; higher starts first"),
+        Field("epochs", "Epochs", usual["epochs"], help="passes over the rows", number=float),
+        Field("rate", "Learning rate", usual["rate"], help="at its peak", number=float),
+        Field("rank", "Rank", usual["rank"], help="of the adapter; its scale follows", number=int),
+        Field("batch", "Batch size", usual["batch"], help="rows an optimizer step", number=int),
+        Field("devices", "Devices", usual["devices"], help="share each step: GPUs, or processes"),
+        Field("length", "Longest row", usual["length"], help="tokens; longer rows refuse", number=int),
+        Field("priority", "Priority", "0", help="-10 to 10; higher starts first", number=int),
     ]
-    console.push_screen(NewRun("Start a run", fields), go_on)
+    console.ask_form("Start a run", fields, go_on, form=NewRun)
 
 
 def settings_of(preset: str) -> dict[str, str]:
@@ -72,6 +73,7 @@ def settings_of(preset: str) -> dict[str, str]:
         "rate": f"{train.learning_rate:g}",
         "rank": str(train.lora.rank),
         "batch": str(train.batch_size),
+        "devices": str(train.processes),
         "length": str(train.max_length),
     }
 
@@ -97,6 +99,7 @@ def run_of(values: dict[str, str]) -> RunRequest:
         learning_rate=float(values["rate"]),
         batch_size=batch,
         micro_batch_size=max(1, min(batch, usual.micro_batch_size)),
+        processes=int(values["devices"]),
         max_length=int(values["length"]),
     )
     return checked(
@@ -115,18 +118,20 @@ def plan_of(values: dict[str, str]) -> PlanRequest:
     from cloister.api import PlanRequest
 
     asked = run_of(values | {"name": values["name"] or "plan"})
-    return PlanRequest(dataset=asked.dataset, base=asked.base, train=asked.train)
+    return PlanRequest(dataset=asked.dataset, base=asked.base, train=asked.train, evaluate=asked.evaluate)
 
 
 def expected(plan: RunPlan) -> Text:
     """A plan: memory against what there is, time with its span, cost; what to change where it does not fit."""
     share = plan.memory / plan.available if plan.available else 1.0
     memory = state("fits", "good") if plan.fits else state("does not fit", "bad")
+    each = f" on each of {plan.processes}" if plan.processes > 1 and plan.device != "cpu" else ""
     memory += Text(
-        f"  {bar(share)} {size(plan.memory)} of {size(plan.available)}, {_basis(plan.memory_measured)}"
+        f"  {bar(share)} {size(plan.memory)} of {size(plan.available)}{each}, {_basis(plan.memory_measured)}"
     )
     span = f"{duration(plan.seconds)} ({duration(plan.seconds_low)} to {duration(plan.seconds_high)})"
     time = f"{span}, {_basis(plan.time_measured)}; {plan.steps:,} steps"
+    after = f"{duration(plan.measuring_seconds)}, {_basis(plan.measuring_measured)}; once trained"
     costs = [] if plan.money is None else [f"{plan.money:.2f} {plan.currency}"]
     costs += [] if plan.energy_kwh is None else [f"{plan.energy_kwh:.3g} kWh"]
     advice = [
@@ -143,7 +148,8 @@ def expected(plan: RunPlan) -> Text:
     rows = f"{plan.rows:,}, {plan.tokens:,} tokens, {counted}"
     served = f"{size(plan.serve.memory)}, {'fits' if plan.serve.fits else 'does not fit'} once merged"
     pairs: list[tuple[str, object]] = [("memory", memory), ("time", time), ("cost", ", ".join(costs))]
-    pairs += [*advice, ("rows", rows), ("served", served)]
+    pairs += [*advice, ("rows", rows), ("measuring", after if plan.measuring_seconds else "")]
+    pairs += [("served", served)]
     pairs += [(f"· {part.name}", f"{size(part.bytes)}  {part.of}") for part in plan.parts]
     return stack(facts(pairs), *(outside(note) for note in plan.notes))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from cloister.console.paint import grid, outside, stack, state, titled
+from cloister.console.paint import grid, marked, outside, stack, state, titled
 from cloister.shown import moment, size, visible
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def lineage(plan: ShredPlan) -> Text:
     ] + [("run", name, "", "", run_id) for run_id, name in plan.runs.items()]
     parts = [titled(f"{len(rows)} things go:", grid(rows))]
     if plan.kept_bodies:
-        parts.append(Text(f"▲ {plan.kept_bodies} kept prompts and answers of its models go too", "yellow"))
+        parts.append(marked("warn", f"{plan.kept_bodies} kept prompts and answers of its models go too"))
     for use in plan.in_use:
         parts.append(
             state("in use", "warn") + outside(f": {use.name} ({use.id}) {use.state}; it is stopped first")
@@ -73,5 +73,5 @@ def lineage(plan: ShredPlan) -> Text:
             state("backup", "warn") + outside(f" {backup.backup_id} of {moment(backup.made_at)} holds keys")
         )
     if plan.final_after is not None:
-        parts.append(Text(f"Key archives can bring it back until {plan.final_after:%Y-%m-%d}.", "yellow"))
+        parts.append(marked("warn", f"Key archives can bring it back until {plan.final_after:%Y-%m-%d}."))
     return stack(*parts)

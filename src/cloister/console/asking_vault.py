@@ -6,21 +6,35 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from cloister.console.paint import outside, stack, titled
 from cloister.console.screens.dialogs import Field
+from cloister.shown import describe
 
 if TYPE_CHECKING:
     from cloister.api import Opening
     from cloister.console.app import ConsoleApp
 
 KINDS = ("passphrase", "shares", "token")
+MODES = {
+    "leave the vault open": "refuse",
+    "wait for its end, then lock": "drain",
+    "stop it and lock: runs can be resumed": "cut",
+}
+"""What becomes of work that runs."""
 
 
 def ask_initialise(console: ConsoleApp) -> None:
     """A first passphrase, twice."""
+    status = console.picture.status
+    if status is not None and status.initialised:
+        console.say(
+            "The vault is made already" + (": u unlocks it." if status.locked else " and open."), "warn"
+        )
+        return
 
     def go_on(values: dict[str, str]) -> None:
         if values["passphrase"] != values["again"]:
-            console.say("The two passphrases differ; nothing was made.", "bad")
+            console.mistaken("the two passphrases differ; nothing was made")
             return
         console.say("Making the vault …", "info")
         console.request(
@@ -44,6 +58,13 @@ def ask_initialise(console: ConsoleApp) -> None:
 
 def ask_unlock(console: ConsoleApp) -> None:
     """A passphrase, recovery shares one at a time, or a token's PIN."""
+    status = console.picture.status
+    if status is not None and not status.initialised:
+        console.say("There is no vault yet: v makes it.", "warn")
+        return
+    if status is not None and not status.locked:
+        console.say("The vault is open already: l locks it.", "warn")
+        return
     from cloister.api import SlotSecret
 
     def go_on(values: dict[str, str]) -> None:
@@ -70,21 +91,39 @@ def ask_unlock(console: ConsoleApp) -> None:
         "Unlock the vault",
         [
             Field("kind", "With", choices=KINDS),
-            Field("secret", "Passphrase, share or PIN", secret=True, needed=True),
+            Field("secret", "Passphrase, share or PIN", secret=True, needed=True, begins=True),
         ],
         go_on,
     )
 
 
 def ask_lock(console: ConsoleApp) -> None:
-    """Refuse, drain or cut off what runs."""
+    """Refuse, drain or cut off what runs. What cuts off shows that first, and takes the appliance's name."""
+    status = console.picture.status
+    if status is not None and status.locked:
+        told = "There is no vault yet." if not status.initialised else "The vault is locked already."
+        console.say(told, "warn")
+        return
     from cloister.api import LockRequest
 
-    def go_on(values: dict[str, str]) -> None:
+    def lock(mode: str) -> None:
         console.say("Locking …", "info")
-        request = LockRequest.model_validate({"mode": values["mode"]})
+        request = LockRequest.model_validate({"mode": mode})
         console.request(
             lambda client: client.lock(request), lambda _: console.say("The vault is locked."), doing="lock"
+        )
+
+    def go_on(values: dict[str, str]) -> None:
+        mode = MODES[values["mode"]]
+        if mode != "cut":
+            lock(mode)
+            return
+        console.confirm(
+            "Lock, and cut off what runs",
+            _cut_off(console),
+            console.appliance,
+            "cut it off",
+            lambda: lock("cut"),
         )
 
     console.ask_form(
@@ -93,10 +132,30 @@ def ask_lock(console: ConsoleApp) -> None:
             Field(
                 "mode",
                 "Where work runs",
-                choices=("refuse", "drain", "cut"),
-                help="drain: wait for it; cut: stop it, runs can be resumed",
+                choices=tuple(MODES),
+                kept=False,
             ),
-            Field("sure", "Enter locks", help="nothing to type"),
+            Field("sure", "Enter locks", help="nothing to type", begins=True),
         ],
         go_on,
+    )
+
+
+def _cut_off(console: ConsoleApp) -> Text:
+    """What runs and is served now."""
+    picture = console.picture
+    jobs = [
+        outside(f"{picture.holder(job.job_id)}: {describe(job)}")
+        for job in picture.jobs
+        if job.state == "running"
+    ]
+    served = [
+        outside(f"{one.name} ({one.deployment_id}): its clients get errors until the vault is open again")
+        for one in picture.deployments
+        if one.state not in ("stopped", "failed")
+    ]
+    return stack(
+        titled("These jobs stop", Text("\n").join(jobs)),
+        titled("These are served no longer", Text("\n").join(served)),
+        Text("Runs can be resumed. What somebody else began meanwhile is cut off as well."),
     )

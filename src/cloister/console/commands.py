@@ -16,7 +16,7 @@ from cloister.errors import CloisterError, by_code
 LONGEST_S = 600
 
 
-def cloister(home: str, *arguments: str) -> Any:
+def cloister(home: str, *arguments: str, longest_s: float = LONGEST_S) -> Any:
     """The JSON that a command on that home answers. Errors: as the command says them; CloisterError for no answer."""
     done = subprocess.run(
         [sys.executable, "-m", "cloister.cli.main", *arguments, "--json"],
@@ -24,7 +24,7 @@ def cloister(home: str, *arguments: str) -> Any:
         capture_output=True,
         text=True,
         env={**os.environ, "CLOISTER_HOME": home},
-        timeout=LONGEST_S,
+        timeout=longest_s,
         check=False,
     )
     try:

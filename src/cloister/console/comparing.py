@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cloister.console.paint import facts, grid, number, outside, stack, state, styled, titled
+from cloister.console.paint import facts, grid, marked, number, outside, stack, state, styled, titled
 from cloister.shown import describe, duration, moment
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def evaluation(run: Run) -> Text:
         return Text("")
     base, tuned = run.evaluation.get("base", {}), run.evaluation.get("tuned", {})
     rows = [
-        (shown, number(base.get(key)), number(tuned.get(key)), _verdict(key, base, tuned))
+        (shown, _figure(key, base.get(key)), _figure(key, tuned.get(key)), _verdict(key, base, tuned))
         for key, shown in MEASURES.items()
         if key in tuned
     ]
@@ -33,6 +33,13 @@ def evaluation(run: Run) -> Text:
     return stack(
         titled(f"On {count} held-out rows", grid(rows, ("", "base", "tuned", ""))), _worth(run.evaluation)
     )
+
+
+def _figure(key: str, value: object) -> str:
+    """A loss in nats, everything else as a share of the rows."""
+    if key in LESS_IS_BETTER or not isinstance(value, int | float):
+        return number(value)
+    return f"{value:.1%}"
 
 
 def _worth(evaluation: Mapping[str, Any]) -> Text:
@@ -100,7 +107,7 @@ def side_by_side(one: Run, other: Run) -> Text:
     first, second = _flat(one.train.model_dump()), _flat(other.train.model_dump())
     differ = [(key, str(first[key]), str(second[key])) for key in first if first[key] != second[key]]
     measured = [
-        (shown, number(_tuned(one, key)), number(_tuned(other, key)), _better(key, one, other))
+        (shown, _figure(key, _tuned(one, key)), _figure(key, _tuned(other, key)), _better(key, one, other))
         for key, shown in MEASURES.items()
         if _tuned(one, key) is not None or _tuned(other, key) is not None
     ]
@@ -112,7 +119,7 @@ def side_by_side(one: Run, other: Run) -> Text:
             grid(measured, (*names, "")) if measured else styled("not measured", "dim"),
         ),
         facts([("started", f"{moment(one.created_at)} and {moment(other.created_at)}")]),
-        Text("Only runs on the same hold-out compare." if one.dataset != other.dataset else "", "yellow"),
+        marked("warn", "Only runs on the same hold-out compare.") if one.dataset != other.dataset else "",
     )
 
 

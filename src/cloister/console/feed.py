@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from cloister.api import Event
     from cloister.client import Client
 
-REMEMBERED = 20_000
-"""So many of the newest events are read at the start, for the curves of runs that are on their way."""
+REMEMBERED = 5_000
+"""So many of the newest events are read at the start, for the logs of runs that are on their way."""
 RETRY_S = 1.0
 
 
@@ -38,6 +38,7 @@ class Feed:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._seen: int | None = None
+        self._lost = False
         self.known = 0
         """The number of the newest event when following began: up to it, events are history."""
 
@@ -48,12 +49,30 @@ class Feed:
                 self._client = self._connect()
             return self._client
 
-    def take(self) -> list[Event]:
-        """What lies in the inbox, which is empty then."""
+    @property
+    def connected(self) -> bool:
+        """Whether there is a client; the authority behind it may still be away."""
+        return self._client is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of what was said was left out, before following began or since."""
+        return self.known <= REMEMBERED and not self._lost
+
+    def is_news(self, event: Event) -> bool:
+        """Whether it came after following began, or says that some were lost on the way."""
+        from cloister.api import EVENTS_LOST
+
+        return event.seq > self.known or event.kind in EVENTS_LOST
+
+    def take(self, most: int) -> list[Event]:
+        """What lies in the inbox, the oldest first. Where more than `most` do, `News` of the rest follows."""
         self._told = False
         taken: list[Event] = []
-        while self._inbox:
+        while self._inbox and len(taken) < most:
             taken.append(self._inbox.popleft())
+        if self._inbox:
+            self._tell()
         return taken
 
     def end(self) -> None:
@@ -78,12 +97,24 @@ class Feed:
             except CloisterError as error:
                 if not self._ended.is_set():
                     self._post(Away(error.message, error.remedy))
+            except Exception as error:  # a fault of ours does not end the following
+                from cloister.console.shell import fault
+
+                self._post(Away(fault(error)))
             self._ended.wait(RETRY_S)
 
     def _put(self, event: Event) -> None:
+        from cloister.api import EVENTS_LOST, STREAM_RESET
+
         assert self._seen is not None
+        self._lost = self._lost or event.kind in EVENTS_LOST
+        if event.kind == STREAM_RESET:  # another history has begun, with lower numbers
+            self._seen = self.known = event.seq
         self._seen = max(self._seen, event.seq)
         self._inbox.append(event)
+        self._tell()
+
+    def _tell(self) -> None:
         if not self._told:
             self._told = True
             self._post(News())

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from math import ceil
+from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
 from cloister.shown import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LABEL = 40
 PAIRS = 300
@@ -19,16 +24,27 @@ PAIRS = 300
 LIMIT = 400
 """Characters of one value that are shown where nothing else is said."""
 
+QUOTED = 64
+"""Columns of a quoted line, within the narrowest dialog of 80 columns."""
+QUOTED_LINES = 500
+LEAD = 10
+LEAST = 16
+"""Columns that a value has at least beside its name."""
+
 GLYPHS = {"good": "●", "busy": "►", "wait": "○", "warn": "▲", "bad": "×", "off": "■"}
-"""Of the characters that also the font of the Linux console has."""
+"""Of the characters that fonts have; on the Linux console `terminal` puts another bullet in its place."""
 COLOURS = {
     "good": "green",
     "busy": "cyan",
     "wait": "yellow",
-    "warn": "bold yellow",
+    "warn": "yellow",
     "bad": "bold red",
     "off": "dim",
 }
+"""Of the glyphs."""
+WORDS = {"warn": "bold", "bad": "bold red", "off": "dim"}
+"""Of the words beside them: in the terminal's own foreground, as yellow, green or cyan ones cannot be read on a light
+terminal, and in red, which can."""
 MOODS = {
     **dict.fromkeys(
         ("done", "ready", "running-well", "approved", "good", "open", "active", "verified"), "good"
@@ -41,8 +57,29 @@ MOODS = {
 
 
 def outside(value: object, limit: int = LIMIT, style: str = "") -> Text:
-    """Text from outside: control characters visible, cut to `limit`, never markup."""
-    return styled(visible(str(value), limit=limit), style)
+    """Text from outside: control characters visible, cut to `limit` columns, never markup."""
+    shown = visible(str(value), limit=limit)
+    if cell_len(shown) > limit:  # escapes and wide characters take more than one column each
+        shown = set_cell_size(shown, limit - 1).rstrip() + "…"
+    return styled(shown, style)
+
+
+def quoted(
+    value: str, rest: str = "the rest is not shown here", *, lead: str = "", lines: int = QUOTED_LINES
+) -> Text:
+    """Free text of somebody else, each of its lines behind a bar and none longer than a dialog is wide: so that no
+    line of it can pass for one of ours. `lead` stands before the first bar. Where it has more `lines`, it says so
+    with `rest`."""
+    before = max(LEAD, len(lead) + 1) if lead else 0
+    parts: list[str] = []
+    for line in value.split("\n", lines):
+        parts += chop_cells(visible(line, limit=QUOTED * lines), QUOTED - before) or [""]
+        if len(parts) > lines:
+            break
+    text = Text()
+    for number, part in enumerate(parts[:lines]):
+        text.append(f"{lead if not number else '':<{before}}│ ", "dim").append(f"{part}\n")
+    return text.append(f"▲ {rest}\n", COLOURS["warn"]) if len(parts) > lines else text
 
 
 def styled(words: str, style: str) -> Text:
@@ -50,10 +87,14 @@ def styled(words: str, style: str) -> Text:
     return Text().append(words, style)
 
 
+def marked(mood: str, words: str) -> Text:
+    """Words of ours behind the glyph of a mood."""
+    return styled(GLYPHS[mood], COLOURS[mood]).append(f" {words}", WORDS.get(mood, ""))
+
+
 def state(word: str, mood: str | None = None) -> Text:
     """A state by word, glyph and colour."""
-    feeling = mood or MOODS.get(word, "off")
-    return styled(f"{GLYPHS[feeling]} {visible(word, limit=24)}", COLOURS[feeling])
+    return marked(mood or MOODS.get(word, "off"), visible(word, limit=24))
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Text:
@@ -65,9 +106,32 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Text:
     text = Text()
     for label, value in known:
         text.append(f"{label:<{width}}  ", "dim")
-        text.append_text(value if isinstance(value, Text) else outside(value))
+        told = value if isinstance(value, Text) else outside(value)
+        text.append_text(told)
         text.append("\n")
     return text
+
+
+def hung(text: Text, width: int, console: Console) -> Text:
+    """Lines of `facts` that are longer than `width` go on below their value, not below its name."""
+    lines = []
+    for line in text.split("\n", allow_blank=True):
+        label = next((one.end for one in line.spans if one.start == 0 and one.style == "dim"), 0)
+        room = width - label
+        if line.cell_len <= width or not line.plain[:label].endswith("  ") or room < LEAST:
+            lines.append(line)
+            continue
+        before, value = line[:label], line[label:]
+        if any(map(str.isspace, value.plain)):
+            parts = list(value.wrap(console, room))
+        else:  # a digest: in equal parts
+            size = ceil(len(value) / ceil(value.cell_len / room))
+            parts = list(value.divide(range(size, len(value), size)))
+        for part in parts:
+            part.rstrip()
+            lines.append(before + part)
+            before = Text(" " * label)
+    return Text("\n").join(lines)
 
 
 def flat(values: Mapping[str, Any], lead: str = "", depth: int = 3) -> Iterator[tuple[str, object]]:

@@ -6,6 +6,7 @@ It asks nothing by itself and knows no screen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "policy": ("whoami", "status"),
     "run": ("runs",),
     "shred": ("datasets", "models", "runs", "holds"),
+    "stream": tuple(SHELVES),
     "sink": ("status",),
     "vault": tuple(SHELVES),
 }
@@ -98,16 +100,34 @@ class Picture:
         still = {name: why for name, why in self.refused.items() if name not in found}
         return replace(self, **found, read=self.read | set(found), refused={**still, **refused})
 
-    def with_event(self, event: Event) -> Picture:
-        """With the progress and the numbers that a worker told of: so that a live run needs no reading."""
-        if event.kind not in ("job.progress", "job.metrics") or event.subject is None:
+    def with_events(self, events: Iterable[Event]) -> Picture:
+        """With the progress and the numbers that workers told of: so that a live run needs no reading."""
+        told: dict[str, dict[str, Any]] = {}
+        for event in events:
+            if event.subject is None:
+                continue
+            if event.kind == "job.progress":
+                told.setdefault(event.subject, {})["progress"] = event.data
+            elif event.kind == "job.metrics":
+                values = {"step": float(event.data.get("step", 0)), **event.data.get("values", {})}
+                told.setdefault(event.subject, {}).setdefault("metrics", {}).update(values)
+        if not told:
             return self
-        jobs = tuple(_told(job, event) for job in self.jobs)
-        return replace(self, jobs=jobs, runs=tuple(_told_run(run, event) for run in self.runs))
+        return replace(
+            self,
+            jobs=tuple(_told(job, told) for job in self.jobs),
+            runs=tuple(_told_run(run, told) for run in self.runs),
+        )
 
     def may(self, policy: str | None) -> bool:
         """Whether this account's roles could do that at all. Unknown counts as yes: the authority decides."""
         return policy is None or self.whoami is None or policy in self.whoami.actions
+
+    def notes(self) -> list[str]:
+        """What the authority warns of, without what an alert tells already."""
+        told = any(alert.key.startswith("unwitnessed") for alert in self.alerts)
+        warnings = self.status.warnings if self.status is not None else []
+        return [one for one in warnings if not (told and one.startswith("UNWITNESSED"))]
 
     def name_of(self, reference: str) -> str:
         """The name behind an id, or the id itself."""
@@ -115,6 +135,34 @@ class Picture:
             for one in shelf:
                 if one.object_id == reference:
                     return one.name
+        for run in self.runs:
+            if run.run_id == reference:
+                return run.name
+        for deployment in self.deployments:
+            if deployment.deployment_id == reference:
+                return deployment.name
+        for client in self.clients:
+            if client.client_id == reference:
+                return client.name
+        return reference
+
+    def subject_of(self, job: Job) -> str:
+        """What a job makes or works at, by its name: a run, else an object; empty where it has none."""
+        for run in self.runs:
+            if job.job_id == run.train_job.job_id or (
+                run.evaluate_job is not None and job.job_id == run.evaluate_job.job_id
+            ):
+                return run.name
+        return self.name_of(job.subject) if job.subject is not None else ""
+
+    def holder(self, reference: str) -> str:
+        """What holds a device, in words: a job by what it does to what, a deployment by its name."""
+        for job in self.jobs:
+            if job.job_id == reference:
+                return f"{job.verb} {self.subject_of(job) or job.job_id}"
+        for one in self.deployments:
+            if one.deployment_id == reference:
+                return f"serves {one.name}"
         return reference
 
 
@@ -141,20 +189,26 @@ def read(client: Client, names: Iterable[str]) -> tuple[dict[str, Any], dict[str
     return found, refused
 
 
-def _told(job: Job, event: Event) -> Job:
-    if job.job_id != event.subject:
+def _told(job: Job, told: Mapping[str, Mapping[str, Any]]) -> Job:
+    news = told.get(job.job_id)
+    if news is None:
         return job
+    from pydantic import ValidationError
+
     from cloister.api import Progress
 
-    if event.kind == "job.progress":
-        return job.model_copy(update={"progress": Progress.model_validate(event.data)})
-    values = {"step": float(event.data.get("step", 0)), **event.data.get("values", {})}
-    return job.model_copy(update={"metrics": {**job.metrics, **values}})
+    changes: dict[str, Any] = {}
+    if "progress" in news:
+        with suppress(ValidationError):  # of an authority of another version: the next reading tells
+            changes["progress"] = Progress.model_validate(news["progress"])
+    if "metrics" in news:
+        changes["metrics"] = {**job.metrics, **news["metrics"]}
+    return job.model_copy(update=changes)
 
 
-def _told_run(run: Run, event: Event) -> Run:
-    if run.train_job.job_id == event.subject:
-        return run.model_copy(update={"train_job": _told(run.train_job, event)})
-    if run.evaluate_job is not None and run.evaluate_job.job_id == event.subject:
-        return run.model_copy(update={"evaluate_job": _told(run.evaluate_job, event)})
+def _told_run(run: Run, told: Mapping[str, Mapping[str, Any]]) -> Run:
+    if run.train_job.job_id in told:
+        return run.model_copy(update={"train_job": _told(run.train_job, told)})
+    if run.evaluate_job is not None and run.evaluate_job.job_id in told:
+        return run.model_copy(update={"evaluate_job": _told(run.evaluate_job, told)})
     return run

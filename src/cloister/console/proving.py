@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -27,6 +28,14 @@ def prove(client: Client, ledger: LedgerName, index: int) -> tuple[Proved, str]:
         return (verify_proof(proof.encode(), [parse_vkey(vkey)]), ""), vkey
     except VerificationError as error:
         return (None, str(error)), vkey
+
+
+def save(client: Client, ledger: LedgerName, index: int, path: Path) -> Path:
+    """The proof in a new file, where it is. Errors: OSError, those of the authority."""
+    proof = client.prove(ledger, index)
+    with path.open("x", encoding="utf-8") as out:
+        out.write(proof)
+    return path.absolute()
 
 
 def holds(entry: LedgerEntry, proved: Proved) -> bool:

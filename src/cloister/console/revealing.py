@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cloister.console.paint import outside, stack, styled
+from cloister.console.forgetting import forget_drawn
+from cloister.console.paint import outside, quoted, stack
 from cloister.console.screens.dialogs import Tell
 from cloister.errors import InvalidInput
 from cloister.shown import visible
@@ -76,19 +77,19 @@ def _row(line: dict[str, Any]) -> Text:
     marks += [f"{name}: {value}" for name, value in line.get("groups", {}).items()]
     text = outside("── " + " · ".join(marks), style="bold") + Text("\n")
     if line.get("text") is not None:
-        text.append(f"{_content(line['text'])}\n")
+        text.append_text(_content(line["text"]))
     if line.get("tools") is not None:
-        text.append(f"[tools] {_content(line['tools'])}\n")
+        text.append_text(_content(line["tools"], "tools"))
     for message in line.get("messages", []):
-        text.append_text(styled(f"[{visible(str(message['role']), limit=24)}] ", "dim"))
-        text.append(f"{_content(message['content'])}\n")
+        text.append_text(_content(message["content"], visible(str(message["role"]), limit=24)))
         for call in message.get("tool_calls", []):
-            text.append(f"  → {_content(call['name'])}({_content(call['arguments'])})\n")
+            text.append_text(_content(f"{call['name']}({call['arguments']})", "calls"))
     return text
 
 
-def _content(value: object) -> str:
-    return visible(str(value), lines=True, limit=LONGEST)
+def _content(value: object, lead: str = "") -> Text:
+    """A row's own words, each line behind a bar: none can pass for the head of another row."""
+    return quoted(str(value)[:LONGEST], lead=lead)
 
 
 class Revealed(Tell):
@@ -96,3 +97,4 @@ class Revealed(Tell):
 
     def on_unmount(self) -> None:
         self._text = Text("")
+        self.app.call_later(forget_drawn)

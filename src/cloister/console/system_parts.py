@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cloister.console.paint import COLOURS, facts, grid, outside, stack, state, styled, titled
+from cloister.console.paint import COLOURS, bar, facts, grid, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.home import Home
-from cloister.shown import moment, size, visible
+from cloister.shown import counted, moment, size, visible
 
 if TYPE_CHECKING:
-    from cloister.api import PolicyTable
+    from cloister.api import PolicyTable, Status
 
 SETTINGS_SHOWN = 20_000
+LOW_DISK_BYTES = 5 << 30
 DEMANDS = {"yes": "●", "approval": "▲", "signed approval": "▲s", "no": "·"}
 WORDS = {"good": "ok", "warn": "warn", "bad": "BAD"}
 
@@ -43,11 +45,12 @@ def listed(picture: Picture, findings: Findings | None) -> list[tuple[str, tuple
             "slots",
             "unlock slots",
             _let(picture, "slots"),
-            _count(len(picture.slots), "way") + " to open the vault",
+            counted(len(picture.slots), "way") + " to open the vault",
         ),
         ("backups", "backups", _let(picture, "backups"), f"{len(kept)} whose keys are kept"),
-        ("devices", "devices", Text(""), _count(len(status.gpus), "GPU") if status.gpus else "CPU only"),
-        ("sinks", "audit sinks", _good(not down), ", ".join(down) or _count(len(status.sinks), "sink")),
+        ("disks", "disks", *_disk_line(status.home)),
+        ("devices", "devices", Text(""), counted(len(status.gpus), "GPU") if status.gpus else "CPU only"),
+        ("sinks", "audit sinks", *_sinks_line(status, down)),
     ]
     return [(key, (Text(name), told, outside(more, 120))) for key, name, told, more in rows]
 
@@ -83,19 +86,21 @@ def policies(table: PolicyTable | None, problem: str | None) -> Text:
     return stack(Text(legend, "dim"), grid(body, ("action", "on", *(visible(role)[:3] for role in roles))))
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _fit(findings: Findings | None) -> Text:
     if findings is None:
-        return Text("d looks")
+        return Text("d checks")
     bad = sum(one["state"] == "bad" for one in findings)
     return state(f"{bad} bad", "bad") if bad else state("fit", "good")
 
 
 def _good(well: bool) -> Text:
     return state("good") if well else state("bad")
+
+
+def _sinks_line(status: Status, down: list[str]) -> tuple[Text, str]:
+    if not status.sinks:
+        return Text("none", "dim"), "the ledgers are exported nowhere"
+    return _good(not down), ", ".join(down) or counted(len(status.sinks), "sink")
 
 
 def _let(picture: Picture, shelf: str) -> Text:
@@ -165,7 +170,8 @@ def _slots(picture: Picture) -> Text:
         return _unshown(picture.refused["slots"]) or Text("")
     rows = [(str(one.slot), one.kind, state(one.state), one.detail) for one in picture.slots]
     return stack(
-        grid(rows, ("slot", "opens by", "", "")), Text("`cloister vault slot add` makes another.", "dim")
+        grid(rows, ("slot", "opens by", "", "")),
+        Text("n adds one, x ends one; `cloister vault slot add` knows all kinds.", "dim"),
     )
 
 
@@ -183,8 +189,41 @@ def _backups(picture: Picture) -> Text:
         for one in picture.backups
     ]
     if not rows:
-        return Text("No backup yet. Next: `cloister backup FOLDER --recipient age1…`.")
+        return Text("No backup yet. b makes one; so does `cloister backup FOLDER --recipient age1…`.")
     return grid(rows, ("backup", "made", "where", "its keys", "copied"))
+
+
+def _disk(home: str) -> tuple[int, int] | None:
+    """Free and all bytes of the disk below the home; None where this account cannot look."""
+    try:
+        usage = shutil.disk_usage(home)
+    except OSError:
+        return None
+    return usage.free, usage.total
+
+
+def _disk_line(home: str) -> tuple[Text, str]:
+    found = _disk(home)
+    if found is None:
+        return Text(""), "cannot be looked at by this account"
+    free, total = found
+    return _good(free >= LOW_DISK_BYTES), f"{size(free)} of {size(total)} free below the home"
+
+
+def _disks(picture: Picture) -> Text:
+    assert picture.status is not None
+    found = _disk(picture.status.home)
+    if found is None:
+        return Text("Its folders are closed to this account: `df` on the machine tells.")
+    free, total = found
+    told = [
+        ("home", picture.status.home),
+        ("used", f"{bar(1 - free / total)} {size(total - free)} of {size(total)}"),
+    ]
+    return stack(
+        facts([*told, ("free", size(free))]),
+        Text("An alert tells when it is low: `alerts.disk_low_gib`.", "dim"),
+    )
 
 
 def _devices(picture: Picture) -> Text:
@@ -231,6 +270,7 @@ ABOUT: dict[str, Callable[[Picture], Text]] = {
     "settings": _settings,
     "slots": _slots,
     "backups": _backups,
+    "disks": _disks,
     "devices": _devices,
     "sinks": _sinks,
 }

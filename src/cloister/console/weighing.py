@@ -112,9 +112,17 @@ def ask_evaluation(console: ConsoleApp, run: Run) -> None:
         "Was it worth it? Measure a run",
         [
             Field("larger", "A larger base", choices=(NO_LARGER, *bases), help="untuned, to set against it"),
-            Field("shots", "Examples", "8", help="training rows before a question; 0: no such line"),
-            Field("retrieved", "Retrieved", "8", help="the nearest rows before a question; 0: no such line"),
-            Field("rows", "Rows", WHOLE_SET, help="held-out rows to measure on; 0: all of them"),
+            Field(
+                "shots", "Examples", "8", help="training rows before a question; 0: no such line", number=int
+            ),
+            Field(
+                "retrieved",
+                "Retrieved",
+                "8",
+                help="the nearest rows before a question; 0: no such line",
+                number=int,
+            ),
+            Field("rows", "Rows", WHOLE_SET, help="held-out rows to measure on; 0: all of them", number=int),
         ],
         go_on,
         note=outside(run.name, style="bold"),

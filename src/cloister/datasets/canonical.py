@@ -11,13 +11,13 @@ import sys
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import msgspec
 
-from cloister.datasets.rows import Row, encode_row
+from cloister.datasets.rows import Row, decode_row, encode_row
 from cloister.datasets.split import Splitter
 from cloister.errors import InvalidInput
 
@@ -209,6 +209,12 @@ def encoded(rows: Sequence[Row], hashes: Sequence[int] = ()) -> EncodedRows:
     sizes = array("I", map(len, data)).tobytes()
     is_text = bool(rows) and rows[0].text is not None
     return EncodedRows(b"".join(data), sizes, array("Q", hashes).tobytes(), labels, is_text)
+
+
+def decoded(some: EncodedRows) -> list[Row]:
+    """The rows again, for whoever has to change them."""
+    ends = list(accumulate(array("I", some.sizes), initial=0))
+    return [decode_row(some.data[begin:end]) for begin, end in pairwise(ends)]
 
 
 def _offsets(values: list[int]) -> bytes:

@@ -19,13 +19,14 @@ from cloister.datasets.shapes import (
     build_row,
     groups_of,
     key_pattern,
+    label_of,
     object_faults,
     optional_text_of,
     text_of,
 )
 from cloister.datasets.validate import group_fault, is_bad_text, text_fault
 
-PAIR = ColumnMap(input="prompt", output="completion")
+PAIR = ColumnMap(input="prompt", output="completion", system="system")
 ALPACA = ColumnMap(input="instruction", output="output", system="system")
 TEXT = ColumnMap(text="text")
 
@@ -49,9 +50,10 @@ class Columns:
         system: str | None = None,
         labelled: bool = False,
     ) -> None:
+        more = more or columns.context
         self.name = name
         self.is_text = columns.text is not None
-        self._is_label = columns.label is not None
+        self.label = columns.label
         self._system = system
         asked = [columns.text] if self.is_text else [columns.input, columns.output or columns.label]
         self.required = tuple(n for n in (*asked, "label" if labelled else None) if n is not None)
@@ -75,7 +77,7 @@ class Columns:
             question = f"{question}\n{more}"
         own = values[self._at_system] if self._at_system is not None else None
         answer = values[1] or ""
-        if self._is_label:
+        if self.label is not None:
             answer = answer.strip()
             return build_row(own or self._system, question, answer, answer, groups)
         label = values[self._at_label] if self._at_label is not None else None
@@ -186,6 +188,10 @@ class FieldsShape:
         self._always = len(columns.required) + len(columns.groups)
         self._options = range(first, first + len(columns.optional))
 
+    @property
+    def quick(self) -> FieldsShape:
+        return self
+
     def build(self, item: Any) -> Row:
         return self._columns.row(msgspec.structs.astuple(item)[: self._width])
 
@@ -204,7 +210,10 @@ class FieldsShape:
         )
         if not isinstance(value, dict):
             return None, faults
-        texts = [text_of(value, name, faults) for name in plan.required]
+        texts = [
+            label_of(value, name, faults) if name == plan.label else text_of(value, name, faults)
+            for name in plan.required
+        ]
         texts += [
             None if plan.is_blank_more(name, value.get(name)) else optional_text_of(value, name, faults)
             for name in plan.optional

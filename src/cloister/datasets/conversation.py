@@ -6,6 +6,7 @@ Knows rows and the form in which transformers hands conversations to a template;
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,15 +24,26 @@ class Conversation:
 
 
 def conversation(row: Row, turns: int | None = None) -> Conversation:
-    """The first `turns` turns of a row (all by default), with its tools."""
+    """The first `turns` turns of a row (all by default), with its tools.
+
+    Calls and their answers have ids, as clients of OpenAI's API give them; a row keeps none, so they are counted. They
+    are of the form that Mistral's templates ask for, nine letters and digits.
+    """
     found: list[dict[str, Any]] = []
+    made = 0
+    waiting: deque[tuple[str, str]] = deque()
     for message in row.messages[:turns]:
         turn: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.tool_calls:
-            turn["tool_calls"] = [
-                {"type": "function", "function": {"name": c.name, "arguments": json.loads(c.arguments)}}
-                for c in message.tool_calls
-            ]
+            waiting.clear()
+            turn["tool_calls"] = []
+            for call in message.tool_calls:
+                made += 1
+                waiting.append((f"call{made:05}", call.name))
+                function = {"name": call.name, "arguments": json.loads(call.arguments)}
+                turn["tool_calls"].append({"id": f"call{made:05}", "type": "function", "function": function})
+        elif message.role == "tool" and waiting:
+            turn["tool_call_id"], turn["name"] = waiting.popleft()
         found.append(turn)
     return Conversation(found, row.tools)
 
@@ -63,7 +75,7 @@ def _without(whole: Conversation) -> Iterator[tuple[str, Conversation]]:
         calls = turn.get("tool_calls", [])
         for gone in range(len(calls)):
             for other in _changed(calls[gone]["function"]):
-                changed = [*calls[:gone], {"type": "function", "function": other}, *calls[gone + 1 :]]
+                changed = [*calls[:gone], calls[gone] | {"function": other}, *calls[gone + 1 :]]
                 yield "a tool call", _turn(whole, number, {"tool_calls": changed})
         if turn["role"] == "tool" and turn["content"]:
             yield "a tool's answer", _turn(whole, number, {"content": ""})

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from cloister.datasets.rows import Message, Row
+from cloister.datasets.validate import row_faults
 from cloister.errors import InvalidInput
 
 MAX_CORRECTIONS = 200_000
@@ -62,7 +63,18 @@ def read_corrections(file: BinaryIO) -> dict[int, Correction]:
 
 
 def corrected(row: Row, correction: Correction) -> Row:
-    """The row as it is to be. Errors: InvalidInput where it has no place for that."""
+    """The row as it is to be. Errors: InvalidInput where it has no place for that, or breaks a rule of rows then."""
+    made = _corrected(row, correction)
+    if faults := row_faults(made):
+        raise InvalidInput(
+            f"{faults[0].field}: {faults[0].rule}",
+            where=f"corrections: row {correction.row}",
+            remedy="A corrected row obeys the rules of an import; nothing was made.",
+        )
+    return made
+
+
+def _corrected(row: Row, correction: Correction) -> Row:
     if correction.messages is not None:
         label = correction.messages[-1].content if row.label is not None else None
         return msgspec.structs.replace(row, messages=correction.messages, text=None, label=label)

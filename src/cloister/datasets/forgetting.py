@@ -5,8 +5,9 @@ Knows rows and text; it does not know who asked, nor what happens to the dataset
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cloister.datasets.canonical import DatasetMeta, DatasetWriter
@@ -17,6 +18,10 @@ from cloister.errors import InvalidInput, NotFound
 from cloister.vault import ObjectWriter
 
 BATCH = 1024
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|["\\/bfnrt])')
+_CONTROLS = dict.fromkeys("bfnrt", " ")
+_NESTED = 3
+"""So deep is JSON within JSON followed."""
 SHORTEST = 3
 """Characters that an identifier has at least: fewer are part of nearly every text."""
 
@@ -25,7 +30,8 @@ class Mentions:
     """Whether a row mentions one of some identifiers.
 
     Text and identifiers are compared in Unicode form NFKC, without case, with any run of white space as one
-    space and invisible format characters left out. An identifier with a digit in it is also looked for
+    space and invisible format characters left out; what JSON writes as an escape (`\\u00fc`, `\\n`) counts as the
+    character that it stands for. An identifier with a digit in it is also looked for
     with no white space at all, so that `0171 23 45` is found as `017123 45`.
 
     Args:
@@ -53,7 +59,7 @@ class Mentions:
 
     def __call__(self, row: Row) -> bool:
         """Whether it is mentioned in any text of the row. Counts."""
-        texts = list(map(normalised, row.texts()))
+        texts = [normalised(form) for text in row.texts() for form in _spellings(text)]
         close = [text.replace(" ", "") for text in texts]
         hit = False
         for number, wanted in enumerate(self._spaced):
@@ -74,6 +80,24 @@ class Mentions:
                 return True
             at = text.find(wanted, at + 1)
         return False
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """A text, and what it says where it is JSON: an answer or a call may be, and may hold JSON in its turn."""
+    yield text
+    for _ in range(_NESTED):
+        if "\\" not in text:
+            return
+        said = _ESCAPE.sub(_meant, text)
+        if said == text:
+            return
+        text = said.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        yield text
+
+
+def _meant(escape: re.Match[str]) -> str:
+    code = escape[1]
+    return chr(int(code, 16)) if code else _CONTROLS.get(escape[0][1], escape[0][1])
 
 
 def normalised(text: str) -> str:

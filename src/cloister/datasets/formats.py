@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import BinaryIO
 
-from cloister.api import ImportConfig
+from cloister.api import ImportConfig, SourceFormat
 from cloister.datasets.apart import ReadApart
 from cloister.datasets.arrays import Array
 from cloister.datasets.blocks import Blocks
 from cloister.datasets.canonical import EncodedRows
-from cloister.datasets.compression import PACKINGS, Readable, Unpacked
+from cloister.datasets.compression import PACKINGS, Unpacked
 from cloister.datasets.jsonl import overlong, parse_object, read_block, read_jsonl, rows_of
 from cloister.datasets.plaintext import read_text
 from cloister.datasets.problems import ProblemLog
+from cloister.datasets.recoding import Recoded, marked
 from cloister.datasets.recognise import MAP_FIELDS, checked_columns, shape_of, unknown_shape
 from cloister.datasets.rows import Row
 from cloister.datasets.shapes import Shape
 from cloister.datasets.side_by_side import LEAST, SideBySide
-from cloister.datasets.tables import read_csv, split_header
+from cloister.datasets.tables import SEPARATOR, read_csv, split_header
 from cloister.errors import InvalidInput
 
 HEAD_BYTES = 1 << 16
@@ -47,11 +49,14 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x80\x03", "a Python pickle", "Pickles are never opened; export it as JSON lines."),
     (b"\x80\x04", "a Python pickle", "Pickles are never opened; export it as JSON lines."),
     (b"\x80\x05", "a Python pickle", "Pickles are never opened; export it as JSON lines."),
-    (codecs.BOM_UTF16_LE, "UTF-16 text", "Save it as UTF-8 (iconv -f UTF-16 -t UTF-8)."),
-    (codecs.BOM_UTF16_BE, "UTF-16 text", "Save it as UTF-8 (iconv -f UTF-16 -t UTF-8)."),
+    (codecs.BOM_UTF32_LE, "UTF-32 text", "Save it as UTF-8 (iconv -f UTF-32 -t UTF-8)."),
+    (codecs.BOM_UTF32_BE, "UTF-32 text", "Save it as UTF-8 (iconv -f UTF-32 -t UTF-8)."),
 )
 _TAR_AT = 257
+_MARKUP = (b"<?xml", b"<!doctype", b"<html")
 _TABLE_LINES = 5
+_NAME = re.compile(r'"?[^\W\d][\w.-]{0,39}"?')
+"""A column's name: a word, and no space beside the delimiter, as prose would have one."""
 
 
 class Source:
@@ -79,6 +84,11 @@ class Source:
             self.packing = packing
             self._unpacked = Unpacked(_Read(blocks), packing)
             blocks = Blocks(self._unpacked, config.max_row_bytes)
+        self._recoded: Recoded | None = None
+        encoding = config.encoding if config.encoding != "auto" else marked(blocks.peek(4))
+        if encoding is not None and encoding != "utf-8" and blocks.peek(4) != PARQUET:
+            self._recoded = Recoded(_Read(blocks), encoding)
+            blocks = Blocks(self._recoded, config.max_row_bytes)
         self._blocks = blocks
         self._parquet: ReadApart | None = None
         self._beside: SideBySide | None = None
@@ -101,6 +111,8 @@ class Source:
             return self._parquet.done
         if self._unpacked is not None:
             return self._unpacked.expansion.packed
+        if self._recoded is not None:
+            return self._recoded.taken
         return self._array.consumed if self._array is not None else self._blocks.consumed
 
     @property
@@ -126,7 +138,7 @@ class Source:
 
     def _recognise(self, head: bytes) -> Iterator[list[Row] | EncodedRows]:
         config = self._config
-        kind = config.format if config.format != "auto" else self._kind(head)
+        kind: SourceFormat = config.format if config.format != "auto" else self._kind(head)
         if (kind == "parquet") != head.startswith(PARQUET):
             told = "this is" if kind != "parquet" else "this is not"
             raise InvalidInput(
@@ -145,7 +157,7 @@ class Source:
             self._parquet = read_parquet(self._raw, config, self._columns)
             return self._parquet.rows(self._problems)
         limit = config.max_row_bytes
-        if kind in ("text", "lines"):
+        if kind == "text" or kind == "lines" or kind == "document":
             if self._columns is not None or config.system_prompt:
                 raise InvalidInput(
                     "plain text has neither columns nor a system message",
@@ -153,8 +165,14 @@ class Source:
                     remedy="Leave out --text, --input, --group and --system-file.",
                 )
             self.name = "text"
-            return read_text(self._blocks, limit, self._problems, by_line=kind == "lines")
+            return read_text(self._blocks, limit, self._problems, form=kind)
         if kind == "csv":
+            if self._columns is not None and self._columns.messages:
+                raise InvalidInput(
+                    "a table has no column of turns",
+                    where=config.source_name,
+                    remedy="Export it as JSON lines, or map --input and --output.",
+                )
             _plan, rows = read_csv(
                 self._blocks,
                 self._columns,
@@ -166,8 +184,7 @@ class Source:
             self.name = "csv"
             return rows
         if kind == "json":
-            source: Readable = self._unpacked or self._raw
-            self._array = Array(source, self._blocks.take(), limit)
+            self._array = Array(self._blocks.source, self._blocks.take(), limit)
             self.name, rows = _array_rows(self._array, config, self._problems)
             return rows
         self._shape = _shape_of_lines(head, config)
@@ -178,7 +195,7 @@ class Source:
         self._beside = SideBySide(partial(read_block, shape=self._shape), self._processes, seed)
         return self._beside.rows(self._blocks, overlong(limit), self._problems)
 
-    def _kind(self, head: bytes) -> str:
+    def _kind(self, head: bytes) -> SourceFormat:
         start = head.lstrip()[:1]
         if head.startswith(PARQUET):
             return "parquet"
@@ -186,6 +203,12 @@ class Source:
             return "json"
         if start == b"{":
             return "jsonl"
+        if start == b"<" and head.lstrip()[:9].lower().startswith(_MARKUP):
+            raise InvalidInput(
+                "this is a document in markup, not rows",
+                where=self._config.source_name,
+                remedy="Export its rows as CSV or JSON lines. If it is to be learnt as it is: --format text.",
+            )
         return "csv" if self._columns is not None or looks_like_table(head) else "text"
 
 
@@ -225,11 +248,14 @@ def _refuse_foreign(head: bytes, name: str, packing: str | None) -> None:
 
 
 def looks_like_table(head: bytes) -> bool:
-    """Whether what is neither JSON nor Parquet is a table: its header is of a known format, or the first lines
-    have the same number of delimiters, two fields or more. In doubt it is a table, and then refused by name."""
+    """Whether what is neither JSON nor Parquet is a table: its header is of a known format or made of single words,
+    or the first lines have the same number of delimiters, two fields or more. In doubt it is a table, and then refused
+    by name."""
     from cloister.datasets.columns import recognised
 
-    lines = [line for line in io.StringIO(head.decode(errors="replace"), newline="\n") if line.strip()]
+    lines = [line for line in io.StringIO(head.decode(errors="replace"), newline=None) if line.strip()]
+    if lines and (SEPARATOR.fullmatch(lines[0]) or lines[0].lstrip().startswith("|")):
+        return True
     if not lines:
         return False
     lines = lines[: _TABLE_LINES + 1]
@@ -237,6 +263,8 @@ def looks_like_table(head: bytes) -> bool:
         lines.pop()
     for delimiter, names in split_header(lines[0]):
         if recognised(names, None, None) is not None:
+            return True
+        if len(names) > 1 and all(_NAME.fullmatch(cell) for cell in lines[0].strip().split(delimiter)):
             return True
         counts = {line.count(delimiter) for line in lines}
         if len(counts) == 1 and counts.pop() > 0:

@@ -20,7 +20,7 @@ from cloister.datasets.blocks import Block, Blocks
 from cloister.datasets.problems import Fault, ProblemLog
 from cloister.datasets.rows import Row
 from cloister.datasets.shapes import Shape
-from cloister.datasets.toolcalls import DECODER
+from cloister.datasets.toolcalls import DECODER, NoNumberError
 from cloister.datasets.validate import is_sound
 
 _SPACE = b" \t\r\n"
@@ -83,21 +83,26 @@ def parse_object(line: bytes) -> tuple[Any, list[Fault]]:
         lead = len(text) - len(text.lstrip(" \t\r\n"))
         place = len(text[: lead + error.pos].encode()) + 1
         return None, [Fault("", f"not valid JSON (at byte {place} of the line)")]
+    except NoNumberError:
+        return None, [Fault("", "not valid JSON: NaN and Infinity are no numbers there, null is")]
     except ValueError:
         return None, [Fault("", "not valid JSON")]
 
 
 def _quick(data: bytes, lines: list[bytes], shape: Shape) -> list[Row] | None:
     """The rows of a block in which nothing is doubtful, else None."""
+    quick = shape.quick
+    if quick is None:
+        return None
     try:
-        items = list(map(shape.decode, lines))
+        items = list(map(quick.decode, lines))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if _ESCAPED_ASCII.search(data) if b"\\u00" in data else False:
         return None
-    if len(shape.keys.findall(data)) != shape.occurrences(items):
+    if len(quick.keys.findall(data)) != quick.occurrences(items):
         return None
-    rows = list(map(shape.build, items))
+    rows = list(map(quick.build, items))
     return rows if all(map(is_sound, rows)) else None
 
 

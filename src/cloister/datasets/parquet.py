@@ -6,9 +6,10 @@ read. Nested columns (messages, tools) become plain values, nulls left out, and 
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cloister.api import ColumnMap, ImportConfig
@@ -86,13 +87,14 @@ def _read(source: BinaryIO, size: int, config: ImportConfig, columns: ColumnMap 
     if len(names) > MAX_COLUMNS or len(set(names)) < len(names):
         raise Unreadable(f"has a column twice, or more than {MAX_COLUMNS}", place="footer")
     plan, shape, wanted = _planned(file, names, config, columns)
+    texts = _Texts(plan, _classes(file)) if plan is not None else None
     expansion = Expansion("the Parquet file")
     expansion.packed = size
     number = 0
     for group in range(file.metadata.num_row_groups):
         yield At(f"row group {group}")
         try:
-            yield from _group(file, group, number, plan, shape, wanted, config, expansion, size)
+            yield from _group(file, group, number, texts, shape, wanted, config, expansion, size)
             number += file.metadata.row_group(group).num_rows
         except MemoryError:
             raise
@@ -109,21 +111,26 @@ def _planned(
     schema = file.schema_arrow
     system = config.system_prompt
     nested = {name for name in names if pa.types.is_nested(schema.field(name).type)}
-    turns = next((n for n in ("messages", "conversations") if n in names), None)
-    mapped = columns is not None and (columns.input or columns.text)
-    groups = columns.groups if columns else ()
+    given = columns or ColumnMap()
+    turns = given.messages or next((n for n in ("messages", "conversations") if n in names), None)
+    mapped = given.input or given.text
+    groups = given.groups
     shape: Shape | None = None
     plan = None
     wanted: list[str] = []
-    if not mapped and (turns or {"prompt", "completion"} & nested):
+    if not mapped and not turns and "history" in nested and {"instruction", "output"} <= set(names):
+        core: tuple[str, ...] = ("instruction", "output")
+        shape = shape_of(dict.fromkeys(core, ""), columns, system)
+        wanted = [name for name in (*core, "input", "system", "history", *groups) if name in names]
+        missing = [name for name in groups if name not in names]
+    elif not mapped and (turns or {"prompt", "completion"} & nested):
         sample: dict[str, Any] = {name: [] for name in names if name in ("prompt", "completion")}
         if turns:
-            sample = {turns: [{"role": ""}] if _turn_has(schema.field(turns).type, "role") else []}
+            sample = {turns: [_fields(schema.field(turns).type)] if turns in names else []}
         shape = shape_of(sample, columns, system, closed=False)
         core = (turns,) if turns else ("prompt", "completion")
-        wanted = [
-            name for name in (*core, "tools", *(("system",) if turns else ()), *groups) if name in names
-        ]
+        beside = ("tools", "functions", *(("system",) if turns else ()))
+        wanted = [name for name in (*core, *beside, *groups) if name in names]
         missing = [name for name in (*core, *groups) if name not in names]
     else:
         plan = recognised(names, columns, system)
@@ -138,18 +145,34 @@ def _planned(
     return plan, shape, wanted
 
 
-def _turn_has(kind: Any, name: str) -> bool:
-    import pyarrow as pa
+def _fields(kind: Any) -> dict[str, str]:
+    """The names of the fields of a turn, where a column is a list of structs."""
+    inner: Any = getattr(kind, "value_type", None)
+    return {str(field.name): "" for field in inner} if hasattr(inner, "get_field_index") else {}
 
-    inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
-    return inner is not None and pa.types.is_struct(inner) and inner.get_field_index(name) >= 0
+
+def _classes(file: pq.ParquetFile) -> dict[str, list[str]]:
+    """The names of classes by column, where Hugging Face's `datasets` wrote the file: it keeps numbers for them."""
+    try:
+        told = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        features = told["info"]["features"].items()
+        return {
+            str(name): one["names"]
+            for name, one in features
+            if isinstance(one, dict)
+            and one.get("_type") == "ClassLabel"
+            and isinstance(one["names"], list)
+            and all(isinstance(held, str) for held in one["names"])
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _group(
     file: pq.ParquetFile,
     group: int,
     first: int,
-    plan: Columns | None,
+    texts: _Texts | None,
     shape: Shape | None,
     wanted: list[str],
     config: ImportConfig,
@@ -168,7 +191,7 @@ def _group(
         bad: list[tuple[int, str, list[tuple[str, str]]]] = []
         for values in _values(batch):
             place = f"row group {group}, row {row}"
-            found, faults = _row(values, plan, shape, wanted, config, expansion)
+            found, faults = _row(values, texts, shape, config, expansion)
             if faults:
                 bad.append((first + row + 1, place, [tuple(fault) for fault in faults]))  # type: ignore[misc]
             elif found is not None:
@@ -204,11 +227,42 @@ def _values(batch: Any) -> Iterator[dict[str, Any] | None]:
         yield values
 
 
+class _Texts:
+    """The flat values of a row as texts, numbers of classes and groups too."""
+
+    def __init__(self, plan: Columns, classes: Mapping[str, Sequence[str]]) -> None:
+        self.plan = plan
+        self._classes = classes
+
+    def of(self, values: Mapping[str, Any], faults: list[Fault]) -> list[str | None]:
+        """In the order of the plan's names; what is no text is a fault."""
+        return [self._text(name, values.get(name), faults) for name in self.plan.names]
+
+    def _text(self, name: str, value: Any, faults: list[Fault]) -> str | None:
+        if isinstance(value, int) and not isinstance(value, bool) and name in self._classes:
+            names = self._classes[name]
+            if 0 <= value < len(names):
+                return names[value]
+            faults.append(Fault(name, "is the number of no class that the file names"))
+            return None
+        if isinstance(value, int) and (name in self.plan.groups or name == self.plan.label):
+            value = str(value).lower()
+        elif isinstance(value, bytes):  # some write texts without saying that they are
+            try:
+                value = value.decode()
+            except UnicodeDecodeError:
+                faults.append(Fault(name, "invalid UTF-8"))
+                return None
+        if value is not None and not isinstance(value, str):
+            faults.append(Fault(name, "must be a string"))
+            return None
+        return value
+
+
 def _row(
     values: dict[str, Any] | None,
-    plan: Columns | None,
+    texts: _Texts | None,
     shape: Shape | None,
-    wanted: list[str],
     config: ImportConfig,
     expansion: Expansion,
 ) -> tuple[Row | None, list[Fault]]:
@@ -220,23 +274,15 @@ def _row(
         return None, [Fault("", f"longer than {config.max_row_bytes} bytes")]
     if shape is not None:
         return shape.exact(dict(_told(values).items()))
-    assert plan is not None
-    texts: list[str | None] = []
+    assert texts is not None
     faults: list[Fault] = []
-    for name in plan.names:
-        value = values.get(name)
-        if name in plan.groups and isinstance(value, int):
-            value = str(value).lower()
-        if value is not None and not isinstance(value, str):
-            faults.append(Fault(name, "must be a string"))
-            value = None
-        texts.append(value)
-    faults = faults or plan.faults(texts)
+    found = texts.of(values, faults)
+    faults = faults or texts.plan.faults(found)
     if faults:
         return None, faults
-    row = plan.row(texts)
-    found = row_faults(row)
-    return (None, found) if found else (row, [])
+    row = texts.plan.row(found)
+    broken = row_faults(row)
+    return (None, broken) if broken else (row, [])
 
 
 def _size(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""Plain text into rows for domain adaptation: what stands between blank lines is a row, or each line is one.
+"""Plain text into rows for domain adaptation: what stands between blank lines is a row, or each line, or the file.
 
 Knows lines; it does not know tokens, nor how long a row may be for a model.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Literal
 
 from cloister.datasets.blocks import Block, Blocks
 from cloister.datasets.problems import Fault, ProblemLog
@@ -16,9 +17,14 @@ ROWS_A_BATCH = 2048
 
 
 def read_text(
-    blocks: Blocks, max_row_bytes: int, problems: ProblemLog, *, by_line: bool
+    blocks: Blocks, max_row_bytes: int, problems: ProblemLog, *, form: Literal["text", "lines", "document"]
 ) -> Iterator[list[Row]]:
-    """Yield good rows in batches, in order; report the others. A row keeps its inner line breaks."""
+    """Yield good rows in batches, in order; report the others. A row keeps its inner line breaks.
+
+    Args:
+        form: a row is what stands between blank lines, a line, or all of the source.
+    """
+    by_line, whole = form == "lines", form == "document"
     rows: list[Row] = []
     held: list[bytes] = []
     size = begun = 0
@@ -44,7 +50,7 @@ def read_text(
             overlong = True
             continue
         for number, line in enumerate(io.BytesIO(block.data), block.line):
-            if not line.strip():
+            if not line.strip() and not (whole and (held or overlong)):
                 close()
                 continue
             if by_line:

@@ -14,6 +14,14 @@ from cloister.errors import InvalidInput
 _SHOWABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z")
 
 
+UNKNOWN = "unknown field"
+_HINTS = (
+    ("invalid UTF-8 ", "Text from Windows is read with --encoding windows-1252."),
+    (UNKNOWN, "Fields that may be there besides are named with --ignore."),
+)
+"""How a rule that is broken begins, and what helps often."""
+
+
 class Fault(NamedTuple):
     """One broken rule inside a row. `field` is empty where the row as a whole is meant."""
 
@@ -22,16 +30,18 @@ class Fault(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """One broken rule, at the line (from 1) on which its row begins, or at a `place` where there are no lines."""
+    """One broken rule, at the line (from 1) on which its row begins, or at a `place` where there are no lines.
+    `source` is which file, where there are several."""
 
     line: int
     field: str
     rule: str
     place: str = ""
+    source: str = ""
 
     def format(self, source_name: str) -> str:
         """`file:line: field: rule`, on one line whatever the file is called."""
-        name = "".join(c if c.isprintable() else "?" for c in source_name)
+        name = "".join(c if c.isprintable() else "?" for c in self.source or source_name)
         return f"{name}:{self.place or self.line}: {self.field or 'row'}: {self.rule}"
 
 
@@ -60,10 +70,15 @@ class ProblemLog:
         self._report = report
         self.rows = 0
         self.problems = 0
+        self.source = ""
+        """The file that is read now, where there are several."""
+        self.hints: dict[str, None] = {}
+        """What may help, in the order in which it came up."""
 
     def add(self, line: int, faults: Iterable[Fault], place: str = "") -> None:
         """Report all faults of the one bad row at `line`, or at `place`."""
         self.rows += 1
         for fault in faults:
             self.problems += 1
-            self._report(Problem(line, fault.field, fault.rule, place))
+            self.hints.update((hint, None) for rule, hint in _HINTS if fault.rule.startswith(rule))
+            self._report(Problem(line, fault.field, fault.rule, place, self.source))

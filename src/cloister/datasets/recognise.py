@@ -11,11 +11,12 @@ from typing import Any
 from cloister.api import ColumnMap
 from cloister.datasets.alpaca import AlpacaShape
 from cloister.datasets.columns import FieldsShape, recognised
+from cloister.datasets.dialogues import ConversationShape, PairShape
 from cloister.datasets.shapes import Shape
-from cloister.datasets.turns import CHAT, CONVERSATIONS, SHAREGPT, ConversationShape, PairShape
+from cloister.datasets.turns import CHAT, CONVERSATIONS, SHAREGPT, first_turn, spelt
 from cloister.errors import InvalidInput
 
-MAP_FIELDS = "Map its fields with --input and --output or --label, or with --text."
+MAP_FIELDS = "Map its fields with --input and --output or --label, with --messages, or with --text."
 
 
 def checked_columns(columns: ColumnMap | None) -> ColumnMap | None:
@@ -26,8 +27,17 @@ def checked_columns(columns: ColumnMap | None) -> ColumnMap | None:
     """
     if columns is None:
         return None
-    if columns.text is not None:
-        if columns.input or columns.output or columns.label or columns.system:
+    flat = (columns.input, columns.output, columns.label, columns.system, columns.context)
+    if columns.messages is not None:
+        if any(flat) or columns.text:
+            raise InvalidInput(
+                "a column of turns stands alone",
+                remedy="Use --messages, or --input with --output or --label.",
+            )
+    elif columns.role or columns.content or columns.roles:
+        raise InvalidInput("a column of turns must be given, too", remedy="Use --messages.")
+    elif columns.text is not None:
+        if any(flat):
             raise InvalidInput(
                 "a text column stands alone", remedy="Use --text, or --input with --output or --label."
             )
@@ -37,9 +47,9 @@ def checked_columns(columns: ColumnMap | None) -> ColumnMap | None:
                 "exactly one of an output column and a label column must be given",
                 remedy="Use --output or --label.",
             )
-    elif columns.output or columns.label or columns.system:
+    elif any(flat):
         raise InvalidInput("an input column must be given, too", remedy="Use --input.")
-    names = [columns.input, columns.output, columns.label, columns.system, columns.text, *columns.groups]
+    names = [*flat, columns.text, columns.messages, *columns.groups]
     given = [name for name in names if name is not None]
     if "" in given or len(set(given)) < len(given):
         raise InvalidInput("each column must be given by a name of its own")
@@ -56,13 +66,16 @@ def shape_of(
     """
     given = columns or ColumnMap()
     groups, ignored = given.groups, given.ignore
+    if given.messages:
+        spelling = spelt(given, first_turn(value.get(given.messages)))
+        return ConversationShape(spelling, system=system, groups=groups, ignored=ignored, closed=False)
     if given.input or given.text:
         plan = recognised((), columns, system)
         assert plan is not None
         return FieldsShape(plan, closed=False)
     if "messages" in value or "conversations" in value:
         spelling = CHAT if "messages" in value else SHAREGPT
-        if spelling is SHAREGPT and _first_turn_has(value["conversations"], "role"):
+        if spelling is SHAREGPT and "role" in first_turn(value["conversations"]):
             spelling = CONVERSATIONS
         return ConversationShape(
             spelling,
@@ -80,11 +93,6 @@ def shape_of(
     names = set(value) - set(ignored)
     plan = recognised(names, columns, system, closed=closed and "label" not in groups)
     return FieldsShape(plan, closed=closed, ignored=ignored) if plan else None
-
-
-def _first_turn_has(turns: Any, name: str) -> bool:
-    first = turns[0] if isinstance(turns, list) and turns else None
-    return isinstance(first, dict) and name in first
 
 
 def unknown_shape(names: object) -> str:

@@ -8,15 +8,16 @@ trained on: a template or an answer for which that does not hold is refused, not
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 from cloister.api import LossOn
-from cloister.datasets.conversation import Conversation, conversation, tool_fault
+from cloister.datasets.chat_text import special_texts, texts_of, token_ids
+from cloister.datasets.conversation import conversation, tool_fault
+from cloister.datasets.masks import by_markers, by_prefixes
 from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
 
@@ -60,17 +61,25 @@ def render(
 
 
 def spans(rendered: Rendered, tokenizer: Any) -> list[Span]:
-    """A rendered row as text again, cut where its mask changes: what a person looks at."""
-    runs = groupby(zip(rendered.input_ids, rendered.supervised, strict=True), key=lambda pair: pair[1])
-    return [
-        Span(
-            tokenizer.decode(
-                [token for token, _ in run], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            ),
-            supervised,
-        )
-        for supervised, run in runs
-    ]
+    """A rendered row as text again, cut where its mask changes: what a person looks at.
+
+    Together they are the text of the whole row, to the letter. A stretch is what the row's text gains by its tokens:
+    decoded by itself it would lose the space that SentencePiece writes into its first token.
+    """
+
+    def text_of(tokens: list[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    found: list[Span] = []
+    known, at = "", 0
+    for supervised, run in groupby(rendered.supervised):
+        begun, at = at, at + len(list(run))
+        text = text_of(rendered.input_ids[:at])
+        # A letter of several tokens that the mask cuts has no text of its own on either side.
+        gained = text[len(known) :] if text.startswith(known) else text_of(rendered.input_ids[begun:at])
+        found.append(Span(gained, supervised))
+        known = text
+    return found
 
 
 def render_all(
@@ -100,7 +109,7 @@ def render_all(
     chats = [i for i, row in enumerate(rows) if row.messages]
     rendered: list[Rendered | str] = [""] * len(rows)
     if chats:
-        found = _render([rows[i] for i in chats], tokenizer, _template(tokenizer, template))
+        found = _render([rows[i] for i in chats], tokenizer, _template(tokenizer, template), loss_on)
         for i, item in zip(chats, found, strict=True):
             rendered[i] = item if isinstance(item, str) else _learnt(item, loss_on)
     for i, item in _plain_texts(rows, tokenizer):
@@ -135,7 +144,7 @@ def prompt_ids_all(rows: Sequence[Row], tokenizer: Any, *, template: str | None 
         raise InvalidInput("rows of plain text have no prompt that a model could be asked")
     template = _template(tokenizer, template)
     asked = [conversation(row, len(row.messages) - 1) for row in rows]
-    return _token_ids(_texts(asked, tokenizer, template, prompt=True), tokenizer)
+    return token_ids(texts_of(asked, tokenizer, template, prompt=True), tokenizer)
 
 
 def asked_ids(rows: Sequence[Row], tokenizer: Any) -> list[list[int]]:
@@ -174,7 +183,7 @@ def _plain_texts(rows: Sequence[Row], tokenizer: Any) -> list[tuple[int, Rendere
         return_attention_mask=False,
         verbose=False,
     )["input_ids"]
-    special = _special_texts(tokenizer)
+    special = special_texts(tokenizer)
     found: list[tuple[int, Rendered | str]] = []
     for i, ids in zip(plain, encoded, strict=True):
         if special is not None and special.search(rows[i].text or ""):
@@ -195,34 +204,39 @@ def _template(tokenizer: Any, template: str | None) -> str:
         ) from None
 
 
-def _render(rows: Sequence[Row], tokenizer: Any, template: str) -> list[Rendered | str]:
+def _render(rows: Sequence[Row], tokenizer: Any, template: str, loss_on: LossOn) -> list[Rendered | str]:
     """Each conversation, or what is wrong with it."""
     results: list[Rendered | str] = [""] * len(rows)
     kept: list[int] = []
     for r, row in enumerate(rows):
-        fault = tool_fault(row, lambda given: _texts([given], tokenizer, template, prompt=False)[0])
+        fault = tool_fault(row, lambda given: texts_of([given], tokenizer, template, prompt=False)[0])
         if fault is None:
             kept.append(r)
         else:
             results[r] = fault
-    for r, item in zip(kept, _render_kept([rows[r] for r in kept], tokenizer, template), strict=True):
+    for r, item in zip(
+        kept, _render_kept([rows[r] for r in kept], tokenizer, template, loss_on), strict=True
+    ):
         results[r] = item
     return results
 
 
-def _render_kept(rows: Sequence[Row], tokenizer: Any, template: str) -> list[Rendered | str]:
+def _render_kept(rows: Sequence[Row], tokenizer: Any, template: str, loss_on: LossOn) -> list[Rendered | str]:
     if not rows:
         return []
     turns = [
-        (r, t) for r, row in enumerate(rows) for t, m in enumerate(row.messages) if m.role == "assistant"
+        (r, t)
+        for r, row in enumerate(rows)
+        for t, m in enumerate(row.messages)
+        if m.role == "assistant" and (loss_on != "last" or t == len(row.messages) - 1)
     ]
-    before = _texts([conversation(rows[r], t) for r, t in turns], tokenizer, template, prompt=True)
-    prompts = dict(zip(turns, _token_ids(before, tokenizer), strict=True))
+    before = texts_of([conversation(rows[r], t) for r, t in turns], tokenizer, template, prompt=True)
+    prompts = dict(zip(turns, token_ids(before, tokenizer), strict=True))
     if _MARKERS.search(template):
-        ids, masks, faults = _by_markers(rows, prompts, tokenizer, template)
+        ids, masks, faults = by_markers(rows, prompts, tokenizer, template)
     else:
-        ids, masks, faults = _by_prefixes(rows, prompts, tokenizer, template)
-    text_of_token = _special_texts(tokenizer)
+        ids, masks, faults = by_prefixes(rows, prompts, tokenizer, template)
+    text_of_token = special_texts(tokenizer)
     bos = tokenizer.bos_token_id
     results: list[Rendered | str] = []
     for r, row in enumerate(rows):
@@ -248,151 +262,7 @@ def _content(row: Row) -> Iterator[str]:
         yield row.tools
 
 
-_Turn = tuple[int, int]
-_Masked = tuple[list[list[int]], list[list[bool]], dict[int, str]]
-_NOT_A_PREFIX = "does not begin with its own prompt in this chat template"
-_NO_END = "has an answer that this chat template does not end with a special token"
 _SPECIAL = "has text that the tokenizer reads as a special token"
-
-
-def _by_markers(
-    rows: Sequence[Row], prompts: dict[_Turn, list[int]], tokenizer: Any, template: str
-) -> _Masked:
-    """Ids, masks and faults where the template itself marks what is generated.
-
-    The end of turn is added where a template leaves it outside its markers.
-    """
-    ids: list[list[int]] = [[] for _ in rows]
-    masks: list[list[bool]] = [[] for _ in rows]
-    for tools, members in _by_tools([conversation(row) for row in rows]):
-        whole = tokenizer.apply_chat_template(
-            [turns for _, turns in members],
-            tools=tools,
-            chat_template=template,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        for n, (r, _) in enumerate(members):
-            ids[r], masks[r] = whole["input_ids"][n], list(map(bool, whole["assistant_masks"][n]))
-    special = _special_ids(tokenizer)
-    faults: dict[int, str] = {}
-    for (r, t), prompt in prompts.items():
-        begin, row_ids, mask = len(prompt), ids[r], masks[r]
-        if row_ids[:begin] != prompt:
-            faults.setdefault(r, _NOT_A_PREFIX)
-            continue
-        before = begin
-        while before and mask[before - 1]:
-            before -= 1
-        mask[before:begin] = [False] * (begin - before)
-        stop = len(prompts[r, t + 2]) if (r, t + 2) in prompts else len(mask)
-        end = begin
-        while end < stop and not mask[end]:
-            end += 1
-        while end < stop and mask[end]:
-            end += 1
-        if end < stop and row_ids[end - 1] not in special and row_ids[end] in special:
-            mask[end] = True
-            end += 1
-        if not mask[end - 1] or row_ids[end - 1] not in special:
-            faults.setdefault(r, _NO_END)
-    return ids, masks, faults
-
-
-def _by_prefixes(
-    rows: Sequence[Row], prompts: dict[_Turn, list[int]], tokenizer: Any, template: str
-) -> _Masked:
-    """Ids, masks and faults for any other template.
-
-    A turn reaches from its prompt to where the text ends when no turn follows; what stands behind its last
-    special token (a newline) is not trained on.
-    """
-    texts = _texts([conversation(row) for row in rows], tokenizer, template, prompt=False)
-    inner = [(r, t) for r, t in prompts if t + 1 < len(rows[r].messages)]
-    cut = _texts([conversation(rows[r], t + 1) for r, t in inner], tokenizer, template, prompt=False)
-    ends = dict(zip(inner, cut, strict=True))
-    encoded = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True
-    )
-    ids: list[list[int]] = encoded["input_ids"]
-    masks = [[False] * len(row_ids) for row_ids in ids]
-    special = _special_ids(tokenizer)
-    faults: dict[int, str] = {}
-    for (r, t), prompt in prompts.items():
-        begin, row_ids, offsets = len(prompt), ids[r], encoded["offset_mapping"][r]
-        end_text = ends.get((r, t), texts[r])
-        if row_ids[:begin] != prompt:
-            faults.setdefault(r, _NOT_A_PREFIX)
-            continue
-        if not texts[r].startswith(end_text):
-            faults.setdefault(
-                r, "has a turn that this chat template writes differently when more turns follow"
-            )
-            continue
-        end = begin
-        while end < len(row_ids) and offsets[end][1] <= len(end_text):
-            end += 1
-        while end > begin and row_ids[end - 1] not in special:
-            end -= 1
-        if end == begin:
-            faults.setdefault(r, _NO_END)
-        masks[r][begin:end] = [True] * (end - begin)
-    return ids, masks, faults
-
-
-def _texts(
-    conversations: Sequence[Conversation], tokenizer: Any, template: str, *, prompt: bool
-) -> list[str]:
-    texts = [""] * len(conversations)
-    try:
-        for tools, members in _by_tools(conversations):
-            made = tokenizer.apply_chat_template(
-                [turns for _, turns in members],
-                tools=tools,
-                chat_template=template,
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-            for (position, _), text in zip(members, made, strict=True):
-                texts[position] = text
-    except Exception as error:
-        # A template may raise on purpose (no system turn, say); its text could quote the row.
-        raise InvalidInput(
-            f"the chat template refuses a row ({type(error).__name__})",
-            where="chat template",
-            remedy="Some templates take no system turn.",
-        ) from None
-    return texts
-
-
-def _by_tools(
-    conversations: Sequence[Conversation],
-) -> list[tuple[list[Any] | None, list[tuple[int, list[dict[str, Any]]]]]]:
-    """Conversations with their positions, those of the same tools together: a call takes one list of tools."""
-    groups: dict[str | None, list[tuple[int, list[dict[str, Any]]]]] = {}
-    for position, each in enumerate(conversations):
-        groups.setdefault(each.tools, []).append((position, each.turns))
-    return [(None if tools is None else json.loads(tools), members) for tools, members in groups.items()]
-
-
-def _token_ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
-
-
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return frozenset(chain(added, tokenizer.all_special_ids))
-
-
-def _special_texts(tokenizer: Any) -> re.Pattern[str] | None:
-    """Finds any text that would become a special token. A row's content must hold none."""
-    texts = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    texts = {text for text in texts if text}
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
 
 
 def _refusal(refused: Sequence[tuple[int, str]], total: int) -> InvalidInput:
@@ -407,7 +277,7 @@ def _refusal(refused: Sequence[tuple[int, str]], total: int) -> InvalidInput:
     return InvalidInput(
         f"{len(refused)} of {total} rows cannot be rendered ({told})",
         where="chat template",
-        remedy="Leave these rows out, shorten them, or use another template.",
+        remedy="Leave these rows out, shorten them, learn the last turn alone (loss on last), or use another template.",
         values={
             "rows": {rule: numbers[:LISTED] for rule, numbers in by_rule.items()},
             "counts": {rule: len(numbers) for rule, numbers in by_rule.items()},

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cloister.api import DatasetReport, LabelFigures, NearFigures, PersonalFigures, RepeatFigures
+from cloister.api import DatasetReport, LabelFigures, LossOn, NearFigures, PersonalFigures, RepeatFigures
 from cloister.datasets.duplicates import COMPARED, NearFinder, RepeatCounter
 from cloister.datasets.figures import Lengths
 from cloister.datasets.reader import DatasetReader
@@ -32,9 +32,11 @@ MOST_TURNS = 20
 class Tokens:
     """Counts tokens as training would render the rows, and the rows that it would not take, by rule."""
 
-    def __init__(self, tokenizer: Any, *, template: str | None, max_length: int | None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, max_length: int | None = None, loss_on: LossOn = "assistant"
+    ) -> None:
         self._tokenizer = tokenizer
-        self._template = template
+        self._loss_on = loss_on
         self._max_length = max_length
         self.lengths = Lengths()
         self.supervised = 0
@@ -60,7 +62,7 @@ class Tokens:
         from cloister.datasets.render import render_all
 
         try:
-            rendered = render_all(rows, self._tokenizer, template=self._template, numbers=numbers)
+            rendered = render_all(rows, self._tokenizer, loss_on=self._loss_on, numbers=numbers)
         except InvalidInput as error:
             refused: dict[str, list[int]] = error.values.get("rows", {})
             bad = {number for found in refused.values() for number in found}

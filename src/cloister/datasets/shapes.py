@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cloister.datasets.problems import Fault, shown_name
+from cloister.datasets.problems import UNKNOWN, Fault, shown_name
 from cloister.datasets.rows import Message, Row
 from cloister.datasets.validate import MISSING, NOT_TEXT, group_fault, text_fault
 
@@ -32,11 +32,8 @@ class Number:
         self.text = text
 
 
-class Shape(Protocol):
-    """What one line of a JSON lines file holds."""
-
-    @property
-    def name(self) -> str: ...
+class QuickShape(Protocol):
+    """The typed way of reading one line, for what nothing is doubtful in."""
 
     @property
     def keys(self) -> re.Pattern[bytes]:
@@ -54,6 +51,17 @@ class Shape(Protocol):
         a field is there that must not be, or not there. A value that reads like a key makes more of them;
         no line has fewer.
         """
+
+
+class Shape(Protocol):
+    """What one line of a JSON lines file holds."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def quick(self) -> QuickShape | None:
+        """The typed way; None where every line goes the exact one."""
 
     def exact(self, value: Any) -> tuple[Row | None, list[Fault]]:
         """The row of a plain value, or every rule that it breaks."""
@@ -83,7 +91,7 @@ def object_faults(
 ) -> list[Fault]:
     """Whether `value` is an object with the `known` keys, each once, and no other unless it is open.
 
-    A key that is not known and holds null says nothing, so it may be there.
+    A key that is not known and holds null, or an empty array or object, says nothing, so it may be there.
     """
     if not isinstance(value, dict):
         return [Fault(field, "must be an object")]
@@ -97,10 +105,8 @@ def object_faults(
     if closed:
         only = ", ".join(wanted)
         for key, place in places.items():
-            if key not in wanted and key not in ignored and value[key] is not None:
-                faults.append(
-                    Fault(prefix + shown_name(key, place), f"unknown field; only {only} may be there")
-                )
+            if key not in wanted and key not in ignored and value[key] not in (None, [], {}):
+                faults.append(Fault(prefix + shown_name(key, place), f"{UNKNOWN}; only {only} may be there"))
     return faults
 
 
@@ -127,15 +133,24 @@ def optional_text_of(value: Mapping[str, Any], name: str, faults: list[Fault]) -
     return None if value.get(name) is None or value[name] == "" else text_of(value, name, faults)
 
 
+def label_of(value: Mapping[str, Any], name: str, faults: list[Fault]) -> str | None:
+    """The class in a field; a number, true and false count as their text."""
+    held = _as_text(value.get(name))
+    return text_of({name: held} if name in value else {}, name, faults)
+
+
+def _as_text(held: Any) -> Any:
+    """A number, true and false as JSON spells them; anything else as it is."""
+    if isinstance(held, Number):
+        return held.text
+    return str(held).lower() if isinstance(held, int) else held
+
+
 def groups_of(value: Mapping[str, Any], names: Sequence[str], faults: list[Fault]) -> dict[str, str]:
     """The groups that a row belongs to. Null and empty mean none; a number counts as its text."""
     groups: dict[str, str] = {}
     for name in names:
-        held = value.get(name)
-        if isinstance(held, Number):
-            held = held.text
-        elif isinstance(held, int):
-            held = str(held).lower()  # true and false as JSON spells them
+        held = _as_text(value.get(name))
         if held is None or held == "":
             continue
         if not isinstance(held, str):

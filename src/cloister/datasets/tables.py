@@ -1,4 +1,4 @@
-"""CSV into rows, columns mapped by name: quoted newlines, any line ending, comma, semicolon or tab.
+"""CSV into rows, columns mapped by name: quoted newlines, any line ending, comma, semicolon, tab or bar.
 
 The standard library's parser does the splitting, fed line by line, so that line numbers, bad bytes and
 overlong records are known exactly and memory stays bounded by one record.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,9 +19,11 @@ from cloister.datasets.problems import Fault, ProblemLog
 from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
 
-DELIMITERS = (",", ";", "\t")
+DELIMITERS = (",", ";", "\t", "|")
 ROWS_A_BATCH = 2048
 PAIR_NAMES = ("prompt", "completion")
+SEPARATOR = re.compile(r'"?sep=.?"?\s*')
+"""A first line by which some programs tell a spreadsheet the delimiter; it is no header."""
 
 
 class _TooLongError(Exception):
@@ -146,7 +149,7 @@ def _header(
     """The header's names, the delimiter that finds the wanted ones among them, and what they make."""
     where = f"{source_name}:1"
     try:
-        while not (line := next(feed)).strip():
+        while not (line := next(feed)).strip() or SEPARATOR.fullmatch(line):
             feed.begin()
     except StopIteration:
         raise InvalidInput("the file has no header line", where=where) from None
@@ -156,7 +159,9 @@ def _header(
     if feed.faults:
         problems.add(feed.begins, feed.faults)
         raise InvalidInput(
-            f"the header line has a {feed.faults[0].rule}", where=where, remedy="Save the file as UTF-8 text."
+            f"the header line has {feed.faults[0].rule}",
+            where=where,
+            remedy="Say what text it is, such as --encoding windows-1252 or utf-16-le, or save it as UTF-8.",
         )
     if "\r" in line.rstrip("\r\n"):
         raise InvalidInput(
@@ -185,14 +190,14 @@ def _header(
             "; ".join(f"column `{fault.field}` {_told(fault.rule)}" for fault in faults),
             where=where,
             remedy=f"The header has {len(header)} columns; map them with --input and --output or --label, "
-            "or with --text.",
+            "or with --text. If it is no table but prose: --format text.",
         )
     return header, best, plan
 
 
 def split_header(line: str) -> Iterator[tuple[str, list[str]]]:
-    """Each delimiter, and the names that it finds in the line."""
-    for delimiter in DELIMITERS:
+    """Each delimiter, and the names that it finds in the line. Bars around a line are those of a drawn table."""
+    for delimiter in DELIMITERS[:-1] if line.lstrip().startswith("|") else DELIMITERS:
         try:
             cells = next(csv.reader([line], delimiter=delimiter, strict=True))
         except (csv.Error, StopIteration):
@@ -225,8 +230,8 @@ def _records(
             problems.add(feed.begins, [*feed.faults, Fault("", rule)])
             continue
         faults = feed.faults
-        if not cells and not faults:
-            continue
+        if not any(cells) and not faults:
+            continue  # a blank line; spreadsheets write one as delimiters alone
         if len(cells) != width:
             faults = [*faults, Fault("", f"has {len(cells)} fields where the header has {width}")]
         if faults:

@@ -19,6 +19,10 @@ _SPACE = " \t\r\n"
 MAX_TOOLS = 256
 
 
+class NoNumberError(ValueError):
+    """NaN or Infinity, which some programs write into JSON."""
+
+
 class _NoJsonError(Exception):
     """A value that JSON cannot hold; the text is the rule that it breaks."""
 
@@ -76,34 +80,46 @@ def parsed(text: str) -> Any:
     return DECODER.decode(text.strip(_SPACE))
 
 
-def tools_text(value: Any, faults: list[Fault]) -> str | None:
-    """The field `tools`: an array of functions, or its text. None where there are none, or they are at fault."""
+def tools_text(value: Any, field: str, faults: list[Fault]) -> str | None:
+    """A field such as `tools`: an array of functions, or its text, each with a `function` around it or without.
+
+    Gives the text of OpenAI's form, None where there are none, or they are at fault.
+    """
     if value is None or value == "" or value == []:
         return None
     if isinstance(value, str):
         try:
             value = parsed(value)
         except (ValueError, RecursionError):
-            faults.append(Fault("tools", "must be an array of functions, or the text of one"))
+            faults.append(Fault(field, "must be an array of functions, or the text of one"))
             return None
         if value == []:
             return None
     if not isinstance(value, list) or len(value) > MAX_TOOLS:
-        faults.append(Fault("tools", f"must be an array of functions, {MAX_TOOLS} at most"))
+        faults.append(Fault(field, f"must be an array of functions, {MAX_TOOLS} at most"))
         return None
     before = len(faults)
     for position, tool in enumerate(value):
-        field = f"tools[{position}]"
+        at = f"{field}[{position}]"
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict):
-            faults.append(Fault(field, "must be an object with a `function`"))
+            faults.append(Fault(at, "must be an object with a `function`"))
         elif not isinstance(name := function.get("name"), str) or text_fault(name):
-            faults.append(Fault(f"{field}.function.name", "must be a string that is not empty"))
+            faults.append(Fault(f"{at}.function.name", "must be a string that is not empty"))
+    text = ""
     try:
-        text = json_text(value)
+        json_text(value)
+        text = json_text([_declared(tool) for tool in value]) if len(faults) == before else ""
     except _NoJsonError as error:
-        faults.append(Fault("tools", str(error)))
+        faults.append(Fault(field, str(error)))
     return None if len(faults) > before else text
+
+
+def _declared(tool: dict[str, Any]) -> dict[str, Any]:
+    """In the form in which a client of OpenAI's API will send it, so that templates write both the same."""
+    if "function" in tool:
+        return {"type": "function", **tool}
+    return {"type": "function", "function": {key: held for key, held in tool.items() if key != "type"}}
 
 
 def calls_of(
@@ -118,7 +134,7 @@ def calls_of(
     for position, held in enumerate(value):
         at = f"{field}[{position}]"
         if isinstance(held, dict) and "function" in held:
-            found = object_faults(held, at, ("function",), optional=("id", "type"))
+            found = object_faults(held, at, ("function",), optional=("id", "type", "index"))
             if held.get("type") not in (None, "function"):
                 found.append(Fault(f"{at}.type", "must be `function`"))
             call = call_of(held["function"], f"{at}.function", found)
@@ -149,13 +165,12 @@ def call_of(value: Any, field: str, faults: list[Fault], optional: tuple[str, ..
         found.append(Fault(f"{field}.name", "must be a string that is not empty"))
     text = ""
     try:
-        text = arguments if isinstance(arguments, str) else json_text(arguments)
-        if _encodable(text):
+        if isinstance(arguments, str) and _encodable(arguments):
             raise _NoJsonError("must be a JSON object, or the text of one")
-        held = parsed(text)
+        held = parsed(arguments) if isinstance(arguments, str) else arguments
         if not isinstance(held, dict):
             raise _NoJsonError("must be a JSON object, or the text of one")
-        json_text(held)
+        text = json_text(held)  # a letter written as an escape is that letter: what looks for it finds it
     except (ValueError, RecursionError):
         found.append(Fault(f"{field}.arguments", "must be a JSON object, or the text of one"))
     except _NoJsonError as error:
@@ -173,7 +188,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> JsonObject:
 
 
 def _constant(_: str) -> Any:
-    raise ValueError("NaN and Infinity are no JSON")
+    raise NoNumberError
 
 
 DECODER = json.JSONDecoder(

@@ -53,6 +53,11 @@ BASE_FOLDER = Path(__file__).parent / "base"
 MAX_NEW_TOKENS = 96
 KEPT_PASSPHRASE = "claims desk demo"  # noqa: S105 - said aloud, of made-up data
 """Of a home that is kept, so that it can be opened. Its rows are made up, and it says so."""
+SETTINGS = """\
+# The demo's home: a banner of its own, and a port that nothing else takes.
+console: {name: claims desk demo, colour: green}
+gateway: {listen: '127.0.0.1:0'}
+"""
 TRAIN = TrainConfig(
     lora=LoraConfig(rank=32, alpha=64.0),
     epochs=5,
@@ -123,7 +128,9 @@ def _walk(root: Path, rows: int, stage: Stages, *, keep: bool) -> dict[str, Any]
     stage.say(f"Cloister demo: an insurer's claims desk, in {root}")
     with stage.stage("start", "starting launcher, authority and gateway; making the vault"):
         os.environ["CLOISTER_HOME"] = str(home.root)
-        embedded.start(home, listen="127.0.0.1:0")
+        home.make()
+        home.settings_file.write_text(SETTINGS)
+        embedded.start(home)
         client = Client(home.authority_socket)
         client.initialise(KEPT_PASSPHRASE if keep else secrets.token_urlsafe(24))
     with client:

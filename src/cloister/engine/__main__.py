@@ -25,7 +25,7 @@ from types import FrameType
 import msgspec
 
 from cloister.api import Failure, JobDocument, Metrics, Notice, Progress, ServeConfig
-from cloister.engine.reports import Fault, Loaded, ReportReader, Said, Started, fault_of
+from cloister.engine.reports import Fault, Loaded, Missing, ReportReader, Said, Started, fault_of
 from cloister.engine.server import ServerOptions
 from cloister.engine.weights import SealedWeights
 from cloister.errors import CloisterError, InvalidInput, JobFailed
@@ -131,6 +131,8 @@ def _follow(
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     ready = False
     fault: Fault | None = None
+    missing: Missing | None = None
+    warned: Said | None = None
     try:
         while child.poll() is None:
             report = reports.next(0.1 if not ready else 1.0)
@@ -140,7 +142,10 @@ def _follow(
                 emit(Progress(stage="loading", done=report.done, total=report.total))
             elif isinstance(report, Fault):
                 fault = fault or report
+            elif isinstance(report, Missing):  # once it answers, a line that says so may quote a prompt
+                missing = missing or (None if ready else report)
             elif isinstance(report, Said):
+                warned = report if report.words and not ready else warned
                 emit(Notice(level="warning", message=f"vLLM: {report}"[:1000]))
             elif not ready and healthy(Path(options.socket)):
                 ready = True
@@ -159,11 +164,23 @@ def _follow(
         return child.returncode if child.returncode >= 0 else 0
     while fault is None and (report := reports.next(0.05)) is not None:
         fault = report if isinstance(report, Fault) else None
-    raise JobFailed(
-        f"vLLM ended {'by itself' if ready else 'before it was ready'} "
-        f"({_ending(child.returncode)}{f'; {fault}' if fault else ''})",
-        remedy="Check that the model's context and the memory settings fit this machine.",
-    )
+    raise _ended(child.returncode, ready, fault, missing, warned)
+
+
+def _ended(
+    code: int, ready: bool, fault: Fault | None, missing: Missing | None, warned: Said | None
+) -> JobFailed:
+    """Why vLLM ended before it was asked to, as far as that may be told."""
+    what = f"vLLM ended {'by itself' if ready else 'before it was ready'} "
+    what += f"({_ending(code)}{f'; {fault}' if fault else ''})"
+    if missing is not None and not ready:
+        return JobFailed(
+            f"{what}: the library {missing.library} is not on this machine",
+            remedy="Install the system's package that has it; `cloister doctor` says what else is missing.",
+        )
+    if warned is not None and not ready:
+        what += f"; its last warning: {warned}"
+    return JobFailed(what, remedy="Check that the model's context and the memory settings fit this machine.")
 
 
 def healthy(path: Path, timeout_s: float = 2.0) -> bool:

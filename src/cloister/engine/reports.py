@@ -1,16 +1,18 @@
 """What the engine's processes tell the first one: how far loading is, what they warn of, and what went wrong.
 
 Datagrams on a Unix socket in the private temporary folder, because vLLM's own processes share nothing
-else with the first. A report holds numbers, names of exceptions, modules and lines, and sentences that stand in the
-program's source; never the text of an exception or of a log line, which could hold a prompt.
+else with the first. A report holds numbers, names of exceptions, modules, lines and libraries, and sentences that stand
+in the program's source; never the text of an exception or of a log line, which could hold a prompt.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -36,13 +38,20 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
 
 
 class Fault(msgspec.Struct, frozen=True, tag="fault"):
-    """`kind` of exception at `place` (`module:line`)."""
+    """`kind` of exception at `place` (`module:line`); `caller` is the innermost place of vLLM's or ours above it."""
 
     kind: str
     place: str
+    caller: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind} in {self.place}"
+        return f"{self.kind} in {self.place}" + (f", from {self.caller}" if self.caller else "")
+
+
+class Missing(msgspec.Struct, frozen=True, tag="missing"):
+    """A shared library that the system's loader did not find, by its name."""
+
+    library: str
 
 
 class Said(msgspec.Struct, frozen=True, tag="said"):
@@ -56,7 +65,12 @@ class Said(msgspec.Struct, frozen=True, tag="said"):
         return f"{self.words or f'{self.level} without words that may be shown'} ({self.place})"
 
 
-Report = Loaded | Started | Fault | Said
+Report = Loaded | Started | Fault | Missing | Said
+_NOT_FOUND = re.compile(
+    r"(?<![\w./-])(lib[\w+-][\w.+-]{0,60}\.so(?:\.[0-9]{1,5}){0,4}): cannot open shared object file", re.ASCII
+)
+"""What ld.so(8) says of a library; a log line may quote it."""
+_OURS = ("vllm.", "cloister.")
 
 
 class ReportReader:
@@ -99,13 +113,31 @@ def send_report(path: Path, report: Report) -> None:
 def fault_of(error: BaseException) -> Fault:
     """Kind and place of an exception: its innermost frame."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f"{_module_of(frames[-1].filename)}:{frames[-1].lineno}" if frames else "unknown"
-    return Fault(kind=type(error).__name__, place=place)
+    places = [f"{_module_of(frame.filename)}:{frame.lineno}" for frame in frames] or ["unknown"]
+    caller = next((place for place in reversed(places) if place.startswith(_OURS)), None)
+    return Fault(type(error).__name__, places[-1], None if caller == places[-1] else caller)
+
+
+def missing_of(*told: object) -> Missing | None:
+    """The library that exceptions, what they came of, or their texts say was not found."""
+    pending, seen = list(told), set[int]()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen or not isinstance(one, str | BaseException):
+            continue
+        seen.add(id(one))
+        if isinstance(one, BaseException):
+            pending += [one.__cause__, one.__context__]
+        if isinstance(one, str | ImportError | OSError) and (
+            found := _NOT_FOUND.search(str(one)[:_MAX_BYTES])
+        ):
+            return Missing(found[1])
+    return None
 
 
 class LogHandler(logging.Handler):
-    """A logging handler that reports the exceptions of error records and, at most one a second, what else is warned
-    of; it drops everything else."""
+    """A logging handler that reports the exceptions of error records, libraries that were not found and, at most one a
+    second, what else is warned of; it drops everything else."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.WARNING)
@@ -116,12 +148,21 @@ class LogHandler(logging.Handler):
         error = record.exc_info[1] if record.exc_info and record.levelno >= logging.ERROR else None
         if error is not None:
             send_report(self._path, fault_of(error))
+        if (missing := missing_of(error, *_values(record))) is not None:
+            send_report(self._path, missing)
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _SAID_EVERY_S
         with suppress(Exception):  # an engine answers, whatever becomes of its log
             place = f"{_module_of(record.pathname)}:{record.lineno}"
             send_report(self._path, Said(record.levelname.lower()[:16], place[:200], vetted(record)))
+
+
+def _values(record: logging.LogRecord) -> tuple[object, ...]:
+    """What is to be put into a record's words."""
+    if isinstance(record.args, Mapping):
+        return tuple(record.args.values())
+    return record.args or ()
 
 
 def _module_of(filename: str) -> str:

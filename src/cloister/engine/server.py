@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from cloister.engine.plugin import LOAD_FORMAT, allow_amx, end_with_parent
-from cloister.engine.reports import LogHandler, Started, fault_of, send_report
+from cloister.engine.reports import LogHandler, Started, fault_of, missing_of, send_report
 from cloister.engine.weights import SealedWeights
 from cloister.sandbox import harden_process
 
@@ -65,6 +65,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(0)
     except Exception as error:
+        if (missing := missing_of(error)) is not None:
+            send_report(Path(options.reports), missing)
         send_report(Path(options.reports), fault_of(error))
         if "CLOISTER_ENGINE_LOG" in os.environ:
             raise

@@ -56,7 +56,11 @@ def figures(table: Table) -> Columns:
 def effort(table: Table) -> Columns:
     """What a query takes and costs."""
     money = table.currency
-    heading = ["asked how", "instruction", "examples", "prompt tokens", "latency", "in batches"]
+    counted = any(line.cut is not None for line in table.lines)
+    heading = ["asked how", "instruction", "examples", "prompt tokens"]
+    if counted:
+        heading += ["answer tokens", "cut off"]
+    heading += ["latency", "in batches"]
     if money is not None:
         heading += [f"1,000 queries ({money})", "tuning pays after"]
     rows = []
@@ -65,12 +69,15 @@ def effort(table: Table) -> Columns:
             "yes" if line.instructed else "no",
             f"{line.examples:.1f}".removesuffix(".0"),
             f"{line.prompt_tokens:.0f}",
-            _seconds(line.latency_s),
         ]
-        cells.append(_seconds(line.seconds))
+        if counted:
+            cells.append("-" if line.longest is None else f"at most {line.longest}")
+            cells.append("-" if line.cut is None else f"{line.cut:.0%}")
+        cells += [_seconds(line.latency_s), _seconds(line.seconds)]
         if money is not None:
+            unknown = line.cost is None or table.training_cost is None
             cells.append("-" if line.cost is None else f"{line.cost:.4g}")
-            cells.append("" if line.name == TUNED else _queries(line.pays_after))
+            cells.append("" if line.name == TUNED else "-" if unknown else _queries(line.pays_after))
         rows.append([called(line), *cells])
     if money is not None and table.pays_after_person is not None:
         rows.append(["a person", *[""] * (len(heading) - 2), _queries(table.pays_after_person)])
@@ -87,7 +94,8 @@ def groups(table: Table, names: Sequence[Mapping[str, Any]] = ()) -> list[Column
         rows = []
         for number, one in enumerate(column):
             name = str(named["groups"][number]) if named else str(number + 1)
-            values = [number_of(table.primary, one.figures[line.name]) for line in table.lines]
+            told = [one.figures.get(line.name) for line in table.lines]
+            values = ["-" if figure is None else number_of(table.primary, figure) for figure in told]
             rows.append([name, str(one.rows), *values])
         found.append((heading, rows))
     return found

@@ -11,13 +11,15 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from cloister.datasets.rows import Message, Row
 from cloister.evaluation.statistics import Floats, Interval, difference, mean
+
+if TYPE_CHECKING:
+    from cloister.datasets.rows import Row
 
 MAX_NEW_TOKENS = 48
 CANNOT = 0.1
@@ -52,6 +54,8 @@ def items() -> tuple[Item, ...]:
 
 def rows() -> list[Row]:
     """The items as rows to ask."""
+    from cloister.datasets.rows import Message, Row  # whoever only shows a table loads no room of data
+
     return [Row((Message("user", item.prompt), Message("assistant", "-"))) for item in items()]
 
 

@@ -75,6 +75,12 @@ def greedy(
     return answers
 
 
+def ended(model: Any, tokenizer: HasEos, answers: Sequence[Sequence[int]]) -> list[bool]:
+    """Of each answer, whether it ended by itself; else it was cut off."""
+    stops = stop_ids(model, tokenizer)
+    return [bool(answer) and answer[-1] in stops for answer in answers]
+
+
 def decode(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
     """Answers as text, special tokens left out."""
     return [

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _WORDS = re.compile(r"\w+")
+_THOUGHT = r"(?:think|thinking|thought|reasoning)>"
+_THOUGHT_BEGINS = re.compile(rf"\s*<{_THOUGHT}", re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(rf"</{_THOUGHT}", re.IGNORECASE)
 _FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
 MISSING = object()
 
@@ -48,7 +51,8 @@ class Labels:
     """The labels of a task, and which of them an answer names.
 
     A model that was not tuned may answer in a sentence, in other case, or between quotes: a program that asks it
-    would read that, so it counts. Several labels in one answer name none.
+    would read that, so it counts. The first line decides where it names a label, else the whole answer; several labels
+    there name none. A thought before the answer (`<think>…</think>`) is no part of it.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -60,18 +64,31 @@ class Labels:
 
     def number(self, answer: str) -> int:
         """Of the label that `answer` names, from 0; -1 where it names none, or more than one."""
-        if answer.strip() in self._exact:
-            return self._exact[answer.strip()]
-        plain = _plain(answer)
+        said = spoken(answer)
+        if said.strip() in self._exact:
+            return self._exact[said.strip()]
+        plain = _plain(said)
         if plain in self._numbers:
             return self._numbers[plain]
-        found = set(self._any.findall(plain.partition("\n")[0]))
-        return self._numbers[found.pop()] if len(found) == 1 else -1
+        for text in (plain.partition("\n")[0], plain):
+            found = set(self._any.findall(text))
+            if found:
+                return self._numbers[found.pop()] if len(found) == 1 else -1
+        return -1
+
+
+def spoken(answer: str) -> str:
+    """An answer without the thought that a model writes before it; nothing where the thought never ends."""
+    ends = [found.end() for found in _THOUGHT_ENDS.finditer(answer)]
+    if ends:
+        return answer[ends[-1] :]
+    return "" if _THOUGHT_BEGINS.match(answer) else answer
 
 
 def json_object(answer: str) -> dict[str, Any] | None:
-    """The JSON object that an answer is, also between the fences of a Markdown block; None where it is none."""
-    text = answer.strip()
+    """The JSON object that an answer is, also between the fences of a Markdown block or after a thought; None where it
+    is none."""
+    text = spoken(answer).strip()
     fenced = _FENCE.match(text)
     try:
         found = json.loads(fenced[1] if fenced else text)

@@ -21,11 +21,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left }
 .verdict { border-left: 4px solid #777; padding: .2rem 1rem; background: #f6f6f6 }
-.deploy { border-color: #2a7d46 } .do-not-deploy { border-color: #a33 } .cannot-tell { border-color: #b8860b }
+.deploy { border-color: #2a7d46 } .do-not-deploy { border-color: #a33 } .cannot-tell, .weigh { border-color: #b8860b }
 footer { margin-top: 2rem; color: #666; font-size: .85rem }
 """
 _ADVICE = {
     "deploy": "It was worth it.",
+    "weigh": "It was worth it, at a price: weigh it.",
     "do-not-deploy": "It was not worth it.",
     "cannot-tell": "It cannot be told yet.",
 }
@@ -48,7 +49,7 @@ def page(
         "</div>",
         f"<h2>On {table.rows} held-out rows, the same for all, with 95% intervals</h2>",
         _html(columns.figures(table)),
-        "<h2>What a query takes</h2>",
+        f"<h2>What a query takes, in {escape(table.timed_with)}</h2>",
         _html(columns.effort(table)),
     ]
     for found in columns.groups(table, names.get("groups", ())):

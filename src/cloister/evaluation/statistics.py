@@ -111,7 +111,7 @@ def _macro_f1(said: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
 
 def _draws(rows: int, seed: int, draws: int = DRAWS) -> Iterator[NDArray[np.int64]]:
     """Row numbers [some draws, rows], `draws` in all."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed % (1 << 64))
     at_once = max(1, min(draws, _CHUNK // max(rows, 1)))
     for start in range(0, draws, at_once):
         yield random.integers(0, rows, size=(min(at_once, draws - start), rows))

@@ -35,7 +35,8 @@ LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
 @dataclass(frozen=True)
 class Measured:
     """One way of asking, measured on all rows. `seconds` is a query's time when asked in batches, `latencies` those of
-    queries asked alone; `nats` and `counts` are a row's loss, for plain text."""
+    queries asked alone; `nats` and `counts` are a row's loss, for plain text. Of the answers, none of which may have
+    more than `longest` tokens, the share `cut` did not end by itself."""
 
     name: str
     answers: tuple[str, ...] = field(default=(), repr=False)
@@ -48,11 +49,14 @@ class Measured:
     latencies: tuple[float, ...] = ()
     nats: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
+    longest: int | None = None
+    cut: float | None = None
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line. `gain` is how much better the tuned model is on the deciding figure, row by row; `pays_after` how many
-    queries pay its training back against this line, None where it never does or no price is known."""
+    queries pay its training back against this line, None where it never does or no price is known. `cut` is the share
+    of answers that were cut off at `longest` tokens; None of both where nobody counted."""
 
     name: str
     figures: dict[str, Interval]
@@ -65,10 +69,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     cost: float | None
     pays_after: float | None
+    longest: int | None = None
+    cut: float | None = None
 
 
 class GroupLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One group's rows, and the deciding figure of each line on them."""
+    """One group's rows, and the deciding figure of each line on them; a line that has none there is left out."""
 
     rows: int
     figures: dict[str, float]
@@ -76,7 +82,8 @@ class GroupLine(msgspec.Struct, frozen=True, kw_only=True):
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """All lines. `primary` is the deciding figure. `groups` has, for each column of groups, one line a group: both
-    are numbers here; their names are content. Money is in `currency`."""
+    are numbers here; their names are content. Money is in `currency`, and comes of times that were taken with
+    `timed_with`."""
 
     rows: int
     kind: str
@@ -87,6 +94,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     currency: str | None
     training_cost: float | None
     pays_after_person: float | None
+    timed_with: str = "plain transformers"
 
     def line(self, name: str) -> Line | None:
         return next((line for line in self.lines if line.name == name), None)
@@ -107,7 +115,7 @@ def build(
 
     Args:
         groups: for each column of groups, for each of its groups, the rows' positions.
-        training_s: how long the run's training took.
+        training_s: how long the run's training took, added up over its devices.
     """
     tuned = next(one for one in measured if one.name == TUNED)
     hour = costs.hour if costs is not None else None
@@ -142,6 +150,8 @@ def build(
                 seconds=one.seconds,
                 cost=theirs,
                 pays_after=pays_after(saved),
+                longest=one.longest,
+                cut=one.cut,
             )
         )
     person = costs.case if costs is not None else None
@@ -173,7 +183,7 @@ def gain(tuned: Measured, other: Measured, primary: str, seed: int, task: Task) 
 
 def bounds(table: Table) -> dict[str, Any]:
     """The numbers that a promotion's policy may refer to: of the tuned model the figures and the lower ends of their
-    intervals, how sure its gain is, and what was lost."""
+    intervals, how sure its gain is, over what needs no tuning and over a larger model, and what was lost."""
     tuned = table.line(TUNED)
     assert tuned is not None
     found: dict[str, Any] = {"rows": table.rows}
@@ -185,13 +195,16 @@ def bounds(table: Table) -> dict[str, Any]:
     own = next((interval for name, interval in tuned.figures.items() if name.startswith("own")), None)
     if own is not None:
         found["own_low"] = own.low
-    gains = [line.gain for line in table.lines if line.gain is not None and not line.name.startswith(LARGER)]
-    if gains:
-        found["gain_low"] = min(one.low for one in gains)
+    for name, larger in (("gain_low", False), ("larger_gain_low", True)):
+        those = [line for line in table.lines if line.name.startswith(LARGER) == larger]
+        gains = [line.gain.low for line in those if line.gain is not None]
+        if gains:
+            found[name] = min(gains)
     if tuned.consistency is not None:
         found["consistency"] = tuned.consistency.value
     if table.general is not None:
         found["general_change_low"] = table.general.change.low
+        found["general_low"] = table.general.tuned.low
     return found
 
 
@@ -209,14 +222,19 @@ def _figures(task: Task, one: Measured, seed: int) -> dict[str, Interval]:
 
 def _group(measured: Sequence[Measured], primary: str, rows: Sequence[int]) -> GroupLine:
     picked = list(rows)
-    return GroupLine(rows=len(picked), figures={one.name: _at(one, primary, picked) for one in measured})
+    told = {one.name: _at(one, primary, picked) for one in measured}
+    return GroupLine(rows=len(picked), figures={name: at for name, at in told.items() if at is not None})
 
 
-def _at(one: Measured, primary: str, rows: list[int]) -> float:
+def _at(one: Measured, primary: str, rows: list[int]) -> float | None:
+    """The mean of a line's figure over some rows; None where none of them has one."""
     if one.counts:
         return float(np.array(one.nats)[rows].sum() / np.array(one.counts)[rows].sum())
-    column: Floats = one.scored.columns[primary][rows]
-    return float(np.nanmean(column)) if not np.isnan(column).all() else 0.0
+    found = one.scored.columns.get(primary)
+    if found is None:
+        return None
+    column: Floats = found[rows]
+    return float(np.nanmean(column)) if not np.isnan(column).all() else None
 
 
 def _exp(nats: float) -> float:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
 from cloister.evaluation.metrics import Glossary, Labels, fields_right, json_object, rouge_l, words
 from cloister.evaluation.statistics import Floats, Interval, macro_f1, mean
+
+if TYPE_CHECKING:
+    from cloister.datasets.rows import Row
 
 Kind = Literal["label", "extraction", "answer", "drafting", "text"]
 PRIMARY: dict[Kind, str] = {

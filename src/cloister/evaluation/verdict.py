@@ -1,7 +1,8 @@
 """The verdict in words, by rules on the intervals of the table. Knows numbers; it says nothing that they do not.
 
 The tuned model is set against the best of what needs no tuning. It is worth deploying where the whole interval of its
-gain is above zero; not, where the interval holds no gain that anybody would notice; else there are too few rows.
+gain is above zero; not, where the interval holds no gain that anybody would notice; else there are too few rows. Where
+it surely lost general abilities, or a larger untuned model is surely better, it is to be weighed before it is deployed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from cloister.evaluation.general import CANNOT, General
 from cloister.evaluation.statistics import rows_needed
 from cloister.evaluation.table import BASE, FEW_SHOT, LARGER, LOWER_IS_BETTER, RETRIEVAL, TUNED, Line, Table
 
-Advice = Literal["deploy", "do-not-deploy", "cannot-tell"]
+Advice = Literal["deploy", "weigh", "do-not-deploy", "cannot-tell"]
+Reservation = Literal["general-abilities-lost", "larger-model-better"]
 NOTICED = 0.03
 """A gain of fewer points than that is not worth a model of one's own."""
 NOTICED_NATS = 0.02
@@ -27,11 +29,13 @@ _CALLED = {
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows. `against` is the line that the tuned model was set against."""
+    """What follows. `against` is the line that the tuned model was set against; what makes of `deploy` a `weigh` are
+    the `reservations`."""
 
     advice: Advice
     against: str | None
     sentences: list[str]
+    reservations: list[Reservation] = []
 
 
 def verdict(table: Table) -> Verdict:
@@ -55,7 +59,36 @@ def verdict(table: Table) -> Verdict:
         )
     if table.general is not None:
         sentences.append(_lost(table.general))
-    return Verdict(advice=advice, against=against, sentences=sentences)
+    reservations = _reservations(table)
+    if advice == "deploy" and reservations:
+        advice = "weigh"
+        sentences.append(_WEIGH[tuple(reservations)])
+    return Verdict(advice=advice, against=against, sentences=sentences, reservations=reservations)
+
+
+_ALONE = "deploy it for its own task alone, where nothing else is asked of it"
+_INSTEAD = "serving that one, or tuning it, may be the better choice"
+_WEIGH: dict[tuple[Reservation, ...], str] = {
+    (
+        "general-abilities-lost",
+    ): f"Weigh it: it is better at its task and lost what it could do beside it; {_ALONE}.",
+    ("larger-model-better",): f"Weigh it: a larger model does better untuned; {_INSTEAD}.",
+    ("general-abilities-lost", "larger-model-better"): (
+        f"Weigh it: it lost what it could do beside its task, and a larger model does better untuned; {_INSTEAD}."
+    ),
+}
+
+
+def _reservations(table: Table) -> list[Reservation]:
+    """What speaks against deploying a model that is better than prompting."""
+    found: list[Reservation] = []
+    general = table.general
+    if general is not None and general.base.value >= CANNOT and general.change.high < 0:
+        found.append("general-abilities-lost")
+    larger = [line.gain for line in table.lines if line.name.startswith(LARGER) and line.gain is not None]
+    if any(gain.high < 0 for gain in larger):
+        found.append("larger-model-better")
+    return found
 
 
 def _against(table: Table, best: Line) -> tuple[Advice, list[str]]:
@@ -115,8 +148,10 @@ def _larger(table: Table, line: Line) -> str | None:
 
 
 def _money(table: Table) -> list[str]:
-    if table.currency is None:
-        return ["What it costs is not known: the settings name no price (`prices`)."]
+    if all(line.cost is None for line in table.lines):
+        return ["What it costs is not known: the settings name no price of the device (`prices`)."]
+    if table.training_cost is None:
+        return ["When its training is paid back is not known: how long it took was not kept."]
     said = []
     for line in table.lines:
         if line.name not in _CALLED or line.cost is None or table.training_cost is None:
@@ -126,9 +161,14 @@ def _money(table: Table) -> list[str]:
     if table.pays_after_person is not None:
         cases = f"{table.pays_after_person:,.0f} case{'' if table.pays_after_person == 1 else 's'}"
         said.append(f"after {cases} against a person's minutes")
+    timed = (
+        f"by times of {table.timed_with}, not of vLLM"
+        if "vLLM" not in table.timed_with
+        else "by vLLM's times"
+    )
     if said:
-        return [f"Its training is paid back {'; '.join(said)}."]
-    return ["By cost alone it never pays: a query is no cheaper than one that is prompted."]
+        return [f"Its training is paid back {'; '.join(said)} ({timed})."]
+    return [f"By cost alone it never pays: a query is no cheaper than one that is prompted ({timed})."]
 
 
 def _lost(general: General) -> str:
@@ -141,7 +181,8 @@ def _lost(general: General) -> str:
     if general.change.high < 0:
         return (
             f"General abilities fell by {change} [{-general.change.high * 100:.0f}, {-general.change.low * 100:.0f}], "
-            f"from {general.base.value:.0%} to {general.tuned.value:.0%} of {general.items} items."
+            f"from {general.base.value:.0%} to {general.tuned.value:.0%} of {general.items} items"
+            + ("." if general.tuned.value >= general.base.value / 2 else ": more than half of them are gone.")
         )
     if general.change.low > 0:
         return f"General abilities rose by {change}."

@@ -67,6 +67,9 @@ class LauncherClient:
         sock = await self._connect()
         try:
             await wire.send(sock, request.model_dump_json().encode())
+        except OSError:  # it ended, or never took the connection up
+            sock.close()
+            raise _gone(self.path) from None
         except BaseException:
             sock.close()
             raise
@@ -81,7 +84,7 @@ class LauncherClient:
                 yield event
                 if event.exit_code is not None:
                     return
-        except ConnectionError:
+        except OSError:
             raise _gone(self.path) from None
         finally:
             writer.close()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from cloister.api import Failure, SandboxSpec, SandboxState
+from cloister.descriptors import close_all
 from cloister.launcher import processes
 from cloister.launcher.cgroup import Cgroup
 from cloister.launcher.lines import LineBuffer, LineSplitter
@@ -56,16 +57,18 @@ class Sandbox:
         self, stdin: int, extra: Sequence[int], python: PythonPaths, program: Sequence[str] | None
     ) -> None:
         """Build it. Returns once its first process exists, or once it has ended instead."""
-        output, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        errors, errors_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        theirs: list[int] = []
         try:
-            os.set_blocking(output_write, True)
-            os.set_blocking(errors_write, True)
+            for _ in range(2):
+                ours, end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                self._fds.append(ours)
+                theirs.append(end)
+                os.set_blocking(end, True)
             spawned = spawn_sandbox(
                 self.spec,
                 stdin=stdin,
-                stdout=output_write,
-                stderr=errors_write,
+                stdout=theirs[0],
+                stderr=theirs[1],
                 extra=extra,
                 python=python,
                 program=program,
@@ -73,27 +76,34 @@ class Sandbox:
                 before_exec=self._cgroup.enter if self._cgroup else None,
             )
         except BaseException:
-            os.close(output)
-            os.close(errors)
+            self._close()
             raise
         finally:
-            os.close(output_write)
-            os.close(errors_write)
+            close_all(theirs)
         self._pid = spawned.pid
-        self._output = output
-        self._fds += [output, errors]
-        self._loop.add_reader(output, self._on_output)
-        self._loop.add_reader(errors, self._on_stderr, errors)
-        if spawned.status_fd is None:
-            self._built.set()
-        else:
-            os.set_blocking(spawned.status_fd, False)
+        if spawned.status_fd is not None:
             self._fds.append(spawned.status_fd)
-            self._loop.add_reader(spawned.status_fd, self._on_status, spawned.status_fd)
-        self._watch(spawned.pid)
+        try:
+            self._listen(spawned.status_fd)
+        except BaseException:  # nobody would ever know of its end
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self._close()
+            raise
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BUILD_TIMEOUT_S):
                 await self._built.wait()
+
+    def _listen(self, status: int | None) -> None:
+        self._output, errors = self._fds[:2]
+        self._watch(self._pid)
+        self._loop.add_reader(self._output, self._on_output)
+        self._loop.add_reader(errors, self._on_stderr, errors)
+        if status is None:
+            self._built.set()
+        else:
+            os.set_blocking(status, False)
+            self._loop.add_reader(status, self._on_status, status)
 
     async def stop(self, grace_s: float) -> None:
         """SIGTERM to the program, SIGKILL to all of it after `grace_s`; returns when it has ended."""
@@ -215,7 +225,8 @@ class Sandbox:
             pid = json.loads(self._status.split(b"\n", 1)[0]).get("child-pid")
             if isinstance(pid, int) and pid in processes.children_of_all().get(self._pid, ()):
                 self._init = pid
-                self._watch(pid)
+                with contextlib.suppress(OSError):  # short of descriptors: bubblewrap's own end has to do
+                    self._watch(pid)
             self._built.set()
 
     def _on_exit(self) -> None:
@@ -252,16 +263,20 @@ class Sandbox:
         if missing is not None:
             self.lines.append(missing.model_dump_json().encode())
         self.exit_code = code
-        for descriptor in (*self._fds, *self._pidfds):
-            self._loop.remove_reader(descriptor)
-            os.close(descriptor)
-        self._fds.clear()
-        self._pidfds.clear()
+        self._close()
         if self._cgroup is not None:
             self._cgroup.remove()
         self._built.set()
         self.ended.set()
         self._announce()
+
+    def _close(self) -> None:
+        ours = [*self._fds, *self._pidfds]
+        self._fds.clear()
+        self._pidfds.clear()
+        for descriptor in ours:
+            self._loop.remove_reader(descriptor)
+        close_all(ours)
 
     def _missing_end(self, code: int) -> Failure | None:
         """What a program that ended without saying why would have said."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -18,7 +19,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from cloister.api import Failure, LauncherReply, LauncherRequest, Mount, SandboxEvent
-from cloister.errors import CloisterError, Conflict, Denied, InvalidInput, NotFound, SandboxUnavailable
+from cloister.descriptors import close_all
+from cloister.errors import (
+    CloisterError,
+    Conflict,
+    Denied,
+    InvalidInput,
+    NotFound,
+    SandboxUnavailable,
+    Unavailable,
+)
 from cloister.launcher import wire
 from cloister.launcher.cgroup import CgroupTree
 from cloister.launcher.sandboxes import Sandbox
@@ -26,6 +36,9 @@ from cloister.sandbox import PythonPaths, check_mounts
 
 _REQUEST_TIMEOUT_S = 30.0
 _BATCH = 256
+_AGAIN_S = 0.5
+_SHORT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
+"""What the system says where it is short of something; it passes."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,13 @@ class Launcher:
         assert self._server is not None
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(self._server)
+            try:
+                connection, _ = await loop.sock_accept(self._server)
+            except OSError:  # too many open files: they become fewer, and what runs must not end for that
+                if self._server.fileno() < 0:  # `close` was called meanwhile
+                    return
+                await asyncio.sleep(_AGAIN_S)
+                continue
             connection.setblocking(False)
             task = loop.create_task(self._converse(connection))
             self._tasks.add(task)
@@ -132,7 +151,7 @@ class Launcher:
             except (OSError, TimeoutError):
                 pass  # the caller is gone; its sandboxes stay
             finally:
-                wire.close_all(descriptors)
+                close_all(descriptors)
 
     async def _answer(self, request: LauncherRequest, descriptors: Sequence[int]) -> LauncherReply:
         if request.verb == "start":
@@ -177,6 +196,12 @@ class Launcher:
             del self._sandboxes[spec.sandbox_id]
             if isinstance(error, CloisterError):
                 raise
+            if error.errno in _SHORT:
+                raise Unavailable(
+                    f"No process could be started just now: {os.strerror(error.errno)}.",
+                    where=spec.sandbox_id,
+                    remedy="See `cloister doctor`, and what else runs on this machine.",
+                ) from error
             raise SandboxUnavailable(
                 f"No sandbox could be started: {os.strerror(error.errno or 0)}.", where=spec.sandbox_id
             ) from error

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import array
 import asyncio
-import os
 import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cloister.descriptors import close_all
 from cloister.errors import InvalidInput
 
 MAX_REQUEST = 1 << 20
@@ -82,12 +82,6 @@ async def send(sock: socket.socket, line: bytes, descriptors: Sequence[int] = ()
             continue
         rights = []
         view = view[sent:]
-
-
-def close_all(descriptors: Sequence[int]) -> None:
-    """Close them all."""
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 async def _ready(sock: socket.socket, *, reading: bool) -> None:

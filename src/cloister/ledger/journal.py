@@ -62,7 +62,10 @@ class JournalFile:
         self._offset, self._digest = offset, digest
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """May be called twice: by then its number may be another file's."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class Journal:
@@ -132,8 +135,8 @@ class Journal:
         path = self.folder / "emergency"
         if not path.exists():
             return
-        descriptor = os.open(path, os.O_RDWR)
         data = path.read_bytes()
+        descriptor = os.open(path, os.O_RDWR)
         self.emergency = JournalFile(path, descriptor, len(data), self.origin)
         frames = list(read_frames(path, data, self.origin))
         stop = frames[-1].stop if frames else 0
@@ -178,8 +181,9 @@ class Journal:
         if reset:
             fresh.replace(self.folder / "emergency")
             files.sync_folder(self.folder)
-            if self.emergency is not None:
-                self.emergency.close()
+            before, self.emergency = self.emergency, None  # where it cannot be opened there is none
+            if before is not None:
+                before.close()
             self.open_emergency()
         for path in self._numbered():
             if path != file.path:
@@ -216,14 +220,14 @@ class Journal:
                 self.starts.pop(path, None)
 
     def close(self) -> None:
-        for file in (self.file, self.emergency):
+        ours, self.file, self.emergency = (self.file, self.emergency), None, None
+        for file in ours:
             if file is not None:
                 file.close()
-        self.file = self.emergency = None
-        if self._spare is not None:
-            os.close(self._spare)
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            os.close(spare)
             (self.folder / "spare").unlink(missing_ok=True)
-            self._spare = None
 
     def _create(self, size: int) -> JournalFile:
         self._number += 1

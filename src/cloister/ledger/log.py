@@ -85,8 +85,7 @@ class Ledger:
                 self._adopt(signer)
                 state.signer = signer
         except BaseException:
-            self._journal.close()
-            os.close(self._lock)
+            self._let_go()
             raise
         self._committer.start()
         self._integrator.start()
@@ -322,8 +321,13 @@ class Ledger:
             self._state.closing = True
         self._committer.stop()
         self._integrator.join()
-        self._journal.close()
-        os.close(self._lock)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        try:
+            self._journal.close()
+        finally:
+            os.close(self._lock)
 
     def __enter__(self) -> Ledger:
         return self

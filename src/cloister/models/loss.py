@@ -2,8 +2,8 @@
 
 The decoder runs over every token, the output head only over those hidden states whose next token is
 supervised, a chunk at a time: with a vocabulary of 128,000, logits of everything would be most of a
-step's memory. On CUDA Liger's kernel does both at once where it is installed. Knows nothing of rows, templates or
-batching.
+step's memory. On CUDA Liger's kernel does both at once where it is installed; elsewhere the gradient is made where
+the logits are, which are then let go. Knows nothing of rows, templates or batching.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cloister.models.borders import Borders
-
-CHUNK = 4096
-"""Positions that go through the output head at once."""
+from cloister.planning.memory import POSITION_STEP, head_chunk
 
 PLAIN_HEADS = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "ministral"}
@@ -44,7 +43,7 @@ def supervised_loss(
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
     borders: Borders | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> SupervisedLoss:
     """Summed cross entropy of the supervised tokens, in nats.
 
@@ -61,7 +60,7 @@ def supervised_loss(
         attention_mask: (rows, tokens) of 0 and 1, only for left-padded rows.
         position_ids: (rows, tokens).
         borders: of rows packed into one line, in place of `position_ids`.
-        chunk: positions that go through the output head at once.
+        chunk: positions that go through the output head at once; as many as their logits allow unless given.
     """
     causal = causal_model(model)
     inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
@@ -89,6 +88,10 @@ def supervised_loss(
         if fused is not None:
             nats = fused(reduction="sum", softcap=cap)(head.weight, hidden, targets)
             return SupervisedLoss(nats.float(), targets.numel())
+    chunk = chunk or head_chunk(len(head.weight))
+    if head.bias is None and cap is None and not head.weight.requires_grad:
+        nats = _FrozenHead.apply(hidden, head.weight, targets, chunk)  # type: ignore[no-untyped-call]
+        return SupervisedLoss(nats, targets.numel())
     nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
     pieces = list(zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True))
     for states, expected in pieces:
@@ -106,6 +109,39 @@ def liger_loss() -> Any | None:
     except ImportError:
         return None
     return LigerFusedLinearCrossEntropyLoss
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Summed cross entropy of hidden [positions, width] through a frozen head [vocabulary, width], softmax in float32.
+
+    The gradient is made along with the loss: no logits are kept, nor made twice.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, chunk: int
+    ) -> torch.Tensor:
+        nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grads: list[torch.Tensor] = []
+        for states, expected in zip(torch.split(hidden, chunk), torch.split(targets, chunk), strict=True):
+            count = len(states)
+            if states.device.type == "cpu":
+                states = F.pad(states, (0, 0, 0, -count % POSITION_STEP))
+            likely = torch.log_softmax(F.linear(states, weight).float(), -1)
+            own = expected[:, None]
+            nats -= likely[:count].gather(1, own).sum()
+            if ctx.needs_input_grad[0]:
+                likely.exp_()
+                likely[:count].scatter_add_(1, own, likely.new_full((), -1.0).expand(own.shape))
+                grads.append((likely.to(weight.dtype) @ weight)[:count])
+        ctx.save_for_backward(*([torch.cat(grads)] if grads else []))
+        return nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (made,) = ctx.saved_tensors
+        return (made.float() * grad).to(made.dtype), None, None, None
 
 
 def _chunk_loss(

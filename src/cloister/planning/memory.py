@@ -14,16 +14,28 @@ from cloister.planning.lengths import Lengths
 from cloister.planning.shape import ModelShape
 
 Device = Literal["cpu", "cuda"]
-PartName = Literal["process", "weights", "adapter", "optimizer", "activations", "logits", "overhead"]
+PartName = Literal["process", "rows", "weights", "adapter", "optimizer", "activations", "logits", "overhead"]
 
 GIB = 1 << 30
 NF4_BITS = 4.127
 """Of a weight with double quantisation: 4 bits, 8 bits of scale a block of 64, 32 bits a block of 256 scales
 (QLoRA, arXiv 2305.14314, section 3)."""
 
+BYTES_A_TOKEN = 5
+"""Of a tokenised row: its id in 32 bits, and whether it is learnt. `training.rows` holds all of them in memory."""
+
 SHORT_ROW = 512
-CHUNK = 4096
-"""Positions that go through the output head at once, see `models.loss`."""
+CHUNK, CHUNK_LOGITS = 1024, 1 << 24
+"""At most so many positions, and about so many logits, go through the output head at once, see `models.loss`."""
+
+POSITION_STEP = 64
+"""On a CPU positions are filled up to a multiple of so many: each new number of them prepares kernels anew, which
+takes longer than they run."""
+
+
+def head_chunk(vocabulary: int) -> int:
+    """How many positions go through an output head of so many tokens at once."""
+    return min(CHUNK, max(POSITION_STEP, CHUNK_LOGITS // vocabulary // POSITION_STEP * POSITION_STEP))
 
 
 @dataclass(frozen=True)
@@ -36,9 +48,9 @@ class Part:
 
 
 def training_parts(
-    shape: ModelShape, config: TrainConfig, lengths: Lengths, device: Device
+    shape: ModelShape, config: TrainConfig, lengths: Lengths, device: Device, *, held_out: int = 0
 ) -> tuple[Part, ...]:
-    """What one process of a run takes at its peak, part by part."""
+    """What one process of a run takes at its peak, part by part. Of the hold-out there are `held_out` tokens."""
     rows = min(config.micro_batch_size, config.batch_size)
     longest = min(lengths.longest, config.max_length)
     tokens = rows * longest
@@ -49,14 +61,17 @@ def training_parts(
     weights = linear_bytes * shape.linear_parameters + 2 * shape.others
     paged = device == "cuda" and config.optimizer != "adamw"
     recomputed = config.gradient_checkpointing is True
-    kept = _layer_bytes(shape, rows, longest)
+    kept = _KEPT[device] * _layer_bytes(shape, rows, longest)
     activations = (shape.layers * tokens * shape.hidden * 2 + kept) if recomputed else shape.layers * kept
-    predicted = min(CHUNK, max(1, round(tokens * lengths.supervised_share)))
+    predicted = min(head_chunk(shape.vocabulary), max(1, round(tokens * lengths.supervised_share)))
     bits = "4" if linear_bytes < 2 else "16"
     moments = "two moments a parameter, of 8 bits" if paged else "two moments a parameter"
     seen = ", recomputed" if recomputed else f" through {shape.layers} layers"
+    kept_tokens = lengths.tokens + held_out
+    rows_part = Part("rows", BYTES_A_TOKEN * kept_tokens, f"{kept_tokens} tokens, {BYTES_A_TOKEN} bytes each")
     return (
         Part("process", _PROCESS[device], "Python, torch and its kernels"),
+        *((rows_part,) if device == "cpu" else ()),  # beside a GPU they lie in the host's memory
         Part(
             "weights",
             round(weights),
@@ -75,7 +90,9 @@ def training_parts(
 
 
 _PROCESS: dict[Device, int] = {"cpu": 620 << 20, "cuda": 600 << 20}
-_LOGIT: dict[Device, int] = {"cpu": 16, "cuda": 12}
+_LOGIT: dict[Device, int] = {"cpu": 13, "cuda": 12}
+_KEPT: dict[Device, float] = {"cpu": 1.22, "cuda": 1.0}
+"""What a layer keeps takes so many times its size: pieces in between that the allocator cannot use. Fitted."""
 
 
 def _layer_bytes(shape: ModelShape, rows: int, length: int) -> float:
@@ -86,14 +103,17 @@ def _layer_bytes(shape: ModelShape, rows: int, length: int) -> float:
     norms = 2 * 4 * shape.hidden
     attention = 2 * (shape.hidden + width + 2 * keys + width)
     mlp = 2 * (shape.hidden + 4 * shape.intermediate)
-    scores = 2 * shape.heads * length * length * rows if length <= SHORT_ROW else 4 * shape.heads * tokens
+    if length > SHORT_ROW:  # no scores are kept, but their sums, and what came out once more, head by head
+        return tokens * (norms + attention + mlp + 4 * shape.heads + 2 * width)
+    scores = 2 * shape.heads * length * length * rows
     return tokens * (norms + attention + mlp) + scores
 
 
 def _overhead(shape: ModelShape, tokens: int, device: Device) -> float:
-    """The widest values of a layer and their gradients, and on a GPU one layer's weights in 16 bits."""
+    """The widest values of a layer and their gradients; on a GPU one layer's weights in 16 bits, on a CPU the output
+    head laid out anew for its product."""
     moment = tokens * 2 * (2 * shape.intermediate + 2 * shape.hidden)
-    return moment + (2 * 2 * shape.largest_linear if device == "cuda" else 0)
+    return moment + 2 * (2 * shape.largest_linear if device == "cuda" else shape.vocabulary * shape.hidden)
 
 
 def serving_bytes(shape: ModelShape, context: int, device: Device, *, sequences: int = 1) -> int:

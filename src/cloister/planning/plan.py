@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cloister.api import PlanAdvice, PlanPart, RunPlan, ServePlan, TrainConfig
+from cloister.api import EvaluateConfig, PlanAdvice, PlanPart, RunPlan, ServePlan, TrainConfig
 from cloister.planning.lengths import Lengths
 from cloister.planning.memory import Device, serving_bytes, training_parts
 from cloister.planning.money import Prices, cost_of
 from cloister.planning.shape import ModelShape
 from cloister.planning.time import (
     Seen,
+    evaluation_operations,
     forward_operations,
     rate_guessed,
     rate_seen,
@@ -30,7 +31,8 @@ SERVED_CONTEXT = 2048
 
 @dataclass(frozen=True)
 class Machine:
-    """The device that a run would get. `memory` is its bytes without the reserve; `gpu` is its name."""
+    """The device that a run would get, or the least of several. `memory` is its bytes without the reserve; `gpu` is
+    its name; `watts` what it draws while it works."""
 
     device: Device
     memory: int
@@ -41,10 +43,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Known:
-    """What finished runs showed: how fast, and peak memory as a share of what was planned for them."""
+    """What finished runs showed: how fast, and peak memory as a share of what was planned for them; and finished
+    evaluations of the kind that is planned, each in seconds a row."""
 
     runs: Sequence[Seen] = ()
     peaks: Sequence[float] = ()
+    evaluations: Sequence[float] = ()
 
 
 def plan_run(
@@ -55,23 +59,30 @@ def plan_run(
     machine: Machine,
     known: Known,
     prices: Prices,
+    evaluate: EvaluateConfig | None = None,
 ) -> RunPlan:
-    """The plan. Nothing is refused here: what does not fit is said, with what would."""
+    """The plan, with `evaluate` also of what is measured after training. Nothing is refused here: what does not fit is
+    said, with what would."""
     correction = _median(known.peaks)
-    parts = training_parts(shape, config, train, machine.device)
+    notes = list(_refusals(config, train, holdout, machine))
+    train, holdout = train.windowed(config.max_length), holdout.windowed(config.max_length)
+    parts = training_parts(shape, config, train, machine.device, held_out=holdout.tokens)
     memory = round(_together(config, machine) * sum(part.bytes for part in parts) * (correction or 1.0))
     seconds, low, high = _seconds(shape, config, train, holdout, machine, known)
-    cost = cost_of(seconds, config.processes, prices, machine.watts)
+    measuring = _measuring(shape, train, holdout, machine, known, evaluate)
+    devices = _devices(config, machine)  # measuring takes one of them
+    cost = cost_of(seconds + measuring / devices, devices, prices, machine.watts)
     served = serving_bytes(shape, min(SERVED_CONTEXT, config.max_length), machine.device)
     fits = memory <= machine.memory
     return RunPlan(
         device=machine.gpu or machine.device,
+        processes=config.processes,
         parts=[PlanPart(name=part.name, bytes=part.bytes, of=part.of) for part in parts],
         memory=memory,
         memory_measured=correction is not None,
         available=machine.memory,
         fits=fits,
-        advice=[] if fits else list(_advice(shape, config, train, machine, correction or 1.0)),
+        advice=[] if fits else list(_advice(shape, config, train, holdout, machine, correction or 1.0)),
         rows=train.rows,
         tokens=train.tokens,
         lengths_measured=train.measured,
@@ -80,16 +91,41 @@ def plan_run(
         seconds_low=low,
         seconds_high=high,
         time_measured=bool(known.runs),
+        measuring_seconds=measuring,
+        measuring_measured=bool(known.evaluations),
         energy_kwh=cost.energy_kwh,
         money=cost.money,
+        staff_money=cost.staff,
         currency=cost.currency,
         serve=ServePlan(memory=served, available=machine.memory, fits=served <= machine.memory),
+        notes=notes,
     )
+
+
+def _refusals(config: TrainConfig, train: Lengths, holdout: Lengths, machine: Machine) -> Iterator[str]:
+    """Why the run would be refused before its first step, as far as that can be told now."""
+    taken_whole = [
+        side.longest for side in (train, holdout) if side.rows and side.measured and not side.texts
+    ]
+    if max(taken_whole, default=0) > config.max_length:
+        yield (
+            f"The longest row has {max(taken_whole)} tokens, and max_length is {config.max_length}: the run would be "
+            "refused. Raise it, or leave such rows out with `cloister dataset derive`."
+        )
+    if config.patience and not holdout.rows:
+        yield "There is no hold-out, and patience counts looks at one: the run would be refused."
+    if config.optimizer == "paged_adamw_8bit" and machine.device != "cuda":
+        yield "paged_adamw_8bit needs a GPU: the run would be refused. Use `optimizer: auto`."
 
 
 def _together(config: TrainConfig, machine: Machine) -> int:
     """Processes of the run that share this memory: on a CPU all of them, of GPUs each has its own."""
     return config.processes if machine.device == "cpu" else 1
+
+
+def _devices(config: TrainConfig, machine: Machine) -> int:
+    """Devices that work at the same time: processes on a CPU share its cores."""
+    return config.processes if machine.device == "cuda" else 1
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -105,7 +141,7 @@ def _seconds(
     every = config.eval_every or max(1, -(-train.rows // config.batch_size))
     looks = -(-steps // every) if holdout.rows else 0
     operations = training_operations(shape, config, train) + looks * forward_operations(shape, holdout)
-    operations /= config.processes
+    operations /= _devices(config, machine)
     seen = rate_seen(known.runs)
     if seen is None:
         rate = rate_guessed(machine.gpu, machine.cores)
@@ -114,13 +150,37 @@ def _seconds(
     return operations / middle, operations / fastest, operations / slowest
 
 
+def _measuring(
+    shape: ModelShape,
+    train: Lengths,
+    holdout: Lengths,
+    machine: Machine,
+    known: Known,
+    evaluate: EvaluateConfig | None,
+) -> float:
+    """Seconds of what is measured after training; 0 where nothing is."""
+    if evaluate is None or not holdout.rows:
+        return 0.0
+    a_row = _median(known.evaluations)
+    if a_row is not None:
+        return a_row * min(evaluate.max_rows or holdout.rows, holdout.rows)
+    seen = rate_seen(known.runs)
+    rate = seen[0] if seen is not None else rate_guessed(machine.gpu, machine.cores)
+    return evaluation_operations(shape, train, holdout, evaluate) / rate
+
+
 def _advice(
-    shape: ModelShape, config: TrainConfig, lengths: Lengths, machine: Machine, correction: float
+    shape: ModelShape,
+    config: TrainConfig,
+    lengths: Lengths,
+    holdout: Lengths,
+    machine: Machine,
+    correction: float,
 ) -> Iterator[PlanAdvice]:
     """One kind of change after another, each on top of those before it, up to the first that fits."""
 
     def memory_of(settings: TrainConfig) -> int:
-        parts = training_parts(shape, settings, lengths, machine.device)
+        parts = training_parts(shape, settings, lengths, machine.device, held_out=holdout.tokens)
         return round(_together(settings, machine) * sum(part.bytes for part in parts) * correction)
 
     now = config

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloister.api import TrainConfig
+from cloister.api import EvaluateConfig, TrainConfig
 from cloister.planning.lengths import Lengths
 from cloister.planning.shape import ModelShape
 
@@ -25,10 +25,15 @@ GPU_TERAFLOPS = {
 UTILISATION = 0.3
 """Of that, on a first guess."""
 
+MAKING = 4.0
+"""Answers are made token by token, with all weights read for each."""
+FRAMES, ALONE = 3, 5
+"""Of an evaluation's table: a question is put in so many other words, and so many are asked alone, for the latency."""
+
 
 @dataclass(frozen=True)
 class Seen:
-    """What a finished run did: operations, and the seconds that they took."""
+    """What a finished run did on one device: operations, and the seconds that they took."""
 
     operations: float
     seconds: float
@@ -69,6 +74,36 @@ def forward_operations(shape: ModelShape, lengths: Lengths) -> float:
     attention = 2 * shape.layers * shape.heads * shape.head_dim * mean
     head = lengths.supervised_share * 2 * shape.vocabulary * shape.hidden
     return lengths.tokens * (2 * shape.linear_parameters + attention + head)
+
+
+def evaluation_operations(
+    shape: ModelShape, train: Lengths, holdout: Lengths, config: EvaluateConfig
+) -> float:
+    """Of measuring base and tuned model on the hold-out, with the table where `config` has one: losses and answers.
+
+    A token that is made costs `MAKING` times one that is read. A larger model is not counted: nobody has named it yet.
+    """
+    rows = min(config.max_rows or holdout.rows, holdout.rows)
+    those = holdout.of(rows)
+    mean = those.tokens / max(1, rows)
+    answer = max(1.0, those.supervised_share * mean)
+    question = mean - answer
+    made = answer if config.max_new_tokens is None else min(float(config.max_new_tokens), answer)
+    read, answers = 2 * rows * question, 2 * rows * made
+    if config.table is not None:
+        table = config.table
+        patient = table.untuned_tokens or 2 * answer
+        example = train.tokens / max(1, train.rows)
+        prompts = [
+            question,
+            *(question + count * example for count in (table.few_shot, table.retrieve) if count),
+        ]
+        again = min(table.alike_rows, rows) * (table.repeat + FRAMES)
+        read += sum((rows + ALONE) * length for length in prompts) + again * question * (len(prompts) + 1)
+        answers += (rows + ALONE) * patient * len(prompts) + again * (patient * len(prompts) + made)
+    one = 2 * shape.linear_parameters + 2 * shape.layers * shape.heads * shape.head_dim * mean
+    head = 2 * shape.vocabulary * shape.hidden
+    return 2 * forward_operations(shape, those) + read * one + answers * MAKING * (one + head)
 
 
 def rate_seen(past: Sequence[Seen]) -> tuple[float, float, float] | None:

@@ -74,6 +74,8 @@ ACTIONS = (
     Action("job.resume", ("Job",), "resume a job"),
     Action("job.pause", ("Job",), "pause a job"),
     Action("job.cancel", ("Job",), "cancel a job"),
+    Action("job.lower", ("Job",), "let others go before a job"),
+    Action("job.raise", ("Job",), "put a job before others"),
     Action("model.list", ("Model",), "list merged models"),
     Action("model.merge", ("Model",), "merge an adapter", told=True),
     Action("model.export", ("Model",), "export a model", gate=True, forms=("encrypted", "plain")),

@@ -2,8 +2,9 @@
 
 A file is a list of `{"roles": [...], "action": ..., "kind": ..., "allow": true, "because": "<policy id>"}`;
 `kind` may be left out where the action has only one, `because` always. About the thing: its `classification`
-(public unless given), `evaluated` (true unless given: better than its base in all numbers), and for approvals
-`own` (asked for by the same account) and `before` (it approved the same data before). `consent` is what
+(public unless given), `evaluated` (true unless given: better than its base in all numbers), for approvals and jobs
+`own` (asked for by the same account), and for approvals `before` (it approved something on the same data before) and
+`asked` (it asked for something on the same data before, which was approved). `consent` is what
 somebody else has said: none, approved, or signed;
 `personal` what is known of personal data in a run's rows (none unless given); `form` how, where the action has forms
 (the strictest unless given).
@@ -52,6 +53,7 @@ class Case(BaseModel):
     evaluated: bool = True
     own: bool = False
     before: bool = False
+    asked: bool = False
     form: Literal["encrypted", "plain"] | None = None
     personal: PersonalData = "none"
     allow: bool
@@ -114,7 +116,11 @@ def _facts(case: Case) -> Facts:
         facts = replace(facts, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds())
     if case.own:
         facts = replace(facts, requester=ASKER)
-    return replace(facts, approved_before=frozenset({ASKER} if case.before else ()))
+    return replace(
+        facts,
+        approved_before=frozenset({ASKER} if case.before else ()),
+        asked_before=frozenset({ASKER} if case.asked else ()),
+    )
 
 
 def _run(policies: PolicySet, case: Case) -> str | None:

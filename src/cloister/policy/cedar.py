@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,16 @@ import cedarpy
 
 from cloister.errors import InvalidInput
 from cloister.policy.actions import ACTIONS, BY_NAME
-from cloister.policy.things import APPROVED, MILDEST, NO_CONSENT, SIGNED, STRICTEST, Consent, Facts
+from cloister.policy.things import (
+    APPROVED,
+    MILDEST,
+    NO_CONSENT,
+    OF_SOMEBODY,
+    SIGNED,
+    STRICTEST,
+    Consent,
+    Facts,
+)
 
 SCHEMA = "cloister.cedarschema"
 ROLES = ("admin", "steward", "trainer", "approver", "operator", "auditor")
@@ -192,11 +202,17 @@ class PolicySet:
         return Demand.DENIED, plain
 
     def ever(self, question: Question) -> Decision:
-        """The decision at its best: on the mildest thing, approved, in any form. Denied here is denied always."""
+        """The decision at its best: on the mildest thing, be it another's or their own, approved, in any form. Denied
+        here is denied always."""
         action = BY_NAME.get(question.action)
         best = replace(question, facts=MILDEST, consent=SIGNED)
         forms = (action.forms if action is not None and question.form is None else ()) or (question.form,)
-        answers = [self.decide(replace(best, form=form)) for form in forms]
+        whose = [MILDEST]
+        if question.kind in OF_SOMEBODY:
+            whose.append(replace(MILDEST, requester=question.uid))
+        answers = [
+            self.decide(replace(best, form=form, facts=facts)) for form, facts in product(forms, whose)
+        ]
         return next((answer for answer in answers if answer.allowed), answers[0])
 
     def by_id(self, policy_id: str) -> PolicyText | None:

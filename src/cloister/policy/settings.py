@@ -261,7 +261,7 @@ class PriceSettings(_Section):
         default=None, ge=0, le=1e6, description="an hour of the device; none: watts and kwh"
     )
     watts: float | None = Field(
-        default=None, ge=0, le=1e6, description="what the machine draws while it works"
+        default=None, ge=0, le=1e6, description="what the machine draws while one device works"
     )
     kwh: float | None = Field(default=None, ge=0, le=1e4, description="a kilowatt-hour")
     staff_hour: float | None = Field(default=None, ge=0, le=1e5, description="an hour of a person's work")

@@ -25,6 +25,11 @@ _SITUATIONS: dict[str, dict[str | None, Facts]] = {
         "another's": MILDEST,
         "one's own": replace(MILDEST, requester=SOMEBODY),
         "second gate": replace(MILDEST, approved_before=frozenset({SOMEBODY})),
+        "asked at another gate": replace(MILDEST, asked_before=frozenset({SOMEBODY})),
+    },
+    "queued": {
+        "another's": MILDEST,
+        "one's own": replace(MILDEST, requester=SOMEBODY),
     },
     "scored": {
         "measured better": MILDEST,
@@ -40,10 +45,13 @@ _SITUATIONS: dict[str, dict[str | None, Facts]] = {
 
 def situations(action: Action, kind: str) -> dict[str | None, Facts]:
     """What else than the classification the policies may look at, by a word for it: of an approval whose request it
-    is, and whether the account has approved something else on the same data; of a model that is to be let out or
-    served, what its evaluation has shown against its base's; of a run to start, what was found in its rows."""
+    is, and whether the account has approved, or asked for, something else on the same data; of a job whose it is; of a
+    model that is to be let out or served, what its evaluation has shown against its base's; of a run to start, what was
+    found in its rows."""
     if kind == "Approval":
         return _SITUATIONS["asked"]
+    if action.name in ("job.lower", "job.raise"):
+        return _SITUATIONS["queued"]
     if kind in _SCORED and action.gate and not action.name.startswith("shred."):
         return _SITUATIONS["scored"]
     if action.name == "run.start":

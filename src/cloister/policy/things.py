@@ -5,7 +5,7 @@ What is not known about a thing counts as the strictest. Knows no state and no s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,8 @@ CLASSIFICATIONS: tuple[Classification, ...] = get_args(Classification)
 
 CLASSIFIED = frozenset({"Dataset", "Run", "Model", "Deployment", "Approval"})
 """The kinds of things that have a classification: datasets, what was made of them, and what was asked for on them."""
+OF_SOMEBODY = frozenset({"Approval", "Job"})
+"""The kinds of things of which it counts who asked for them."""
 PersonalData = Literal["none", "redacted", "replaced", "unknown", "found"]
 PERSONAL: tuple[PersonalData, ...] = get_args(PersonalData)
 """What is known of personal data in a dataset, the best first. `unknown`: nobody has looked at all of it."""
@@ -33,7 +35,9 @@ BOUNDS = (
     "own_low",
     "loss_high",
     "gain_low",
+    "larger_gain_low",
     "general_change_low",
+    "general_low",
     "consistency",
 )
 """Numbers of an evaluation's whole table that policies may refer to; `rows` and `advice` besides."""
@@ -101,8 +105,9 @@ def _decimals(numbers: Mapping[str, float | None]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a thing. Three are an approval's: who asked (uid), for which action, and who gave earlier
-    approvals for the same data. `personal` is a run's: the worst of its datasets."""
+    """What is known of a thing. `requester` is a job's and an approval's: who asked (uid). Three are an approval's: for
+    which action, and who gave, and who asked for, what was approved before on the same data. `personal` is a run's: the
+    worst of its datasets."""
 
     classification: Classification = CLASSIFICATIONS[-1]
     evaluated: bool = False
@@ -112,6 +117,7 @@ class Facts:
     requester: int = -1
     action: str = ""
     approved_before: frozenset[int] = frozenset()
+    asked_before: frozenset[int] = frozenset()
     personal: PersonalData = "unknown"
 
     def for_cedar(self, kind: str) -> dict[str, Any]:
@@ -119,6 +125,8 @@ class Facts:
         found: dict[str, Any] = {}
         if kind in CLASSIFIED:
             found["classification"] = self.classification
+        if kind == "Job":
+            found["requester"] = self.requester
         if kind == "Run":
             found["personalData"] = self.personal
         if kind in ("Model", "Deployment"):
@@ -134,8 +142,23 @@ class Facts:
                 "requester": self.requester,
                 "action": self.action,
                 "approvedBefore": sorted(self.approved_before),
+                "askedBefore": sorted(self.asked_before),
             }
         return found
+
+    def told(self, kind: str) -> dict[str, str]:
+        """The same in words, by the names that policies use."""
+        return dict(_words("", self.for_cedar(kind)))
+
+
+def _words(before: str, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in found.items():
+        if not isinstance(value, Mapping):
+            yield before + name, str(value).lower() if isinstance(value, bool) else str(value)
+        elif "__extn" in value:
+            yield before + name, str(value["__extn"]["arg"])
+        else:
+            yield from _words(f"{before}{name}.", value)
 
 
 STRICTEST = Facts()

@@ -54,8 +54,12 @@ def translate(data: bytes, where: str) -> Translation:
             where=f"{where}: rl",
             remedy="Cloister trains on examples only.",
         )
-    found = Translation()
+    found = Translation(train={"epochs": 1.0})  # what Axolotl takes where nothing is said
     found.next_steps.append("Import the base model: `cloister base import FOLDER --name BASE`.")
+    if "adapter" not in recipe:
+        found.left.append(
+            ("adapter", "none, so all weights would be trained; a LoRA adapter is trained instead")
+        )
     for key, value in recipe.items():
         rule = _RULES.get(key)
         if rule is not None:
@@ -125,18 +129,13 @@ def _in_8bit(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
 
 
 def _batch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
-    micro = int(recipe.get("micro_batch_size") or 1)
-    steps = int(recipe.get("gradient_accumulation_steps") or 1)
-    found.train["micro_batch_size"] = micro
-    found.train["batch_size"] = micro * steps
-
-
-def _whole_batch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
-    if "micro_batch_size" not in recipe:
-        found.train["batch_size"] = int(value)
-        found.train["micro_batch_size"] = max(
-            1, int(value) // int(recipe.get("gradient_accumulation_steps") or 1)
-        )
+    """Two of the three say the third; Axolotl's are of each GPU."""
+    micro, steps, whole = (
+        int(recipe.get(key) or 0) for key in ("micro_batch_size", "gradient_accumulation_steps", "batch_size")
+    )
+    micro = micro or (max(1, whole // steps) if whole and steps else 1)
+    whole = micro * steps if steps else whole or micro
+    found.train["micro_batch_size"], found.train["batch_size"] = min(micro, whole), whole
 
 
 def _every(name: str) -> _Rule:
@@ -162,6 +161,18 @@ def _saves_per_epoch(found: Translation, value: Any, recipe: dict[str, Any]) -> 
         found.left.append(("saves_per_epoch", "once an epoch here, or `checkpoint_every` so many steps"))
 
 
+def _clip(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if float(value) > 0:
+        found.train["max_grad_norm"] = float(value)
+    else:
+        found.left.append(("max_grad_norm", "gradients are always clipped, at 1 where nothing is said"))
+
+
+def _warmup(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+    if recipe.get("lr_scheduler") != "constant":  # which knows none
+        found.train["warmup_ratio"] = float(value)
+
+
 def _scheduler(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
     known = {
         "cosine": "cosine",
@@ -171,12 +182,16 @@ def _scheduler(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
     }
     if value in known:
         found.train["lr_scheduler"] = known[value]
+        if value == "constant":
+            found.train["warmup_ratio"] = 0.0
     else:
         found.left.append(("lr_scheduler", "only cosine, linear and constant; cosine is taken"))
 
 
 def _warmup_steps(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
     total = recipe.get("max_steps")
+    if recipe.get("lr_scheduler") == "constant":
+        return
     if total:
         found.train["warmup_ratio"] = min(0.99, int(value) / int(total))
     elif value:
@@ -202,6 +217,14 @@ def _checkpointing(found: Translation, value: Any, recipe: dict[str, Any]) -> No
 
 def _packing(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
     found.train["packing"] = "auto" if value else "off"
+    if value:
+        found.left.append(
+            (
+                "sample_packing",
+                "`micro_batch_size` counted packed sequences there, and counts rows here: for steps as large raise "
+                "`batch_size` by the rows that a sequence held",
+            )
+        )
 
 
 def _on_inputs(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
@@ -274,6 +297,11 @@ def _fp16(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
         found.left.append(("fp16", "computed in bfloat16"))
 
 
+_PARALLEL = (
+    "one machine, data parallel (`processes`), the whole model on each; `batch_size` is of all together, and was "
+    "of each GPU there"
+)
+
 _RULES: dict[str, _Rule] = {
     "base_model": _nothing,
     "adapter": _adapter,
@@ -292,13 +320,13 @@ _RULES: dict[str, _Rule] = {
     "max_steps": _number("max_steps", int),
     "micro_batch_size": _batch,
     "gradient_accumulation_steps": _batch,
-    "batch_size": _whole_batch,
+    "batch_size": _batch,
     "learning_rate": _number("learning_rate"),
     "lr_scheduler": _scheduler,
-    "warmup_ratio": _number("warmup_ratio"),
+    "warmup_ratio": _warmup,
     "warmup_steps": _warmup_steps,
     "weight_decay": _number("weight_decay"),
-    "max_grad_norm": _number("max_grad_norm"),
+    "max_grad_norm": _clip,
     "optimizer": _optimizer,
     "sequence_len": _number("max_length", int),
     "excess_length_strategy": _overlong,
@@ -322,9 +350,9 @@ _RULES: dict[str, _Rule] = {
     "fp16": _fp16,
     "bf16": _nothing,
     "neftune_noise_alpha": _why("no noise is added to embeddings"),
-    "deepspeed": _why("one machine, data parallel"),
-    "fsdp": _why("one machine, data parallel"),
-    "fsdp_config": _why("one machine, data parallel"),
+    "deepspeed": _why(_PARALLEL),
+    "fsdp": _why(_PARALLEL),
+    "fsdp_config": _why(_PARALLEL),
     "plugins": _why("the kernels are chosen by Cloister"),
     "trust_remote_code": _why("code that comes with a model is never run"),
     "resume_from_checkpoint": _why("`cloister run resume RUN`"),

@@ -164,7 +164,36 @@ def environment(spec: SandboxSpec, python: PythonPaths, *, sandboxed: bool) -> d
     if spec.threads:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
             variables[name] = str(spec.threads)
+    visible = [str(number) for number in range(len(spec.gpus))] if sandboxed else gpu_uuids(spec.gpus)
+    if visible:
+        variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
     return variables
+
+
+def gpu_uuids(numbers: Sequence[int], driver: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """The ids by which CUDA knows the GPUs of `/dev/nvidiaN`, where no sandbox hides the others; none where the
+    driver's folder cannot be seen, as in some containers: the program then finds all that there are.
+
+    Raises:
+        InvalidInput: the driver does not tell of one of them.
+    """
+    known: dict[int, str] = {}
+    for information in sorted(driver.glob("*/information")):
+        lines = (line.partition(":") for line in information.read_text(encoding="ascii").splitlines())
+        facts = {name.strip(): value.strip() for name, _, value in lines}
+        if facts.get("Device Minor", "").isdigit() and "GPU UUID" in facts:
+            known[int(facts["Device Minor"])] = facts["GPU UUID"]
+    if not known:
+        return []
+    missing = [number for number in numbers if number not in known]
+    if missing:
+        raise InvalidInput(
+            f"The NVIDIA driver tells of no GPU number {missing[0]}.",
+            where=str(driver),
+            remedy="Run `nvidia-smi`.",
+        )
+    return [known[number] for number in numbers]
 
 
 def check_mounts(mounts: Sequence[Mount]) -> None:

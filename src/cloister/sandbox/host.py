@@ -140,9 +140,10 @@ def _mounted(path: Path, proc: Path) -> tuple[str, str]:
 
 def _try_one(bwrap: str) -> str | None:
     """Build the smallest sandbox there is, with all that a real one has."""
-    read, write = os.pipe2(os.O_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    read = write = -1
     try:
+        read, write = os.pipe2(os.O_CLOEXEC)
         python = PythonPaths.current()
         spawned = spawn_sandbox(
             _TRIAL,

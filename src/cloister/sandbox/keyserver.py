@@ -71,10 +71,12 @@ class KeyServer:
             self._keys.clear()
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
         self.path.unlink(missing_ok=True)
         if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=_TIMEOUT_S)
+            self._thread.join(
+                timeout=_TIMEOUT_S
+            )  # it waits on the socket's number, which is nobody's once closed
+        self._server.close()
 
     def __enter__(self) -> KeyServer:
         return self

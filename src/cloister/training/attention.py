@@ -22,6 +22,10 @@ from cloister.models.borders import Borders
 SHORT_ROW = 512
 """Rows up to this many tokens take the batched products; above, torch's blocked attention is better."""
 
+SPREAD = 3
+"""Packed rows are laid side by side where that takes so many times their own tokens at most: beside one long row many
+short ones would take the memory of as many long ones."""
+
 ATTENTION = "cloister"
 
 
@@ -101,7 +105,7 @@ def _packed(
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return cast(Tensor, out)[None]
-    if borders.longest <= SHORT_ROW:
+    if borders.longest <= SHORT_ROW and borders.places.numel() <= SPREAD * borders.flat.numel():
         # Side by side, then back into the line; what stands in for missing tokens is behind them and never seen.
         rows, keys, values = (_spread(each, borders) for each in (query, key, value))
         out = _causal(rows, keys, values, scale, windowed)

@@ -67,9 +67,9 @@ class Batches:
         return found
 
     def heaviest(self, micro_batch_size: int, packed: bool) -> Batch:
-        """The largest micro-batch that may come: so many of the longest row. What a probe is made with."""
-        longest = self._lengths.index(self._longest)
-        return self._batch([longest] * min(micro_batch_size, self._batch_size), packed)
+        """The largest micro-batch that may come. What a probe is made with."""
+        count = min(micro_batch_size, self._batch_size)
+        return self._rows.hardest(count, packed=packed, device=self._device)
 
     def padding(self, micro_batch_size: int) -> float:
         """Tokens that padded batches have for each one of the rows, over the first steps of the first epoch."""

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and to whom: callbacks, and means over the steps since the last word.
+"""What a run tells while it goes on, and to whom: callbacks, and rates over the steps since the last word.
 
 Knows numbers, not where they are shown.
 """
@@ -6,7 +6,7 @@ Knows numbers, not where they are shown.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -29,23 +29,20 @@ class Observer:
 class Window:
     """Sums over the steps since the last report."""
 
-    losses: list[float] = field(default_factory=list)
     tokens: int = 0
     supervised_tokens: int = 0
     seconds: float = 0.0
 
-    def add(self, loss: float, tokens: int, supervised_tokens: int, seconds: float) -> None:
-        """One more step: its loss in nats a supervised token, and how long it took."""
-        self.losses.append(loss)
+    def add(self, tokens: int, supervised_tokens: int, seconds: float) -> None:
+        """One more step, and how long it took."""
         self.tokens += tokens
         self.supervised_tokens += supervised_tokens
         self.seconds += seconds
 
     def numbers(self) -> dict[str, float]:
-        """Mean loss, rates, and the resident memory now."""
+        """Rates, and the resident memory now."""
         seconds = max(self.seconds, 1e-9)
         return {
-            "loss": sum(self.losses) / max(len(self.losses), 1),
             "tokens_per_s": self.tokens / seconds,
             "supervised_tokens_per_s": self.supervised_tokens / seconds,
             "rss_mib": rss_mib(),

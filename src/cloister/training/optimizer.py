@@ -43,9 +43,19 @@ def make_optimizer(
             )
         from bitsandbytes.optim import PagedAdamW8bit
 
-        optimizer: torch.optim.Optimizer = PagedAdamW8bit(parameters, **options)
+        optimizer: torch.optim.Optimizer = PagedAdamW8bit(_groups(parameters, config), **options)
         return optimizer
-    return torch.optim.AdamW(parameters, fused=True, **options)
+    return torch.optim.AdamW(_groups(parameters, config), fused=True, **options)
+
+
+def _groups(parameters: Sequence[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+    """All in one group, but for DoRA's lengths where weights decay: they are no differences from the base, and a length
+    that decayed would take the base's own weight with it."""
+    lengths = [parameter for parameter in parameters if parameter.ndim == 1]
+    if not (lengths and config.weight_decay):
+        return [{"params": list(parameters)}]
+    others = [parameter for parameter in parameters if parameter.ndim != 1]
+    return [{"params": others}, {"params": lengths, "weight_decay": 0.0}]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:

@@ -16,7 +16,8 @@ class TrainOutcome:
     a hold-out. `losses[i]` is the loss of step i + 1, `holdout_losses` pairs of step and loss. `best` and
     `last` are the adapter's tensors, on the CPU. `seconds` counts all attempts, evaluation included;
     `tokens_per_s` counts training alone. `packed` says whether rows lay end to end; `longest` is the longest row
-    in tokens.
+    in tokens, `epoch_rows` and `epoch_tokens` are what one pass over all of them has; a text's windows count as rows.
+    `fell_back` says whether memory ran out on the way, so that its peak tells nothing of the settings.
     """
 
     steps: int
@@ -33,3 +34,6 @@ class TrainOutcome:
     last: Mapping[str, Tensor]
     packed: bool = False
     longest: int = 0
+    epoch_rows: int = 0
+    epoch_tokens: int = 0
+    fell_back: bool = False

@@ -68,8 +68,8 @@ class Passes:
             try:
                 try_step(self._model, self._batches.heaviest(reached.micro_batch_size, bool(reached.packed)))
                 if holdout is not None:
-                    longest = holdout.by_length(reached.micro_batch_size)[0]
-                    try_evaluation(self._model, holdout.batch(longest, self._device))
+                    count = min(reached.micro_batch_size, len(holdout))
+                    try_evaluation(self._model, holdout.hardest(count, packed=False, device=self._device))
                 return
             except Exception as error:
                 self._smaller(error)
@@ -89,7 +89,7 @@ class Passes:
         """
         reached = self._reached
         while True:
-            drawn = torch.get_rng_state()
+            drawn = self._drawn()
             nats = torch.zeros(1, dtype=torch.float64, device=self._device)
             try:
                 for part in self._batches.of(step, reached.micro_batch_size, bool(reached.packed), last=last):
@@ -102,12 +102,21 @@ class Passes:
                 return nats
             except Exception as error:
                 self._smaller(error)
-                torch.set_rng_state(drawn)
+                torch.set_rng_state(drawn[0])
+                if drawn[1] is not None:
+                    torch.cuda.set_rng_state(drawn[1], self._device)
+
+    def _drawn(self) -> tuple[Tensor, Tensor | None]:
+        """Where the random generators stand that dropout draws from: the CPU's, and the device's."""
+        on_device = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None
+        return torch.get_rng_state(), on_device
 
     def holdout_loss(self, rows: TokenRows) -> float | None:
         """Nats a supervised token, over all processes; None where it was asked to stop in between."""
         ranks = self._ranks
-        batches: list[Sequence[int]] = list(rows.by_length(self._reached.micro_batch_size))
+        # Memory may have run out in one process and not in another: all have to cut the rows alike.
+        at_once = ranks.least(self._reached.micro_batch_size)
+        batches: list[Sequence[int]] = list(rows.by_length(at_once))
         batches += [()] * (-len(batches) % ranks.size)  # as many rounds for each process
         nats = torch.zeros(1, dtype=torch.float64, device=self._device)
         self._model.eval()

@@ -5,6 +5,7 @@ Leaves no trace: no gradient, no draw from a random generator. Knows a model and
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -23,6 +24,14 @@ ALONE = 1e-3
 """How far a row's hidden states may move when its neighbour's content changes, relative."""
 
 MOST_TOKENS = 4096
+
+_SIGNS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "std::bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+"""What libraries below torch say when memory runs out, in errors that have no type of their own."""
 
 
 def packing_fault(model: nn.Module, rows: TokenRows, device: torch.device) -> str | None:
@@ -47,8 +56,17 @@ def packing_fault(model: nn.Module, rows: TokenRows, device: torch.device) -> st
             together = _hidden(model, packed.input_ids, packed)
             moved = _hidden(model, other, packed)
             apart = torch.cat([_hidden(model, ids, None) for ids in alone])
+            model.train()
+            with _nothing_drawn(device):  # attention with dropout is another one while it trains
+                _hidden(model, alone[1], rows.packed([second], device))
     except InvalidInput as error:
         return error.message
+    except TypeError:
+        return "its layers do not take where rows end"
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        return "memory does not hold the rows that it would be tried with"
     finally:
         model.train(was_training)
     if _distance(moved[cut:], together[cut:]) > ALONE:
@@ -60,8 +78,7 @@ def packing_fault(model: nn.Module, rows: TokenRows, device: torch.device) -> st
 
 def try_step(model: nn.Module, batch: Batch) -> None:
     """Forward and backward on one micro-batch, and nothing of it kept. Errors: whatever memory says."""
-    devices = [batch.input_ids.device] if batch.input_ids.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with _nothing_drawn(batch.input_ids.device):
         try:
             loss = supervised_loss(model, batch.input_ids, batch.supervised, borders=batch.borders).nats
             if loss.requires_grad:
@@ -83,8 +100,16 @@ def try_evaluation(model: nn.Module, batch: Batch) -> None:
 def ran_out(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, of the GPU or of the machine."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
     )
+
+
+def _nothing_drawn(device: torch.device) -> AbstractContextManager[None]:
+    """Afterwards the random generators stand where they stood."""
+    forked: AbstractContextManager[None] = torch.random.fork_rng(
+        devices=[device] if device.type == "cuda" else []
+    )
+    return forked
 
 
 def _hidden(model: nn.Module, ids: Tensor, packed: Batch | None) -> Tensor:

@@ -37,6 +37,10 @@ class Ranks:
         """Every process's tensor, by rank; all of one shape and type."""
         return [tensor]
 
+    def least(self, value: int) -> int:
+        """The smallest of what each process says."""
+        return min(int(said) for said in self.gather(torch.tensor([value])))
+
 
 class Gang(Ranks):
     """Several processes, each calling the same methods in the same order. A context manager.
@@ -50,8 +54,9 @@ class Gang(Ranks):
     def __init__(self, rank: int, size: int, meeting: Path, backend: str) -> None:
         import torch.distributed as dist
 
-        if backend == "gloo":
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all of them are on this machine
+        # All of them are on this machine, and where there is a sandbox `lo` is all the network it has.
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+        os.environ["NCCL_IB_DISABLE"] = "1"
         self.rank, self.size = rank, size
         self._device = torch.device("cuda" if backend == "nccl" else "cpu")
         dist.init_process_group(

@@ -1,6 +1,6 @@
 """How far a run is: all that changes from step to step besides tensors, as it goes into checkpoints; and when to end.
 
-Knows numbers only.
+Knows numbers and the settings.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from typing import Any
+
+from cloister.api import TrainConfig
 
 DIVERGED_STEPS = 20
 """So many steps in a row must be worse than the start before a run counts as diverged."""
@@ -37,6 +39,11 @@ class Reached:
         reached = cls(**document)
         reached.holdout_losses = [(int(step), float(loss)) for step, loss in reached.holdout_losses]
         return reached
+
+    def fell_back(self, config: TrainConfig) -> bool:
+        """Whether rows go through the model otherwise than they were to, because memory ran out."""
+        recomputed = bool(self.recompute) and config.gradient_checkpointing is not True
+        return recomputed or self.micro_batch_size < min(config.micro_batch_size, config.batch_size)
 
     def lowest(self) -> float:
         """The lowest hold-out loss so far; infinity before the first."""

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cloister.api import TrainConfig
-from cloister.errors import Conflict, Interrupted, InvalidInput, JobFailed
-from cloister.models.adapter import adapter_state, begun_with, require_movement, set_adapter_state
+from cloister.errors import Interrupted, InvalidInput, JobFailed
+from cloister.models.adapter import adapter_state, begun_with, require_movement
 from cloister.models.loss import liger_loss
 from cloister.training.batches import Batches
 from cloister.training.checkpoint import CheckpointStore
-from cloister.training.fingerprint import rows_fingerprint, weights_fingerprint
 from cloister.training.fused import fuse
+from cloister.training.keeping import Adapter, Keeping
 from cloister.training.observer import Level, Observer, Window
-from cloister.training.optimizer import load_optimizer, make_optimizer, optimizer_state
+from cloister.training.optimizer import make_optimizer
 from cloister.training.outcome import TrainOutcome
 from cloister.training.passes import Passes
 from cloister.training.ranks import Ranks
@@ -33,6 +33,10 @@ from cloister.training.schedule import Schedule, plan_schedule
 
 METRICS_EVERY = 5
 """Optimizer steps between two reports of the training loss."""
+
+
+KEPT_AFTER_S = 900.0
+"""Where checkpoints come once an epoch, one comes so long after the last: an epoch may take a day."""
 
 
 class _Stopped(Exception):
@@ -126,7 +130,8 @@ class _Run:
     holdout: TokenRows | None
     schedule: Schedule
     optimizer: torch.optim.Optimizer
-    best: Mapping[str, Tensor]
+    best: Adapter
+    keeping: Keeping | None
 
     def __init__(
         self,
@@ -187,7 +192,11 @@ class _Run:
         if not self.parameters:
             raise JobFailed("The model carries no adapter that trains.")
         self.optimizer = make_optimizer(self.parameters, config, self.device)
-        self.rows_print, self.weights_print = rows_fingerprint(self.rows), weights_fingerprint(model)
+        self.keeping = None
+        if self.checkpoints is not None:
+            self.keeping = Keeping(
+                self.checkpoints, model, self.rows, config, self.optimizer, ranks, self.device
+            )
         self.batches = Batches(
             self.rows, config.batch_size, config.seed, rank=ranks.rank, size=ranks.size, device=self.device
         )
@@ -199,41 +208,18 @@ class _Run:
 
     def restore(self) -> None:
         """Take up the newest good checkpoint, if there is one."""
-        found = (
-            self.checkpoints.latest(lambda text: self.tell.notice("warning", text))
-            if self.checkpoints
-            else None
-        )
-        if found is None:
-            return
-        state = found.state
-        if TrainConfig.model_validate(state["config"]) != self.config or state["rows"] != self.rows_print:
-            raise Conflict(
-                "The checkpoint is of another configuration or other rows.", remedy="Start a new run."
+        found = None
+        if self.keeping is not None:
+            found = self.keeping.restore(lambda text: self.tell.notice("warning", text))
+        if found is not None:
+            self.reached, self.best = found
+            self.tell.notice(
+                "info", f"Resumed after step {self.reached.step} of {self.schedule.total_steps}."
             )
-        if state["weights"] != self.weights_print:
-            raise JobFailed(
-                "The base model in memory is not, bit for bit, the one that this run began with.",
-                remedy="Resume it once more; if that fails too, have this machine's memory tested.",
-            )
-        set_adapter_state(self.model, found.groups["adapter"])
-        trainer = dict(found.groups["trainer"])
-        torch.set_rng_state(trainer[_of_rank("rng.cpu", self.ranks.rank)])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(trainer[_of_rank("rng.cuda", self.ranks.rank)], self.device)
-        load_optimizer(self.optimizer, trainer, state["optimizer"])
-        self.reached = Reached.read(state["reached"])
-        steps = self.ranks.gather(torch.tensor([found.step]))
-        if any(int(step) != found.step for step in steps):
-            raise JobFailed(
-                "The processes of this run do not read the same checkpoint.", remedy="Resume it once more."
-            )
-        if self.reached.best_step:
-            self.best = found.groups["adapter" if self.reached.best_step == found.step else "best"]
-        self.tell.notice("info", f"Resumed after step {found.step} of {self.schedule.total_steps}.")
 
     def settle(self) -> None:
         """How rows go through the model from here on; tried on the largest step before anything counts."""
+        self._kept_at = self.reached.seconds
         self.passes = Passes(
             self.model, self.batches, self.config, self.reached, self.tell, self.ranks, self.device
         )
@@ -282,10 +268,11 @@ class _Run:
                 remedy="Lower the learning rate, or lengthen the warm-up.",
             )
         reached.train_seconds += self.clock() - started
-        self._window.add(value, tokens, supervised, self.clock() - started)
+        self._window.add(tokens, supervised, self.clock() - started)
         if reached.step % METRICS_EVERY == 0 or reached.step == self.schedule.total_steps:
-            numbers = {"learning_rate": rate, "grad_norm": float(norm), **self._window.numbers()}
-            self.tell.metrics(reached.step, numbers)
+            recent = reached.losses[-((reached.step - 1) % METRICS_EVERY + 1) :]  # the same for a resumed run
+            numbers = {"learning_rate": rate, "grad_norm": float(norm), "loss": sum(recent) / len(recent)}
+            self.tell.metrics(reached.step, {**numbers, **self._window.numbers()})
             self._window = Window()
 
     # --- evaluate the hold-out ---
@@ -328,44 +315,24 @@ class _Run:
     def checkpoint_due(self) -> bool:
         reached = self.reached
         return (
-            self.checkpoints is not None
+            self.keeping is not None
             and reached.saved < reached.step
-            and self._due(self.config.checkpoint_every)
+            and (self._due(self.config.checkpoint_every) or self._overdue())
         )
 
     def save(self) -> None:
         """Everything that the next step depends on, and the best adapter."""
-        if self.checkpoints is None:
-            return
-        reached = self.reached
-        self._require_movement()
-        reached.saved = reached.step
-        tensors, document = optimizer_state(self.optimizer)
-        for rank, drawn in enumerate(self.ranks.gather(torch.get_rng_state())):
-            tensors[_of_rank("rng.cpu", rank)] = drawn
-        if self.device.type == "cuda":
-            for rank, drawn in enumerate(self.ranks.gather(torch.cuda.get_rng_state(self.device))):
-                tensors[_of_rank("rng.cuda", rank)] = drawn
-        if self.ranks.rank:
-            return
-        groups: dict[str, Mapping[str, Tensor]] = {"adapter": self._adapter(), "trainer": tensors}
-        if self.best and reached.best_step != reached.step:
-            groups["best"] = self.best
-        state = {
-            "config": self.config.model_dump(mode="json"),
-            "rows": self.rows_print,
-            "weights": self.weights_print,
-            "optimizer": document,
-            "reached": dict(vars(reached)),
-        }
-        self.checkpoints.save(reached.step, groups, state)
+        if self.keeping is not None:
+            self._require_movement()
+            self.reached.saved, self._kept_at = self.reached.step, self.reached.seconds
+            self.keeping.save(self.reached, self._adapter, self.best)
 
     def interrupt(self) -> None:
         """Keep what there is and say so."""
         reached = self.reached
         if reached.step and reached.saved < reached.step:
             self.save()
-        kept = self.checkpoints is not None and reached.step > 0
+        kept = self.keeping is not None and reached.step > 0
         raise Interrupted(
             f"The run was cut off after step {reached.step} of {self.schedule.total_steps}.",
             remedy="Resume it: it goes on from there." if kept else "Start it again.",
@@ -392,6 +359,9 @@ class _Run:
             last=self._adapter(),
             packed=bool(reached.packed),
             longest=int(self.rows.lengths.max()),
+            epoch_rows=len(self.rows),
+            epoch_tokens=int(self.rows.lengths.sum()),
+            fell_back=reached.fell_back(self.config),
         )
 
     # --- helpers ---
@@ -399,6 +369,11 @@ class _Run:
     def _due(self, every: int) -> bool:
         step = self.reached.step
         return step > 0 and (step % (every or self.steps_per_epoch) == 0 or step == self.schedule.total_steps)
+
+    def _overdue(self) -> bool:
+        """Whether a run that nobody told when to keep something has gone on for long without."""
+        late = self.reached.seconds - self._kept_at >= KEPT_AFTER_S
+        return not self.config.checkpoint_every and self.ranks.told(late)
 
     def _adapter(self) -> dict[str, Tensor]:
         return {name: tensor.to("cpu", copy=True) for name, tensor in adapter_state(self.model).items()}
@@ -410,7 +385,3 @@ class _Run:
         if frozen:
             raise JobFailed(f"{len(frozen)} tensors of the adapter no longer train.", where=frozen[0])
         require_movement(self.model, self.begun)
-
-
-def _of_rank(name: str, rank: int) -> str:
-    return name if rank == 0 else f"{name}.{rank}"

@@ -1,14 +1,15 @@
 """Rows as token ids in memory: tokenised once, checked all at once, handed out as padded or packed batches.
 
-Padding stands on the right and is known by its position: attention is causal, so no real token ever sees
-it, and no padded position is supervised. Long plain texts become several rows, windows of them. Knows no model and no
-optimizer.
+They are kept once, at `planning.memory.BYTES_A_TOKEN`, also while they are made. Padding stands on the right and is
+known by its position: attention is causal, so no real token ever sees it, and no padded position is supervised. Long
+plain texts become several rows, windows of them. Knows no model and no optimizer.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,20 +79,10 @@ class TokenRows:
     @classmethod
     def of(cls, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> TokenRows:
         """From each row's ids and mask."""
-        return cls._joined([_arrays(ids, mask) for ids, mask in rows])
-
-    @classmethod
-    def _joined(cls, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.bool_]]]) -> TokenRows:
-        lengths = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        input_ids = np.empty(int(offsets[-1]), dtype=np.int32)
-        supervised = np.empty(int(offsets[-1]), dtype=np.bool_)
-        counts = np.empty(len(rows), dtype=np.int64)
-        for i, (ids, mask) in enumerate(rows):
-            place = slice(int(offsets[i]), int(offsets[i + 1]))
-            input_ids[place], supervised[place] = ids, mask
-            counts[i] = np.count_nonzero(supervised[place][1:])  # the first token of a row is never predicted
-        return cls(input_ids, supervised, offsets, lengths, counts)
+        growing = _Growing()
+        for ids, mask in rows:
+            growing.add(ids, mask)
+        return growing.done()
 
     def batch(self, indices: Sequence[int], device: torch.device | str = "cpu") -> Batch:
         """The rows of `indices`, padded on the right to one width that holds the longest of them."""
@@ -119,10 +110,56 @@ class TokenRows:
             Borders.of(lengths, device),
         )
 
+    def hardest(self, count: int, *, packed: bool, device: torch.device | str = "cpu") -> Batch:
+        """The largest batch of `count` rows that may come: each as long as the longest row, and as much of it learnt as
+        of the row of which most is. What a probe is made with."""
+        longest = int(self.lengths.argmax())
+        made = (self.packed if packed else self.batch)([longest] * count, device)
+        length, most = int(self.lengths[longest]), int(self.supervised_counts.max())
+        learnt = torch.zeros_like(made.supervised)
+        (learnt.view(count, length) if packed else learnt)[:, length - most : length] = True
+        return replace(made, supervised=learnt)
+
     def by_length(self, batch_size: int) -> list[list[int]]:
         """All rows in batches of like length, longest first, always in the same order."""
         order = np.argsort(-self.lengths, kind="stable").tolist()
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+class _Growing:
+    """Rows one after another in two blocks of memory that grow where they lie: no second copy of them is ever held."""
+
+    def __init__(self) -> None:
+        self._ids = array("i")
+        self._mask = bytearray()
+        self._lengths = array("q")
+        self._counts = array("q")
+
+    def add(self, ids: Sequence[int], mask: Sequence[bool]) -> None:
+        self._ids.extend(ids)
+        self._mask.extend(mask)
+        self._lengths.append(len(ids))
+        self._counts.append(sum(mask[1:]))  # the first token of a row is never predicted
+
+    def done(self) -> TokenRows:
+        """All of them. Nothing can be added any more."""
+        lengths = np.array(self._lengths, dtype=np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        if not len(self._ids):
+            return TokenRows(
+                np.empty(0, np.int32),
+                np.empty(0, np.bool_),
+                offsets,
+                lengths,
+                np.array(self._counts, np.int64),
+            )
+        return TokenRows(
+            np.frombuffer(self._ids, dtype=np.int32),
+            np.frombuffer(self._mask, dtype=np.bool_),
+            offsets,
+            lengths,
+            np.array(self._counts, dtype=np.int64),
+        )
 
 
 def tokenise(
@@ -142,22 +179,20 @@ def tokenise(
         InvalidInput: rows that are too long, have nothing to learn from, or do not render; all of them in
             one message, by number, without content. No conversation is ever cut, and nothing is left out.
     """
-    rendered: list[tuple[NDArray[np.int32], NDArray[np.bool_]]] = []
+    rendered = _Growing()
     refused: dict[str, list[int]] = {}
     for start in range(0, len(source), CHUNK):
         positions = range(start, min(start + CHUNK, len(source)))
         numbers = [int(source.indices[position]) for position in positions]
         rows = [source.row(position) for position in positions]
-        try:
-            items = render_all(rows, tokenizer, loss_on=loss_on, max_length=max_length, numbers=numbers)
-        except InvalidInput as error:
-            if "rows" not in error.values:
-                raise
-            for rule, bad in error.values["rows"].items():
-                refused.setdefault(rule, []).extend(bad)
+        items = _rendered(rows, numbers, tokenizer, loss_on, max_length, refused)
+        if len(items) < len(rows):
             continue
         for row, item in zip(rows, items, strict=True):
-            rendered.extend(_pieces(item, max_length) if not row.messages else [_whole(item)])
+            if row.messages:
+                rendered.add(item.input_ids, item.supervised)
+            else:
+                _add_windows(rendered, item, max_length)
         if on_progress is not None:
             on_progress(positions.stop, len(source))
     if refused:
@@ -166,10 +201,37 @@ def tokenise(
         raise InvalidInput(
             f"{count} of {len(source)} rows cannot be used ({told}).",
             where=source.name,
-            remedy="Raise max_length, or mend those rows: nothing is truncated or left out silently.",
+            remedy="Raise max_length, take another template, or mend those rows: nothing is cut or left out silently.",
             values={"rows": refused},
         )
-    return TokenRows._joined(rendered)
+    return rendered.done()
+
+
+def _rendered(
+    rows: Sequence[Row],
+    numbers: Sequence[int],
+    tokenizer: Any,
+    loss_on: LossOn,
+    max_length: int,
+    refused: dict[str, list[int]],
+) -> list[Rendered]:
+    """The rows rendered; where some cannot be, not all of them, and these by rule in `refused`."""
+    try:
+        return render_all(rows, tokenizer, loss_on=loss_on, max_length=max_length, numbers=numbers)
+    except InvalidInput as error:
+        for rule, bad in error.values.get("rows", {}).items():
+            refused.setdefault(rule, []).extend(bad)
+        if "rows" in error.values:
+            return []
+        if error.where != "chat template":
+            raise  # about the tokenizer, not about a row
+    if len(rows) == 1:
+        refused.setdefault("is refused by the chat template", []).append(numbers[0])
+        return []
+    half = len(rows) // 2  # which row it is a template does not say
+    parts = (slice(0, half), slice(half, len(rows)))
+    found = [_rendered(rows[part], numbers[part], tokenizer, loss_on, max_length, refused) for part in parts]
+    return found[0] + found[1]
 
 
 def padded_width(longest: int) -> int:
@@ -177,20 +239,10 @@ def padded_width(longest: int) -> int:
     return -(-longest // WIDTH_STEP) * WIDTH_STEP
 
 
-def _arrays(ids: Sequence[int], mask: Sequence[bool]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    return np.array(ids, dtype=np.int32), np.array(mask, dtype=np.bool_)
-
-
-def _whole(item: Rendered) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    return _arrays(item.input_ids, item.supervised)
-
-
-def _pieces(item: Rendered, max_length: int) -> list[tuple[NDArray[np.int32], NDArray[np.bool_]]]:
-    ids, mask = _whole(item)
-    step = max_length - 1
-    return [
-        (ids[at : at + max_length], mask[at : at + max_length]) for at in range(0, max(1, len(ids) - 1), step)
-    ]
+def _add_windows(rows: _Growing, item: Rendered, max_length: int) -> None:
+    ids, mask = item.input_ids, item.supervised
+    for at in range(0, max(1, len(ids) - 1), max_length - 1):
+        rows.add(ids[at : at + max_length], mask[at : at + max_length])
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -45,5 +45,5 @@ def plan_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
     total = max(1, math.ceil(config.epochs * steps_per_epoch - 1e-9))
     if config.max_steps is not None:
         total = min(total, config.max_steps)
-    warmup = min(math.ceil(config.warmup_ratio * total), total - 1)
+    warmup = min(math.ceil(config.warmup_ratio * total - 1e-9), total - 1)  # 0.07 * 100 is more than 7
     return Schedule(config.learning_rate, total, warmup, config.lr_scheduler)

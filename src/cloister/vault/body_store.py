@@ -177,9 +177,12 @@ class BodyStore:
 
     def _open(self, path: Path, tables: str) -> sqlite3.Connection:
         with self._faults(path.name):
+            with suppress(
+                FileExistsError
+            ):  # closing a file that is there would end the locks of all who use it here
+                os.close(modes.create(path, os.O_RDWR | os.O_EXCL | os.O_NOFOLLOW, writable=True))
             if path.is_symlink():
                 raise Tampered("a symbolic link lies where a file belongs", where=str(path))
-            os.close(modes.create(path, os.O_RDWR | os.O_NOFOLLOW, writable=True))
             database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
             # The journal stays, so that the old pages in it can be overwritten in place.
             for pragma in (

@@ -66,16 +66,18 @@ def open_regular(folder: Path, relative: str) -> int:
         try:
             for part in parts[:-1]:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                below = os.open(part, flags, dir_fd=at)
-                os.close(at)
-                at = below
+                above, at = at, os.open(part, flags, dir_fd=at)
+                os.close(above)
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
             descriptor = os.open(parts[-1], flags, dir_fd=at)
         finally:
             os.close(at)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Tampered("not a regular file", where=str(path))
+        except BaseException:
             os.close(descriptor)
-            raise Tampered("not a regular file", where=str(path))
+            raise
         return descriptor
 
 
@@ -217,8 +219,8 @@ class PartFile:
         if self._beside is not None:
             self._beside.shutdown(wait=True)
             self._beside = None
-        os.close(self._descriptor)
-        self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1  # closed, also where the system says it was not
+        os.close(descriptor)
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from cloister.errors import Conflict, InvalidInput, NotFound, Tampered
 from cloister.modes import close_to_others
-from cloister.vault.files import make_folders, naming, sync_folder
+from cloister.vault.files import PART_SUFFIX, make_folders, naming, sync_folder
 from cloister.vault.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -79,6 +79,12 @@ class ObjectStore:
             raise Conflict("this object version exists already", where=str(place))
         if not work_folder.is_dir() or work_folder.is_symlink():
             raise NotFound("no such work folder", where=str(work_folder))
+        part = work_folder / (MANIFEST_NAME + PART_SUFFIX)
+        if (
+            part.is_file() and not part.is_symlink()
+        ):  # of an adoption that was cut off as it wrote the manifest
+            with naming(part):
+                part.unlink()
         _check_only(work_folder, manifest)
         for record in manifest.files:
             check_member(work_folder, record)

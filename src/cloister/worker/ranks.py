@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +33,8 @@ OUTPUT = "output"
 """The name of the output's key; inputs' keys go by their roles."""
 
 _MODULE = "cloister.worker.ranks"
-_MODULE = "cloister.worker.ranks"
 _WAIT_S = 10.0
+NOTICED_S = 15.0
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -48,11 +49,16 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def gang(job: JobDocument, size: int) -> Iterator[Ranks]:
+def gang(job: JobDocument, size: int, *, on_fault: Callable[[CloisterError], None]) -> Iterator[Ranks]:
     """`size` processes, this one the first, for as long as the context lasts.
+
+    Args:
+        on_fault: called in a thread where another one ended before its time and this one has not noticed within
+            `NOTICED_S`: it may wait for it on a GPU, which nothing interrupts.
 
     Raises:
         JobFailed: another one ended before its time; with what it said.
+        Interrupted: another one was killed.
     """
     from cloister.sandbox.keyserver import KeyServer
     from cloister.training.ranks import Gang
@@ -75,7 +81,10 @@ def gang(job: JobDocument, size: int) -> Iterator[Ranks]:
                 processes.append(_start(place))
             try:
                 _wait_for(processes, folder)
-                with Gang(0, size, folder / "meeting", _backend(job)) as ranks:
+                with (
+                    _watched(processes, on_fault),
+                    Gang(0, size, folder / "meeting", _backend(job)) as ranks,
+                ):
                     yield ranks
             except RuntimeError as error:  # what torch.distributed raises where another process is gone
                 if isinstance(error, CloisterError):
@@ -89,6 +98,29 @@ def gang(job: JobDocument, size: int) -> Iterator[Ranks]:
             process.kill()
             process.communicate()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _watched(
+    processes: list[subprocess.Popen[bytes]], on_fault: Callable[[CloisterError], None]
+) -> Iterator[None]:
+    """See that the others live, for as long as the context lasts."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if any(process.poll() for process in processes):
+                if not over.wait(NOTICED_S):
+                    on_fault(_fault(processes) or JobFailed("A process of this run ended before its time."))
+                return
+
+    watcher = threading.Thread(target=watch, name="ranks", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
 
 
 def _start(place: _Place) -> subprocess.Popen[bytes]:
@@ -114,11 +146,14 @@ def _wait_for(processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
         time.sleep(0.05)
 
 
-def _fault(processes: list[subprocess.Popen[bytes]]) -> JobFailed | None:
-    """What one of the others said when it ended badly; None where all still run."""
+def _fault(processes: list[subprocess.Popen[bytes]]) -> CloisterError | None:
+    """What one of the others said when it ended badly; None where all still run. One that was killed has cut the run
+    off, as if it were the first."""
     for number, process in enumerate(processes, 2):
         with contextlib.suppress(subprocess.TimeoutExpired):
             said, _ = process.communicate(timeout=_WAIT_S)
+            if process.returncode < 0:
+                return Interrupted(f"process {number} of {len(processes) + 1} was killed")
             if process.returncode:
                 told = said.decode(errors="replace").strip()[:500] or f"exit status {process.returncode}"
                 return JobFailed(f"Process {number} of {len(processes) + 1} ended: {told}")

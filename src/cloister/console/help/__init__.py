@@ -26,7 +26,7 @@ def help_for(scope: str, picture: Picture) -> Text:
         keys.append(f"{action.label:<14} ", "" if allowed else "dim")
         keys.append(f"{action.help}", "dim")
         if action.changes:
-            keys.append(" (armed)", "yellow")
+            keys.append(" (w first, then its name)" if action.destroys else " (w first)")
         if not allowed:
             keys.append(" × denied to your roles", "red")
         keys.append("\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
@@ -11,7 +12,7 @@ from textual.binding import BindingType
 from cloister.console.commands import cloister
 from cloister.console.paint import COLOURS, facts, outside, stack, state, styled
 from cloister.console.picture import Picture
-from cloister.console.proving import Proved, holds, prove, shown, told
+from cloister.console.proving import Proved, holds, prove, save, shown, told
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
@@ -118,9 +119,12 @@ class AuditPlace(ListPlace):
         if entry is None:
             return Text("")
         proof = self._proofs.get(
-            (self._ledger, entry.index), Text("p checks its inclusion proof here.", "dim")
+            (self._ledger, entry.index),
+            Text("p checks its inclusion proof here, t saves it to a file.", "dim"),
         )
-        return stack(shown(entry), proof)
+        known = {one: picture.name_of(one) for one in (entry.actor, *entry.objects)}
+        named = ", ".join(f"{one} is {name}" for one, name in known.items() if name != one)
+        return stack(shown(entry), facts([("named", named)]), proof)
 
     def _entry(self, key: str | None) -> LedgerEntry | None:
         entries = self._found.entries if self._found is not None else []
@@ -192,6 +196,25 @@ class AuditPlace(ListPlace):
             lambda client: prove(client, ledger, entry.index), checked, doing=f"prove {entry.index}"
         )
 
+    def do_audit_prove(self) -> None:
+        entry = self._entry(self.chosen.key if self.chosen else None)
+        if entry is None:
+            self.console.say("The cursor is on no entry.", "warn")
+            return
+        ledger = self._ledger
+        self.console.ask_form(
+            f"Save the proof of entry {entry.index}",
+            [Field("file", "A new file", f"entry-{ledger}-{entry.index}.proof", needed=True)],
+            lambda values: self.console.request(
+                lambda client: save(client, ledger, entry.index, Path(values["file"]).expanduser()),
+                lambda path: self.console.say(
+                    f"{path} is written: the verifier checks it, with the ledger's key."
+                ),
+                doing="save the proof",
+                quiet=True,
+            ),
+        )
+
     def do_audit_witnesses(self) -> None:
         status = self.console.picture.status
         if status is None:
@@ -230,7 +253,9 @@ class AuditPlace(ListPlace):
             "Copy both ledgers out",
             [Field("folder", "A new folder", help="for example on a USB stick", needed=True)],
             lambda values: self.console.request(
-                lambda _: cloister(status.home, "audit", "export", values["folder"]),
+                lambda _: cloister(
+                    status.home, "audit", "export", str(Path(values["folder"]).expanduser().absolute())
+                ),
                 lambda _: self.console.say(
                     f"Copied to {values['folder']}. An auditor checks it with the verifier."
                 ),
@@ -244,7 +269,7 @@ WHAT = {"control": "what people and jobs did.", "gateway": "requests to the mode
 
 def _clock(time: str) -> str:
     try:
-        return moment(datetime.fromisoformat(time))
+        return datetime.fromisoformat(time).astimezone().strftime("%m-%d %H:%M:%S")
     except ValueError:
         return time
 

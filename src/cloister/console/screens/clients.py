@@ -9,18 +9,20 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console.asking import checked, given
-from cloister.console.paint import ago, facts, outside, stack, state
+from cloister.console.paint import ago, facts, marked, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
+from cloister.console.traffic import Use, read_answers, told_use, used
 from cloister.console.widgets.rows import Line
-from cloister.shown import moment, visible
+from cloister.shown import moment, until, visible
 
 if TYPE_CHECKING:
-    from cloister.api import ApiClient, ClientRequest, IssuedClient
+    from cloister.api import ApiClient, ClientRequest, IssuedClient, LedgerMatches
     from cloister.client import Client
 
 SOON = timedelta(days=30)
+LOOK_EVERY_S = 5.0
 
 
 class ClientsPlace(ListPlace):
@@ -29,8 +31,46 @@ class ClientsPlace(ListPlace):
     scope = "clients"
     BINDINGS: ClassVar[list[BindingType]] = bindings("clients")
     needs: ClassVar[tuple[str, ...]] = ("clients", "deployments")
-    columns = ("client", "key", "may use", "expires", "issued by", "age")
+    columns = ("client", "key", "may use", "asked", "last", "expires", "by", "age")
     empty = "No client yet. w arms the console, then n issues an API key."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._used: dict[str, Use] = {}
+        self._looked_back: datetime | None = None
+        self._asked = False
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.set_interval(LOOK_EVERY_S, self._count)
+
+    def on_screen_resume(self) -> None:
+        super().on_screen_resume()
+        self._count()
+
+    def _count(self) -> None:
+        """Count each client's requests anew while this screen is in front."""
+        picture = self.console.picture
+        if self._asked or not self.is_current or picture.away or not picture.may("ledger.read"):
+            return
+        self._asked = True
+        self.console.request(
+            read_answers,
+            self._counted,
+            doing="count requests",
+            failed=lambda _: self._counted(None),
+            quiet=True,
+        )
+
+    def _counted(self, found: LedgerMatches | None) -> None:
+        self._asked = False
+        entries = found.entries if found is not None else []
+        told = used(entries)
+        cut = found is not None and found.more and bool(entries)
+        back = datetime.fromisoformat(entries[0].time) if cut else None
+        if (told, back) != (self._used, self._looked_back):
+            self._used, self._looked_back = told, back
+            self.show(self.console.picture)
 
     def lines(self, picture: Picture) -> list[Line]:
         now = self.console.clock()
@@ -41,7 +81,8 @@ class ClientsPlace(ListPlace):
                     outside(one.name, 24),
                     _key_state(one, now),
                     outside(", ".join(one.deployments) or "all", 24),
-                    Text(moment(one.expires_at)),
+                    *self._use(one, now),
+                    Text(until(one.expires_at) if one.expires_at else "never"),
                     outside(one.created_by, 12),
                     Text(ago(one.created_at, now)),
                 ),
@@ -50,6 +91,12 @@ class ClientsPlace(ListPlace):
                 picture.clients, key=lambda one: (one.revoked_at is not None, -one.created_at.timestamp())
             )
         ]
+
+    def _use(self, one: ApiClient, now: datetime) -> tuple[Text, Text]:
+        use = self._used.get(one.client_id)
+        if use is None:
+            return Text("-", "dim"), Text("-", "dim")
+        return Text(f"{use.requests:,}"), Text(ago(use.last, now))
 
     def about(self, key: str, picture: Picture) -> Text:
         one = next((c for c in picture.clients if c.client_id == key), None)
@@ -63,14 +110,21 @@ class ClientsPlace(ListPlace):
                     ("client", one.client_id),
                     ("may use", ", ".join(one.deployments) or "every deployment"),
                     ("issued", f"{moment(one.created_at)} by {one.created_by}"),
-                    ("expires", moment(one.expires_at) if one.expires_at else "never"),
+                    ("expires", until(one.expires_at) if one.expires_at else "never"),
                     ("revoked", moment(one.revoked_at) if one.revoked_at else "no"),
                 ]
             ),
+            titled("Use", self._told(one, picture)),
             Text(
                 "The key itself is kept nowhere; what it asked is in the gateway's ledger: 7, then g.", "dim"
             ),
         )
+
+    def _told(self, one: ApiClient, picture: Picture) -> Text:
+        if not picture.may("ledger.read"):
+            return styled("× the policies let your roles not read the ledger\n", "red")
+        use = self._used.get(one.client_id)
+        return told_use(use, self.console.clock(), looked_back=self._looked_back)
 
     # --- actions ------------------------------------------------------------------------------
 
@@ -100,7 +154,7 @@ class ClientsPlace(ListPlace):
                     "Deployments",
                     help=f"by name, with commas; empty: all ({visible(names, limit=60)})",
                 ),
-                Field("days", "Good for days", help="empty: until it is revoked"),
+                Field("days", "Good for days", help="empty: until it is revoked", number=int),
             ],
             go_on,
         )
@@ -119,9 +173,10 @@ class ClientsPlace(ListPlace):
             f"The key of {visible(issued.client.name)}, shown this once",
             stack(
                 outside(issued.api_key, 200, "bold"),
-                Text("Only its hash is kept. y copies it; closed, it is gone.", "yellow"),
+                marked("warn", "Only its hash is kept. y copies it; closed, it is gone."),
             ),
             copied=issued.api_key,
+            once=True,
         )
 
     def do_client_rotate(self) -> None:

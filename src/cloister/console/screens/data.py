@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
+from cloister.console.approving import in_a_line
 from cloister.console.asking import ask_dataset
 from cloister.console.asking_data import ask_derive, ask_report, ask_rows, show_report
+from cloister.console.asking_jobs import about_job, ask_cancel
+from cloister.console.asking_out import ask_forget
 from cloister.console.asking_shred import ask_shred
-from cloister.console.paint import COLOURS, ago, facts, flat, number, outside, stack, state, titled
+from cloister.console.lineage import far, left
+from cloister.console.paint import WORDS, ago, facts, flat, marked, number, outside, stack, state, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
@@ -21,9 +25,12 @@ from cloister.console.widgets.rows import Line
 from cloister.shown import moment, size
 
 if TYPE_CHECKING:
-    from cloister.api import StoredObject
+    from cloister.api import Approval, StoredObject
 
 CLASSES = ("public", "internal", "confidential", "restricted")
+VERBS = ("import", "report", "derive", "forget", "reveal")
+MOVING = ("waiting-source", "queued", "running")
+OPEN = ("pending", "approved")
 MOODS = {"public": "off", "internal": "good", "confidential": "warn", "restricted": "bad"}
 
 
@@ -32,20 +39,41 @@ class DataPlace(ListPlace):
 
     scope = "data"
     BINDINGS: ClassVar[list[BindingType]] = bindings("data")
-    needs: ClassVar[tuple[str, ...]] = ("datasets", "holds", "runs", "jobs", "bases")
+    needs: ClassVar[tuple[str, ...]] = ("datasets", "holds", "runs", "jobs", "bases", "approvals")
     columns = ("dataset", "v", "class", "rows", "held out", "size", "by", "age")
     empty = "No data yet. w arms the console, then i brings a file in: sealed from its first byte."
 
     def lines(self, picture: Picture) -> list[Line]:
         now = self.console.clock()
-        held = _held(picture)
-        return [
+        held, asked = _held(picture), {one.thing for one in _asked(picture) if one.state == "pending"}
+        moving = [
+            Line(
+                job.job_id,
+                (
+                    outside(f"{job.verb} {picture.subject_of(job)}", 26),
+                    Text(""),
+                    state(job.state),
+                    far(job),
+                    Text(""),
+                    Text(left(job)),
+                    outside(job.requested_by, 12),
+                    Text(ago(job.created_at, now)),
+                ),
+            )
+            for job in picture.jobs
+            if job.verb in VERBS and job.state in MOVING
+        ]
+        return moving + [
             Line(
                 f"{one.object_id} {one.version}",
                 (
                     outside(one.name, 26),
                     Text(str(one.version)),
-                    classed(one.classification, held=one.object_id in held),
+                    classed(
+                        one.classification,
+                        held=one.object_id in held,
+                        asked=not asked.isdisjoint((one.object_id, one.name)),
+                    ),
                     Text(number(one.counts.get("rows"))),
                     Text(number(one.counts.get("holdout_rows"))),
                     Text(size(one.sealed_bytes)),
@@ -58,9 +86,13 @@ class DataPlace(ListPlace):
         ]
 
     def about(self, key: str, picture: Picture) -> Text:
+        job = next((job for job in picture.jobs if job.job_id == key), None)
+        if job is not None:
+            return about_job(job, picture)
         one = self._of(key, picture)
         if one is None:
             return Text("")
+        asked = [a for a in _asked(picture) if a.thing in (one.object_id, one.name)]
         runs = [run.name for run in picture.runs if one.object_id in (run.dataset, run.holdout)]
         holds = [
             hold for hold in picture.holds if hold.object_id == one.object_id and hold.released_at is None
@@ -80,6 +112,7 @@ class DataPlace(ListPlace):
                 ]
             ),
             *(state("held", "warn") + outside(f" by {h.placed_by}: {h.reason} ({h.hold_id})") for h in holds),
+            *map(in_a_line, asked),
             titled(
                 "Counts", facts((name.replace("_", " "), number(value)) for name, value in one.counts.items())
             ),
@@ -135,6 +168,11 @@ class DataPlace(ListPlace):
         one = self._newest()
         if one is not None:
             ask_derive(self.console, one)
+
+    def do_dataset_forget(self) -> None:
+        one = self._newest()
+        if one is not None:
+            ask_forget(self.console, one)
 
     def do_dataset_classify(self) -> None:
         one = self._chosen()
@@ -202,21 +240,30 @@ class DataPlace(ListPlace):
             ),
         )
 
+    def do_job_cancel(self) -> None:
+        ask_cancel(self)
+
     def do_dataset_shred(self) -> None:
         one = self._chosen()
         if one is not None:
             ask_shred(self.console, "datasets", one.object_id)
 
 
-def classed(classification: str | None, *, held: bool = False) -> Text:
-    """A classification by word and colour; `held` adds a mark."""
+def classed(classification: str | None, *, held: bool = False, asked: bool = False) -> Text:
+    """A classification by word and colour; `held` and `asked`, that somebody is to approve something, add a mark."""
     word = classification or "restricted"
-    text = Text(word, COLOURS[MOODS.get(word, "bad")])
-    return text + Text(" HELD", COLOURS["warn"]) if held else text
+    text = Text(word, WORDS.get(MOODS.get(word, "bad"), ""))
+    text += Text(" ") + marked("warn", "HELD") if held else Text("")
+    return text + Text(" ") + marked("wait", "ASKED") if asked else text
 
 
 def _held(picture: Picture) -> set[str]:
     return {hold.object_id for hold in picture.holds if hold.released_at is None}
+
+
+def _asked(picture: Picture) -> list[Approval]:
+    """Approvals about datasets that wait or stand."""
+    return [one for one in picture.approvals if one.kind == "Dataset" and one.state in OPEN]
 
 
 PLACE = DataPlace

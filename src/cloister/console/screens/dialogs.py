@@ -5,7 +5,7 @@ Text from outside never writes a dialog's own words: it stands in `Text` objects
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,36 +15,56 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widget import Widget
-from textual.widgets import Input, Select, Static
+from textual.widgets import Input, OptionList, Select, Static
 
-from cloister.console.paint import outside, styled
+from cloister.console.paint import marked, outside
+from cloister.console.widgets.entry import Entry
+from cloister.console.widgets.frame import Words
+
+TITLE = 150
+"""Columns of a title, which may have a name in it: two lines."""
 
 
 class Tell(ModalScreen[None]):
-    """A title, a text that scrolls, closed by Esc or q."""
+    """A title, a text that scrolls, closed by Esc, q or Enter; one that is shown this `once`, by Esc alone."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "close", "close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "close", "close"),
+        Binding("q,enter", "close_read", "close"),
+    ]
 
-    def __init__(self, title: str, text: Text, *, copied: str | None = None) -> None:
+    def __init__(self, title: str, text: Text, *, copied: str | None = None, once: bool = False) -> None:
         super().__init__()
         self._title = title
         self._text = text
         self._copied = copied
+        self._once = once
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
-            yield Static(Text(self._title), classes="title", markup=False)
+            yield Static(outside(self._title, TITLE), classes="title", markup=False)
             with VerticalScroll():
-                yield Static(self._text, markup=False)
-            keys = "Esc close   ↑↓ scroll" + ("   y copy" if self._copied else "")
+                yield Words(id="words")
+            keys = ("y copy   " if self._copied else "") + "Esc close   ↑↓ scroll"
             yield Static(Text(keys, "dim"), classes="keys", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one("#words", Words).tell(self._text)
 
     def key_y(self) -> None:
         if self._copied:
             self.app.copy_to_clipboard(self._copied)
+            sent = marked("good", "sent to your terminal's clipboard") + Text(
+                "   Esc close   ↑↓ scroll", "dim"
+            )
+            self.query_one(".keys", Static).update(sent)
 
     def action_close(self) -> None:
         self.dismiss(None)
+
+    def action_close_read(self) -> None:
+        if not self._once:
+            self.dismiss(None)
 
 
 class Confirm(ModalScreen[bool]):
@@ -61,15 +81,16 @@ class Confirm(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall danger"):
-            yield Static(Text(self._title), classes="title", markup=False)
+            yield Static(outside(self._title, TITLE), classes="title", markup=False)
             with VerticalScroll(can_focus=False):
-                yield Static(self._touched, markup=False)
+                yield Words(id="words")
             ask = Text("Type ") + outside(self._name, 80, "bold") + Text(f" and Enter to {self._doing}:")
             yield Static(ask, markup=False)
-            yield Input(id="name", compact=True)
+            yield Entry(id="name", select_on_focus=False, compact=True)
             yield Static(Text("Esc: nothing is changed", "dim"), classes="keys", markup=False)
 
     def on_mount(self) -> None:
+        self.query_one("#words", Words).tell(self._touched)
         self.query_one(Input).focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -86,7 +107,8 @@ class Confirm(ModalScreen[bool]):
 
 @dataclass(frozen=True)
 class Field:
-    """One line of a form. `choices` makes it a choice; `secret` hides what is typed."""
+    """One line of a form. `choices` makes it a choice; `secret` hides what is typed; `number` reads one. What is not
+    `kept` stands as it was when the form comes again after something went wrong. The cursor begins where it says so."""
 
     name: str
     label: str
@@ -95,6 +117,21 @@ class Field:
     choices: tuple[str, ...] = ()
     secret: bool = False
     needed: bool = False
+    number: Callable[[str], float] | None = None
+    kept: bool = True
+    begins: bool = False
+
+    def problem(self, value: str) -> str | None:
+        """What is wrong with what was filled in, if anything."""
+        if self.needed and not value:
+            return "is needed"
+        if self.number is None or not value:
+            return None
+        try:
+            self.number(value)
+        except ValueError:
+            return "a whole number goes here" if self.number is int else "a number goes here"
+        return None
 
 
 class Form(ModalScreen[dict[str, str] | None]):
@@ -104,39 +141,45 @@ class Form(ModalScreen[dict[str, str] | None]):
         Binding("escape", "leave", "leave"),
         Binding("down", "app.focus_next", "next"),
         Binding("up", "app.focus_previous", "previous"),
+        # Before the field sees them: over a slow line a key and what follows it arrive together, and what is typed
+        # after Tab would still go into the field before it.
+        Binding("tab", "onward", "next", priority=True),
+        Binding("enter", "enter", "next", priority=True),
+        Binding("pageup", "end(0)", "first", priority=True),
+        Binding("pagedown", "end(-1)", "last", priority=True),
     ]
 
-    def __init__(self, title: str, fields: Sequence[Field], *, note: Text | None = None) -> None:
+    def __init__(
+        self, title: str, fields: Sequence[Field], *, note: Text | None = None, problem: str | None = None
+    ) -> None:
         super().__init__()
         self._title = title
         self._fields = tuple(fields)
         self._note = note
+        self._problem = problem
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
-            yield Static(Text(self._title), classes="title", markup=False)
+            yield Static(outside(self._title, TITLE), classes="title", markup=False)
             with VerticalScroll(can_focus=False, classes="fields"):
                 if self._note is not None:
                     yield Static(self._note, markup=False)
                 yield from self.lines()
             yield from self.beneath()
-            yield Static(
-                Text("Tab next   Enter on the last field: do it   Esc: leave", "dim"),
-                classes="keys",
-                markup=False,
-            )
+            yield Static(classes="keys", markup=False)
 
     def lines(self) -> ComposeResult:
         """The fields, each with its label."""
         for field in self._fields:
-            yield Static(styled(field.label, "bold") + Text(f"  {field.help}", "dim"), markup=False)
+            told = outside(field.label, 80, "bold") + outside(f"  {field.help}", style="dim")
+            yield Static(told, markup=False)
             yield self.entry(field)
 
     @staticmethod
     def entry(field: Field) -> Widget:
         """What a field is filled in with."""
         if not field.choices:
-            return Input(field.value, id=f"field-{field.name}", password=field.secret, compact=True)
+            return Entry(field.value, id=f"field-{field.name}", password=field.secret, compact=True)
         return Select(
             [(Text(outside(choice, 60).plain), choice) for choice in field.choices],
             value=field.value or field.choices[0],
@@ -150,19 +193,63 @@ class Form(ModalScreen[dict[str, str] | None]):
         return ()
 
     def on_mount(self) -> None:
-        self.query_one(f"#field-{self._fields[0].name}").focus()
+        self.action_end(next((number for number, one in enumerate(self._fields) if one.begins), 0))
+
+    def action_end(self, number: int) -> None:
+        self.query_one(f"#field-{self._fields[number].name}").focus()
+
+    def on_descendant_focus(self) -> None:
+        """Say what the keys do where the cursor is; once, what is wrong instead."""
+        if self.focused is not None and self.focused.id == f"field-{self._fields[0].name}":
+            self.call_after_refresh(self.query_one(".fields").scroll_home, animate=False)  # with its label
+        if self._problem is not None:
+            self._hint(outside(f"× {self._problem}", 300, "bold red"))
+            self._problem = None
+        elif isinstance(self.focused, Input):
+            last = self.focused.id == f"field-{self._fields[-1].name}"
+            more = "PgUp first field   " if last else "PgDn last field   "
+            more = more if len(self._fields) > 1 else ""
+            self._hint(Text(f"{'Enter do it' if last else 'Enter next'}   {more}Esc leave", "dim"))
+        elif isinstance(self.focused, Select):
+            self._hint(Text("Enter choose   Tab next   Esc leave", "dim"))
+        elif isinstance(self.focused, OptionList):
+            self._hint(Text("↑↓ Enter choose   Esc as it was", "dim"))
+        else:
+            self._hint(Text("↑↓ scroll   Tab next   Esc leave", "dim"))
+
+    def _hint(self, text: Text) -> None:
+        self.query_one(".keys", Static).update(text)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Enter goes on from every field but the last; an open list of choices has both keys for itself."""
+        if action == "enter":
+            return isinstance(self.focused, Input) and self.focused.id != f"field-{self._fields[-1].name}"
+        return action not in ("onward", "end") or isinstance(self.focused, Input | Select)
+
+    def action_onward(self) -> None:
+        self.focus_next()
+
+    def action_enter(self) -> None:
+        self.focus_next()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         if event.input.id != f"field-{self._fields[-1].name}":
-            self.app.action_focus_next()
             return
         values = self._values()
         for field in self._fields:
-            if field.needed and not values[field.name]:
-                self.query_one(".keys", Static).update(Text(f"× {field.label}: is needed", "bold red"))
-                self.query_one(f"#field-{field.name}").focus()
+            problem = field.problem(values[field.name])
+            if problem is not None:
+                self._wrong(field, problem)
                 return
         self.dismiss(values)
+
+    def _wrong(self, field: Field, problem: str) -> None:
+        entry = self.query_one(f"#field-{field.name}")
+        self._problem = f"{field.label}: {problem}"
+        if entry is self.focused:
+            self.on_descendant_focus()
+        else:
+            entry.focus()
 
     def _values(self) -> dict[str, str]:
         values: dict[str, str] = {}

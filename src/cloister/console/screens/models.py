@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
-from cloister.console.approving import ask_approval, ask_refusal, shown
-from cloister.console.asking import ask_base, ask_serve
+from cloister.console.approving import ask_approval, ask_refusal, ask_withdrawal, decisions, shown
+from cloister.console.asking import ask_base, ask_merge, ask_serve
+from cloister.console.asking_jobs import about_job, ask_cancel
+from cloister.console.asking_out import ask_export
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation
-from cloister.console.paint import ago, facts, flat, outside, stack, state, styled
+from cloister.console.lineage import far, lineage
+from cloister.console.paint import ago, facts, flat, outside, stack, state, titled
 from cloister.console.picture import Picture
+from cloister.console.rolling_back import ENDED, ask_rollback
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.weighing import ask_evaluation, show_table
 from cloister.console.widgets.rows import Line
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from cloister.api import Approval, Run, StoredObject
 
 OPEN = ("pending", "approved")
+MOVING = ("queued", "running")
+SIGNED = "the manifest, by this appliance when it was taken in"
 
 
 class ModelsPlace(ListPlace):
@@ -29,7 +35,15 @@ class ModelsPlace(ListPlace):
 
     scope = "models"
     BINDINGS: ClassVar[list[BindingType]] = bindings("models")
-    needs: ClassVar[tuple[str, ...]] = ("models", "bases", "runs", "datasets", "approvals", "deployments")
+    needs: ClassVar[tuple[str, ...]] = (
+        "models",
+        "bases",
+        "runs",
+        "datasets",
+        "approvals",
+        "deployments",
+        "jobs",
+    )
     columns = ("lineage", "what", "state", "exact", "age", "by")
     empty = "No base model yet. w arms the console, then b adds one from a local folder."
 
@@ -50,77 +64,37 @@ class ModelsPlace(ListPlace):
             for one in picture.approvals
             if one.state in OPEN
         ]
-        return waiting + self._tree(picture)
-
-    def _tree(self, picture: Picture) -> list[Line]:
-        lines: list[Line] = []
-        known = {one.object_id for one in picture.bases}
-        for base in picture.bases:
-            lines.append(
-                self._line(base.object_id, base.name, "base model", Text(size(base.sealed_bytes)), "", base)
+        merging = [
+            Line(
+                job.job_id,
+                (
+                    Text("a merge"),
+                    Text("job"),
+                    state(job.state),
+                    far(job),
+                    Text(ago(job.created_at, now)),
+                    outside(job.requested_by, 12),
+                ),
             )
-            runs = [run for run in picture.runs if run.base == base.object_id]
-            lines += self._runs(picture, runs)
-        lines += self._runs(picture, [run for run in picture.runs if run.base not in known])
-        placed = {line.key for line in lines}
-        for model in picture.models:  # of a run that is gone
-            if model.object_id not in placed:
-                lines.append(self._model(picture, model, ""))
-        return lines
-
-    def _runs(self, picture: Picture, runs: list[Run]) -> list[Line]:
-        lines = []
-        for number_, run in enumerate(runs, 1):
-            last = number_ == len(runs)
-            came = [one for one in picture.models if run.adapter is not None and run.adapter in one.inputs]
-            lines.append(
-                Line(
-                    run.run_id,
-                    (
-                        styled("└─ " if last else "├─ ", "dim") + outside(run.name, 28),
-                        Text("run"),
-                        state((run.evaluate_job or run.train_job).state),
-                        Text(_exact(run)),
-                        Text(ago(run.created_at, self.console.clock())),
-                        outside(run.created_by, 12),
-                    ),
-                )
-            )
-            lead = "   " if last else "│  "
-            lines += [
-                self._model(picture, model, lead + ("└─ " if model is came[-1] else "├─ ")) for model in came
-            ]
-        return lines
-
-    def _model(self, picture: Picture, model: StoredObject, lead: str) -> Line:
-        served = [one for one in picture.deployments if one.model == model.object_id and one.state == "ready"]
-        told = state("served", "good") if served else state("merged", "off")
-        return self._line(model.object_id, lead, "merged model", told, model.name, model)
-
-    def _line(self, key: str, lead: str, kind: str, told: Text, name: str, one: StoredObject) -> Line:
-        lineage = styled(lead, "dim") + outside(name, 28) if name else outside(lead, 28, "bold")
-        return Line(
-            key,
-            (
-                lineage,
-                Text(kind),
-                told,
-                Text(""),
-                Text(ago(one.created_at, self.console.clock())),
-                outside(one.created_by, 12),
-            ),
-        )
+            for job in picture.jobs
+            if job.verb == "merge" and job.state in MOVING
+        ]
+        return waiting + merging + lineage(picture, now)
 
     def about(self, key: str, picture: Picture) -> Text:
         for approval in picture.approvals:
             if approval.approval_id == key:
                 return shown(approval)
+        for job in picture.jobs:
+            if job.job_id == key:
+                return about_job(job, picture)
         for run in picture.runs:
             if run.run_id == key:
                 return stack(
                     outside(run.name, style="bold"),
                     evaluation(run),
                     _whole_table(run),
+                    decisions(picture, run.name, "Run"),
                     _run_facts(run, picture),
                 )
         for one in (*picture.models, *picture.bases):
@@ -132,7 +106,6 @@ class ModelsPlace(ListPlace):
         came = [
             evaluation(run) for run in picture.runs if run.adapter is not None and run.adapter in one.inputs
         ]
-        approved = [a for a in picture.approvals if a.thing in (one.object_id, one.name)]
         return stack(
             outside(one.name, style="bold"),
             facts(
@@ -142,16 +115,14 @@ class ModelsPlace(ListPlace):
                     ("class", one.classification),
                     ("made", f"{moment(one.created_at)} by {one.created_by}"),
                     ("size", size(one.sealed_bytes)),
-                    ("made of", ", ".join(one.inputs)),
+                    ("made of", ", ".join(_named(each, picture) for each in one.inputs)),
                     ("manifest", one.manifest_sha256),
+                    ("signed", SIGNED),
                 ]
             ),
+            decisions(picture, one.object_id, "Deployment", "Model") if one.kind == "model" else "",
             *came,
-            facts(flat(one.details)),
-            *(
-                state(a.state) + outside(f" {a.action}, decided by {a.decided_by or 'nobody yet'}")
-                for a in approved
-            ),
+            titled("What it is" if one.kind == "base" else "The merge", facts(flat(one.details))),
         )
 
     # --- actions ------------------------------------------------------------------------------
@@ -203,19 +174,43 @@ class ModelsPlace(ListPlace):
     def do_approval_withdraw(self) -> None:
         approval = self._approval()
         if approval is not None:
-            self.console.request(
-                lambda client: client.withdraw(approval.approval_id),
-                lambda one: self.console.say(f"{one.approval_id} is withdrawn."),
-                doing="withdraw",
-            )
+            ask_withdrawal(self.console, approval)
 
     def do_base_import(self) -> None:
         ask_base(self.console)
+
+    def do_run_merge(self) -> None:
+        run = self._run()
+        if run is not None:
+            ask_merge(self.console, run.name)
+
+    def do_job_cancel(self) -> None:
+        ask_cancel(self)
 
     def do_model_serve(self) -> None:
         model = self._merged()
         if model is not None:
             ask_serve(self.console, model.name)
+
+    def do_model_rollback(self) -> None:
+        """Of the name that serves it now."""
+        model = self._merged()
+        if model is None:
+            return
+        served = [
+            one
+            for one in self.console.picture.deployments
+            if one.model == model.object_id and one.state not in ENDED
+        ]
+        if not served:
+            self.console.say(f"{model.name} is not served: s serves it.", "warn")
+            return
+        ask_rollback(self.console, served[-1])
+
+    def do_model_export(self) -> None:
+        model = self._merged()
+        if model is not None:
+            ask_export(self.console, model)
 
     def do_model_shred(self) -> None:
         model = self._merged()
@@ -223,16 +218,16 @@ class ModelsPlace(ListPlace):
             ask_shred(self.console, "models", model.object_id)
 
 
+def _named(reference: str, picture: Picture) -> str:
+    name = picture.name_of(reference)
+    return reference if name == reference else f"{name} ({reference})"
+
+
 def _whole_table(run: Run) -> Text:
     """How to see whether it was worth it."""
     if "full" in (run.evaluation or {}):
         return Text("t shows every way of asking, with intervals and costs.", "dim")
     return Text("e sets it against prompting and retrieval." if run.adapter is not None else "", "dim")
-
-
-def _exact(run: Run) -> str:
-    tuned = (run.evaluation or {}).get("tuned", {}).get("exact_match")
-    return f"{tuned:.1%}" if isinstance(tuned, int | float) else ""
 
 
 def _run_facts(run: Run, picture: Picture) -> Text:

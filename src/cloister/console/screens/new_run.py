@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -13,6 +13,7 @@ from textual.widget import Widget
 from textual.widgets import Input, Select, Static
 
 from cloister.console.asking_run import about_preset, expected, no_plan, plan_of, settings_of
+from cloister.console.paint import outside
 from cloister.console.screens.dialogs import Field, Form
 from cloister.errors import CloisterError
 
@@ -27,18 +28,18 @@ QUIET_S = 0.3
 class NewRun(Form):
     """Asks for a plan whenever its fields have rested, and shows the newest answer only."""
 
-    def __init__(self, title: str, fields: Sequence[Field]) -> None:
-        super().__init__(title, fields)
+    def __init__(self, title: str, fields: Sequence[Field], **more: Any) -> None:
+        super().__init__(title, fields, **more)
         self._asked: dict[str, str] | None = None
-        self._preset = fields[1].choices[0]
+        self._preset = fields[1].value or fields[1].choices[0]
         self._resting: Timer | None = None
 
     def lines(self) -> ComposeResult:
         for field in self._fields:
             with Horizontal(classes="beside"):
-                yield Static(Text(field.label, "bold"), classes="label", markup=False)
+                yield Static(outside(field.label, style="bold"), classes="label", markup=False)
                 yield self.entry(field)
-                yield Static(Text(field.help, "dim"), markup=False)
+                yield Static(outside(field.help, style="dim"), markup=False)
 
     def beneath(self) -> Iterable[Widget]:
         with VerticalScroll(id="plan"):

@@ -15,6 +15,10 @@ from textual.widgets.option_list import Option
 from cloister.console.actions import ACTIONS, BY_ID, EVERYWHERE, Action
 from cloister.console.paint import styled
 from cloister.console.picture import Picture
+from cloister.console.widgets.entry import Entry
+
+NARROW = 110
+"""Below so many columns a dialog is as wide as the screen."""
 
 
 class Palette(ModalScreen[str | None]):
@@ -34,7 +38,7 @@ class Palette(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog tall"):
             yield Static(Text("Commands"), classes="title", markup=False)
-            yield Input(placeholder="type a few letters", compact=True)
+            yield Entry(placeholder="type a few letters", select_on_focus=False, compact=True)
             options = OptionList(markup=False, compact=True)
             options.can_focus = False
             yield options
@@ -81,12 +85,13 @@ class Palette(ModalScreen[str | None]):
 
     def _line(self, action: Action) -> Text:
         allowed = self._picture.may(action.policy)
-        line = styled(f"{action.shown_key:>6} ", "bold" if allowed else "dim")
+        line = styled(f"{action.shown_key:>5} ", "bold" if allowed else "dim")
         line.append(f"{action.id:<20} ", "" if allowed else "dim")
         line.append(action.help if allowed else f"× denied: {action.help}", "dim")
         if not self._is_here(action):
             line.append(f" ({action.scopes[0]})", "dim italic")
-        line.truncate(min(84, int(self.app.size.width * 0.96) - 6), overflow="ellipsis")
+        width = self.app.size.width
+        line.truncate(width - 6 if width < NARROW else 84, overflow="ellipsis")
         return line
 
 

@@ -14,16 +14,26 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from cloister.console.actions import ACTIONS, EVERYWHERE
 from cloister.console.paint import outside, styled
 from cloister.console.picture import Picture
-from cloister.console.widgets.frame import KeyBar, Saying, TopBar
+from cloister.console.widgets.entry import Entry
+from cloister.console.widgets.frame import KeyBar, Saying, TopBar, Words
 from cloister.console.widgets.rows import Line, Rows
 
 if TYPE_CHECKING:
     from cloister.console.app import ConsoleApp
+
+
+FEW = 12
+"""So many lines leave room for what is known of one below them, on the lowest screen."""
+
+
+CONNECTING = (
+    "Connecting … An appliance of your own that does not run yet is started, which takes some seconds."
+)
 
 
 def bindings(scope: str) -> list[BindingType]:
@@ -45,6 +55,8 @@ class Place(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.word = ""
+        # It is styled as it comes in. Without this, Textual reads every style sheet again, twice a new screen.
+        self._css_update_count = self.app._css_update_count
 
     @property
     def console(self) -> ConsoleApp:
@@ -53,7 +65,7 @@ class Place(Screen[None]):
     def compose(self) -> ComposeResult:
         yield TopBar()
         yield from self.body()
-        field = Input(placeholder="only lines with …", id="filter", compact=True)
+        field = Entry(placeholder="only lines with …", id="filter", select_on_focus=False, compact=True)
         field.display = False
         yield field
         yield Saying()
@@ -66,6 +78,10 @@ class Place(Screen[None]):
         """Show what is known now."""
         raise NotImplementedError
 
+    def sift(self) -> None:
+        """Show what the filter's word lets through."""
+        self.show(self.console.picture)
+
     def on_screen_resume(self) -> None:
         self.console.entered(self)
 
@@ -74,12 +90,12 @@ class Place(Screen[None]):
     def do_filter(self) -> None:
         field = self.query_one("#filter", Input)
         field.display = True
-        field.focus()
+        self.set_focus(field)  # at once: what is typed right behind is meant for it
 
     def on_input_changed(self, event: Input.Changed) -> None:
         if event.input.id == "filter":
             self.word = event.value
-            self.show(self.console.picture)
+            self.sift()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         if event.input.id == "filter":
@@ -87,17 +103,20 @@ class Place(Screen[None]):
             self.focus_content()
 
     def do_back(self) -> None:
-        """One step back: out of the filter first."""
+        """One step back: out of the filter first; then what was said goes."""
         field = self.query_one("#filter", Input)
         if field.display:
             field.display = False
             field.value = ""
+            self.set_focus(None)  # at once: what is typed right behind is not meant for it
             self.focus_content()
+        else:
+            self.query_one(Saying).hush()
 
     def focus_content(self) -> None:
         for rows in self.query(Rows):
             if rows.display:
-                rows.focus()
+                self.set_focus(rows)
                 return
 
     def chosen_id(self) -> str | None:
@@ -106,10 +125,15 @@ class Place(Screen[None]):
 
 
 class ListPlace(Place):
-    """Lines, and what is known of the chosen one: beside them where there is room, in their stead where not."""
+    """Lines, and what is known of the chosen one: beside them where that is wide enough, below them where they are few;
+    opened, in their stead."""
 
     columns: ClassVar[tuple[str, ...]] = ()
     empty: ClassVar[str] = "Nothing yet."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._all: list[Line] = []
 
     def lines(self, picture: Picture) -> list[Line]:
         raise NotImplementedError
@@ -120,38 +144,54 @@ class ListPlace(Place):
     def side(self) -> Iterable[Widget]:
         """What stands beside the lines."""
         with VerticalScroll(id="side"):
-            yield Static(id="about", markup=False)
+            yield Words(id="about")
 
     def body(self) -> Iterable[Widget]:
         with Horizontal(id="content"):
             yield Rows(self.columns)
-            yield Static(id="empty", markup=False)
+            yield Words(id="empty")
             yield from self.side()
 
     def on_mount(self) -> None:
         self.focus_content()
 
     def show(self, picture: Picture) -> None:
-        lines = self.lines(picture)
-        if self.word:
-            lines = [line for line in lines if line.holds(self.word)]
-        rows = self.query_one(Rows)
-        rows.show_lines(lines)
+        self._all = self.lines(picture)
+        self.sift()
+
+    def sift(self) -> None:
+        """Show those of the lines that hold the filter's word: they are made once, not for each letter of it."""
+        picture = self.console.picture
+        lines = [line for line in self._all if line.holds(self.word)] if self.word else self._all
+        self.query_one(Rows).show_lines(lines)
+        if lines:
+            self.call_after_refresh(self._hold_focus)
         self.set_class(not lines, "-empty")
+        self.set_class(len(lines) > FEW, "-long")
         if not lines:
-            self.query_one("#empty", Static).update(self._why_empty(picture))
+            self.query_one("#empty", Words).tell(self._why_empty(picture))
             self.remove_class("-open")
         self._show_about(picture)
+
+    def watch_focused(self, focused: Widget | None) -> None:
+        if focused is None:
+            self.call_after_refresh(self._hold_focus)
+
+    def _hold_focus(self) -> None:
+        """Keys are for the lines again, which are hidden while there is none, and a filter after it was left."""
+        if self.focused is None:
+            self.focus_content()
 
     def _why_empty(self, picture: Picture) -> Text:
         unread = [name for name in self.needs if name not in picture.read]
         if picture.away is not None and unread:
-            return Text(f"The authority is away, nothing was read yet.\n{picture.away}")
+            return Text("The authority is away, nothing was read yet.\n") + outside(picture.away)
         for name in self.needs:
             if name in picture.refused:
                 return styled("Not shown: ", "bold red") + outside(picture.refused[name])
         if unread:
-            return Text("Reading …", "dim")
+            words = "Reading …" if picture.status is not None else CONNECTING
+            return Text(words, "dim")
         if self.word:
             return Text("No line holds ") + outside(self.word) + Text(". Esc shows all of them.")
         return self.greeting(picture)
@@ -163,7 +203,7 @@ class ListPlace(Place):
     def _show_about(self, picture: Picture) -> None:
         line = self.chosen
         text = Text("") if line is None else self.about(line.key, picture)
-        self.query_one("#about", Static).update(text)
+        self.query_one("#about", Words).tell(text)
 
     @property
     def chosen(self) -> Line | None:
@@ -173,10 +213,10 @@ class ListPlace(Place):
         line = self.chosen
         return (line.copied or line.key) if line is not None else None
 
-    def on_data_table_row_highlighted(self) -> None:
+    def on_rows_highlighted(self) -> None:
         self._show_about(self.console.picture)
 
-    def on_data_table_row_selected(self) -> None:
+    def on_rows_selected(self) -> None:
         self.console.action_perform("open")
 
     def do_open(self) -> None:

@@ -9,19 +9,20 @@ from rich.text import Text
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.widget import Widget
-from textual.widgets import Static
+from textual_plotext import PlotextPlot
 
 from cloister.console.asking import ask_merge
 from cloister.console.asking_run import ask_run
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation, progress, result, settings, side_by_side
 from cloister.console.history import POINTS
+from cloister.console.lineage import left
 from cloister.console.paint import ago, facts, number, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.curves import Curves
+from cloister.console.widgets.frame import Words
 from cloister.console.widgets.rows import Line
-from cloister.shown import duration
 
 if TYPE_CHECKING:
     from cloister.api import Curve, Job, Run
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 LOG_LINES = 40
 MOVING = ("running", "queued")
 REST_S = 0.3
-"""So long the cursor rests on a run that ended before its curve is asked for."""
+"""So long the cursor rests on a run before its curve is asked for."""
+NUMBERS = {"rss_mib": "memory, MiB", "tokens_per_s": "tokens/s", "holdout_loss": "hold-out loss"}
+"""What numbers of a job are called, where their names say it less well."""
 RANK = {"running": 0, "queued": 1, "paused": 2}
 """What comes first in the list; what ended comes after it, the newest first."""
 
@@ -55,9 +58,10 @@ class RunsPlace(ListPlace):
 
     def side(self) -> Iterable[Widget]:
         with VerticalScroll(id="side"):
-            yield Static(id="about", markup=False)
+            yield Words(id="about")
             yield Curves()
-            yield Static(id="more", markup=False)
+            yield Words(id="more")
+            yield PlotextPlot(id="rate-below", classes="-nothing")
 
     def lines(self, picture: Picture) -> list[Line]:
         now = self.console.clock()
@@ -71,7 +75,7 @@ class RunsPlace(ListPlace):
                     outside(f"{'= ' if run.run_id == self._marked else ''}{run.name}", 28),
                     state(now_job(run).state),
                     _far(now_job(run)),
-                    Text(_left(now_job(run))),
+                    Text(left(now_job(run))),
                     Text(number(_holdout(run))),
                     outside(run.created_by, 12),
                     Text(ago(run.created_at, now)),
@@ -85,7 +89,7 @@ class RunsPlace(ListPlace):
         if run is None:
             return Text("")
         self._draw(run)
-        self.query_one("#more", Static).update(self._more(run, picture))
+        self.query_one("#more", Words).tell(self._more(run, picture))
         return stack(
             outside(run.name, style="bold"),
             progress(run),
@@ -112,17 +116,20 @@ class RunsPlace(ListPlace):
 
     def _draw(self, run: Run) -> None:
         history, job = self.console.history, run.train_job.job_id
-        if run.train_job.state not in MOVING and run.run_id not in self._curves:
+        older = run.train_job.state not in MOVING or not self.console.feed.whole
+        if older and run.run_id not in self._curves:
             self.set_timer(REST_S, lambda: self._ask_curve(run))
         self.query_one(Curves).tell(
+            job,
             history.series(job, "loss"),
             history.series(job, "holdout_loss"),
             history.series(job, "learning_rate"),
             colour=not self.console.no_color,
+            below=self.query_one("#rate-below", PlotextPlot),
         )
 
     def _ask_curve(self, run: Run) -> None:
-        """The whole curve of a run that ended, which may be older than the events: once, where the cursor rests."""
+        """The whole curve of a run that is older than the events that were read: once, where the cursor rests."""
         if run.run_id in self._curves or self.chosen is None or self.chosen.key != run.run_id:
             return
         self._curves.add(run.run_id)
@@ -130,6 +137,7 @@ class RunsPlace(ListPlace):
         def told(curve: Curve) -> None:
             points = ((point.step, point.values) for point in curve.points)
             self.console.history.fill(run.train_job.job_id, points)
+            self.query_one(Curves).hurry()
             self._show_about(self.console.picture)
 
         self.console.request(
@@ -237,14 +245,6 @@ def _far(job: Job) -> Text:
     return Text("")
 
 
-def _left(job: Job) -> str:
-    if job.state == "running" and job.progress is not None and job.progress.remaining_s is not None:
-        return duration(job.progress.remaining_s)
-    if job.state == "queued" and job.starts_in_s is not None:
-        return f"in {duration(job.starts_in_s)}"
-    return ""
-
-
 def _holdout(run: Run) -> object:
     return run.train_job.metrics.get("holdout_loss", run.train_job.result.get("holdout_loss"))
 
@@ -253,8 +253,11 @@ def _numbers(job: Job) -> Text:
     """The numbers of the moment, of a job that runs."""
     if job.state != "running":
         return Text("")
-    known = [(name.replace("_", " "), number(value)) for name, value in job.metrics.items()]
-    return facts([("device", job.device or "cpu"), *known])
+    known = [
+        (NUMBERS.get(name) or name.replace("_", " "), number(value)) for name, value in job.metrics.items()
+    ]
+    devices = (job.device or "cpu").replace(",", ", ")
+    return facts([("devices" if "," in devices else "device", devices), *known])
 
 
 PLACE = RunsPlace

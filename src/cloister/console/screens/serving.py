@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
+from cloister.console.approving import decisions
 from cloister.console.asking import ask_serve
 from cloister.console.paint import ago, facts, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
+from cloister.console.rolling_back import ENDED, ask_rollback
+from cloister.console.screens.chat import ChatPane
 from cloister.console.screens.place import ListPlace, bindings
-from cloister.console.traffic import ANSWERED, READ, Traffic, count, told
+from cloister.console.traffic import Traffic, cached, count, read_now, told, told_load
 from cloister.console.widgets.rows import Line
-from cloister.shown import moment
+from cloister.shown import duration, moment
 
 if TYPE_CHECKING:
-    from cloister.api import Deployment, LedgerMatches
-    from cloister.client import Client
+    from cloister.api import Deployment, EngineLoad, LedgerMatches
 
-ENDED = ("stopped", "failed")
 LOOK_EVERY_S = 3.0
+DRAIN_S = 300.0
 
 
 class ServingPlace(ListPlace):
@@ -28,14 +30,16 @@ class ServingPlace(ListPlace):
 
     scope = "serving"
     BINDINGS: ClassVar[list[BindingType]] = bindings("serving")
-    needs: ClassVar[tuple[str, ...]] = ("deployments", "models", "clients", "status")
-    columns = ("served as", "state", "model", "req/s", "95%", "tok/s", "device", "by", "age")
+    needs: ClassVar[tuple[str, ...]] = ("deployments", "models", "clients", "approvals", "status")
+    columns = ("served as", "state", "model", "req/s", "95% in", "tok/s", "cache", "device", "age")
     empty = "Nothing is served. w arms the console, then s starts a merged model."
 
     def __init__(self) -> None:
         super().__init__()
         self._traffic: dict[str, Traffic] = {}
+        self._loads: dict[str, EngineLoad] = {}
         self._asked = False
+        self._marked: str | None = None
 
     def on_mount(self) -> None:
         super().on_mount()
@@ -46,31 +50,28 @@ class ServingPlace(ListPlace):
         self._count()
 
     def _count(self) -> None:
-        """Count requests anew while this screen is in front."""
+        """Count requests anew, and ask the engines, while this screen is in front."""
         console = self.console
-        if (
-            self._asked
-            or not self.is_current
-            or console.picture.away
-            or not console.picture.may("ledger.read")
-        ):
+        if self._asked or not self.is_current or console.picture.away:
             return
         self._asked = True
+        counts = console.picture.may("ledger.read")
         console.request(
-            lambda client: client.search_ledger(READ, ledger="gateway", action=ANSWERED),
+            lambda client: read_now(client, counts=counts),
             self._counted,
             doing="count requests",
-            failed=lambda _: self._counted(None),
+            failed=lambda _: self._counted((None, [])),
             quiet=True,
         )
 
-    def _counted(self, found: LedgerMatches | None) -> None:
+    def _counted(self, found: tuple[LedgerMatches | None, list[EngineLoad]]) -> None:
         self._asked = False
-        before = self._traffic
-        self._traffic = (
-            count(found.entries, self.console.clock(), more=found.more) if found is not None else {}
-        )
-        if self._traffic != before:
+        before = (self._traffic, self._loads)
+        answered, loads = found
+        now = self.console.clock()
+        self._traffic = count(answered.entries, now, more=answered.more) if answered is not None else {}
+        self._loads = {one.deployment_id: one for one in loads}
+        if (self._traffic, self._loads) != before:
             self.show(self.console.picture)
 
     def lines(self, picture: Picture) -> list[Line]:
@@ -83,8 +84,8 @@ class ServingPlace(ListPlace):
                     state(one.state),
                     outside(picture.name_of(one.model), 24),
                     *_figures(self._traffic.get(one.deployment_id)),
+                    cached(self._loads.get(one.deployment_id)),
                     outside(one.device or "-", 10),
-                    outside(one.created_by, 12),
                     Text(ago(one.created_at, now)),
                 ),
             )
@@ -120,9 +121,11 @@ class ServingPlace(ListPlace):
                     ("clients", ", ".join(users) or "none: 6 issues a key"),
                 ]
             ),
+            decisions(picture, one.model, "Deployment"),
             titled(
                 "Requests",
-                told(self._traffic.get(one.deployment_id))
+                told_load(self._loads.get(one.deployment_id))
+                + told(self._traffic.get(one.deployment_id))
                 + styled("Each is an entry of the gateway's ledger: 7, then g.", "dim"),
             ),
             titled(
@@ -144,6 +147,13 @@ class ServingPlace(ListPlace):
         ask_serve(self.console)
 
     def do_deployment_stop(self) -> None:
+        self._stop("Stop serving", "stop it", "Its clients get errors from then on.")
+
+    def do_deployment_drain(self) -> None:
+        words = f"New requests are refused at once; those in progress have {duration(DRAIN_S)} to end."
+        self._stop("Drain, then stop serving", "drain it", words, drain_s=DRAIN_S)
+
+    def _stop(self, title: str, doing: str, words: str, *, drain_s: float = 0) -> None:
         one = self._chosen()
         if one is None:
             return
@@ -151,15 +161,12 @@ class ServingPlace(ListPlace):
             self.console.say(f"{one.name} is {one.state} already.", "warn")
             return
         self.console.confirm(
-            "Stop serving",
-            stack(
-                self.about(one.deployment_id, self.console.picture),
-                Text("Its clients get errors from then on."),
-            ),
+            title,
+            stack(self.about(one.deployment_id, self.console.picture), Text(words)),
             one.name,
-            "stop it",
+            doing,
             lambda: self.console.request(
-                lambda client: client.stop_deployment(one.deployment_id),
+                lambda client: client.stop_deployment(one.deployment_id, drain_s=drain_s),
                 lambda gone: self.console.say(f"{gone.name} is {gone.state}."),
                 doing=f"stop {one.name}",
             ),
@@ -167,59 +174,42 @@ class ServingPlace(ListPlace):
 
     def do_deployment_rollback(self) -> None:
         one = self._chosen()
+        if one is not None:
+            ask_rollback(self.console, one)
+
+    def do_deployment_chat(self) -> None:
+        one = self._ready()
+        if one is not None:
+            self.console.push_screen(ChatPane((one.name,)))
+
+    def do_deployment_compare(self) -> None:
+        """With the only other one that is served; where there are more, with the one that was marked before."""
+        one = self._ready()
         if one is None:
             return
-        before = previous(one, self.console.picture)
-        if before is None:
-            self.console.say(f"{one.name} served no other model before this one that is still there.", "warn")
-            return
-        shown = facts(
-            [
-                ("now", f"{self.console.picture.name_of(one.model)} ({one.model}), {one.state}"),
-                ("then", f"{self.console.picture.name_of(before.model)} ({before.model})"),
-                ("last served", f"{moment(before.created_at)} by {before.created_by}"),
-            ]
-        )
-        self.console.confirm(
-            "Roll back",
-            stack(shown, Text("What runs is stopped first. An approval that still stands is used again.")),
-            one.name,
-            "roll back",
-            lambda: self.console.request(
-                lambda client: roll_back(client, one, before),
-                lambda back: self.console.say(f"{back.name} is {back.state} with what it served before."),
-                doing=f"roll {one.name} back",
-            ),
-        )
+        others = [d for d in self.console.picture.deployments if d.state == "ready" and d.name != one.name]
+        marked = next((d for d in others if d.deployment_id == self._marked), None)
+        if not others:
+            self.console.say(f"Only {one.name} is served; it takes two.", "warn")
+        elif marked is None and len(others) > 1:
+            self._marked = one.deployment_id
+            self.console.say(f"{one.name} is marked: = on another one asks them both.")
+        else:
+            self._marked = None
+            self.console.push_screen(ChatPane(((marked or others[0]).name, one.name)))
+
+    def _ready(self) -> Deployment | None:
+        one = self._chosen()
+        if one is not None and one.state != "ready":
+            self.console.say(f"{one.name} is {one.state}, not ready.", "warn")
+            return None
+        return one
 
 
 def _figures(traffic: Traffic | None) -> tuple[Text, Text, Text]:
     if traffic is None:
         return Text("-", "dim"), Text("-", "dim"), Text("-", "dim")
     return Text(f"{traffic.per_s:.2g}"), Text(f"{traffic.slow_s:.1f} s"), Text(f"{traffic.tokens_per_s:.3g}")
-
-
-def previous(one: Deployment, picture: Picture) -> Deployment | None:
-    """The last deployment under that name, before this one, of another model that is still there."""
-    there = {model.object_id for model in picture.models}
-    earlier = [
-        other
-        for other in picture.deployments
-        if other.name == one.name
-        and other.created_at < one.created_at
-        and other.model != one.model
-        and other.model in there
-    ]
-    return max(earlier, key=lambda other: other.created_at, default=None)
-
-
-def roll_back(client: Client, one: Deployment, before: Deployment) -> Deployment:
-    """Stop one, and serve the other's model under the same name. Errors: those of both."""
-    from cloister.api import ServeRequest
-
-    if one.state not in ENDED:
-        client.stop_deployment(one.deployment_id)
-    return client.serve(ServeRequest(name=before.name, model=before.model, config=before.config))
 
 
 PLACE = ServingPlace

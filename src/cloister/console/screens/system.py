@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console import system_parts as parts
+from cloister.console.asking_keeping import ask_backup, ask_discard, ask_new_slot, ask_slot_removal
 from cloister.console.asking_vault import ask_initialise, ask_lock, ask_unlock
 from cloister.console.commands import cloister
 from cloister.console.denial import ask_why, told
@@ -109,11 +111,45 @@ class SystemPlace(ListPlace):
             f"{bad} things are bad." if bad else "This machine is fit.", "bad" if bad else "good"
         )
 
+    def do_slot_add(self) -> None:
+        ask_new_slot(self.console)
+
+    def do_slot_remove(self) -> None:
+        ask_slot_removal(self.console)
+
+    def do_backup_make(self) -> None:
+        ask_backup(self.console)
+
+    def do_backup_discard(self) -> None:
+        ask_discard(self.console)
+
+    def do_support_bundle(self) -> None:
+        status = self.console.picture.status
+        if status is None:
+            return
+        self.console.ask_form(
+            "An archive for who helps from outside",
+            [Field("file", "A new file", help="such as ~/support.tar.gz", needed=True)],
+            lambda values: self.console.request(
+                lambda _: cloister(
+                    status.home, "support", "bundle", str(Path(values["file"]).expanduser().absolute())
+                ),
+                lambda done: self.console.say(
+                    f"{done['file']} is written. Its README says what is in it: look before it goes."
+                ),
+                doing="support bundle",
+                quiet=True,
+            ),
+            note=Text(
+                "States, figures, errors and logs: no row, prompt or key, and numbers in the place of names."
+            ),
+        )
+
     def do_policy_explain(self) -> None:
         def go_on(values: dict[str, str]) -> None:
             action = values["action"]
             self.console.request(
-                lambda client: ask_why(client, action, account=values["account"] or None),
+                lambda client: ask_why(client, action, values["account"] or None, values["thing"] or None),
                 lambda answers: self.console.tell(
                     f"Who may: {visible(action)}", told(action, answers, self.console.picture)
                 ),
@@ -128,6 +164,7 @@ class SystemPlace(ListPlace):
                     "action", "Action", help="as the policy table names it, such as run.start", needed=True
                 ),
                 Field("account", "Account", help="empty: yourself"),
+                Field("thing", "On what", help="a name or an id; empty: the strictest of its kind"),
             ],
             go_on,
         )

@@ -1,9 +1,11 @@
-"""Curves of a run over its steps: loss and hold-out loss; learning rate below where there is room."""
+"""Curves of a run over its steps: loss and hold-out loss; learning rate below them where there is room, else further
+down."""
 
 from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
@@ -12,6 +14,8 @@ from textual_plotext import PlotextPlot
 
 Points = Sequence[tuple[int, float]]
 TICKS = 4
+REST_S = 1.8
+"""The picture of a live run is drawn about so often, at every other word of it."""
 MARKER = "*" if os.environ.get("TERM") == "linux" else "braille"
 """The Linux console's font has no braille."""
 WIDE_RANGE = 20
@@ -24,18 +28,40 @@ class Curves(Vertical):
     def __init__(self) -> None:
         super().__init__(id="curves")
         self._shown: object = None
+        self._of: str | None = None
+        self._drawn_at = 0.0
 
     def compose(self) -> ComposeResult:
         yield PlotextPlot(id="loss-plot", classes="plot")
         yield PlotextPlot(id="rate-plot", classes="plot")
 
-    def tell(self, loss: Points, holdout: Points, rate: Points, *, colour: bool) -> None:
-        """Draw them, where they differ from what is drawn."""
+    def hurry(self) -> None:
+        """Draw what is told next, however soon."""
+        self._of = None
+
+    def tell(
+        self,
+        of: str,
+        loss: Points,
+        holdout: Points,
+        rate: Points,
+        *,
+        colour: bool,
+        below: PlotextPlot | None = None,
+    ) -> None:
+        """Draw those of a job, where they differ from what is drawn. Of the same job, what came within `REST_S` of the
+        last time is drawn with what comes next: over a slow line a picture is dear. `below` shows the learning rate
+        where there is no room for two."""
         now = (tuple(loss[-1:]), len(loss), tuple(holdout[-1:]), len(holdout), len(rate), colour)
-        self.display = len(loss) > 1 or len(holdout) > 1
-        if now == self._shown or not self.display:
+        known = len(loss) > 1 or len(holdout) > 1
+        self.set_class(known, "-drawn")
+        if not known and below is not None:
+            below.add_class("-nothing")
+        if (of, now) == self._shown or not known:
             return
-        self._shown = now
+        if self._of == of and time.monotonic() - self._drawn_at < REST_S:
+            return
+        self._of, self._shown, self._drawn_at = of, (of, now), time.monotonic()
         both = [*loss, *holdout]
         values = [value for _, value in both]
         logarithmic = min(values) > 0 and max(values) / min(values) > WIDE_RANGE
@@ -43,20 +69,25 @@ class Curves(Vertical):
         scale = ", logarithmic" if logarithmic else ""
         _clear(plot, f"loss (line), hold-out loss (o){scale}")
         if len(loss) > 1:
-            plot.plt.plot(*_split(loss, logarithmic), marker=MARKER, color="cyan" if colour else "default")
+            plot.plt.plot(*_split(loss, logarithmic), marker=MARKER, color="default")
         if holdout:
             plot.plt.scatter(
-                *_split(holdout, logarithmic), marker="o", color="yellow" if colour else "default"
+                *_split(holdout, logarithmic), marker="o", color="magenta" if colour else "default"
             )
         _ticks(plot, values, [step for step, _ in both], logarithmic)
         plot.refresh()
-        second = self.query_one("#rate-plot", PlotextPlot)
-        second.set_class(len(rate) <= 1, "-nothing")
-        _clear(second, "learning rate")
-        if len(rate) > 1:
-            second.plt.plot(*_split(rate), marker=MARKER, color="green" if colour else "default")
-            _ticks(second, [value for _, value in rate], [step for step, _ in rate], False)
-        second.refresh()
+        _draw_rate(self.query_one("#rate-plot", PlotextPlot), rate)
+        if below is not None:
+            _draw_rate(below, rate)
+
+
+def _draw_rate(plot: PlotextPlot, rate: Points) -> None:
+    plot.set_class(len(rate) <= 1, "-nothing")
+    _clear(plot, "learning rate")
+    if len(rate) > 1:
+        plot.plt.plot(*_split(rate), marker=MARKER, color="default")
+        _ticks(plot, [value for _, value in rate], [step for step, _ in rate], False)
+    plot.refresh()
 
 
 def _clear(plot: PlotextPlot, title: str) -> None:

@@ -6,61 +6,84 @@ from rich.text import Text
 from textual.widgets import Static
 
 from cloister.console.actions import PLACES, in_scope
-from cloister.console.paint import COLOURS, GLYPHS, outside, styled
+from cloister.console.paint import GLYPHS, hung, marked, outside, styled
 from cloister.console.picture import Picture
 
 BANNERS = {
-    "red": "bold white on red",
-    "amber": "bold black on yellow",
-    "green": "bold black on green",
-    "blue": "bold white on blue",
-    "magenta": "bold white on magenta",
+    "red": "red on white reverse",
+    "amber": "yellow on black reverse",
+    "green": "green on black reverse",
+    "blue": "blue on white reverse",
+    "magenta": "magenta on white reverse",
     "grey": "bold reverse",
 }
-
-
-def _mark(mood: str, words: str) -> Text:
-    return Text(f"{GLYPHS[mood]} {words}", COLOURS[mood])
+"""Both colours are said, so that the words are as legible on a light terminal as on a dark one; reversed, so that
+the banner is one without colours, too."""
+LINES = 2
+"""Of keys."""
 
 
 def state_of(picture: Picture, armed: bool) -> list[Text]:
     """Seal, ledger, sandbox, alerts, armed or not: each by word, glyph and colour."""
-    arming = Text(" ARMED ", "bold black on yellow") if armed else Text("read-only", "dim")
+    arming = Text(" ARMED ", BANNERS["amber"]) if armed else Text("read-only", "dim")
     if picture.away is not None:
-        return [_mark("bad", "AUTHORITY AWAY"), Text("asking again …", "dim"), arming]
+        return [marked("bad", "AUTHORITY AWAY"), Text("asking again …", "dim"), arming]
     status = picture.status
     if status is None:
-        return [_mark("busy", "connecting …"), arming]
+        return [marked("busy", "connecting …"), arming]
     if not status.initialised:
-        seal = _mark("warn", "no vault yet")
+        seal = marked("warn", "no vault yet")
     else:
-        seal = _mark("warn", "LOCKED") if status.locked else _mark("good", "open")
+        seal = marked("warn", "LOCKED") if status.locked else marked("good", "open")
     if status.ledger.failure:
-        ledger = _mark("bad", "LEDGER REFUSES")
+        ledger = marked("bad", "LEDGER REFUSES")
     elif not status.ledger.witnessed and status.initialised:
-        ledger = _mark("warn", "UNWITNESSED")
+        ledger = marked("warn", "UNWITNESSED")
     else:
-        ledger = _mark("good", "ledger")
+        ledger = marked("good", "ledger")
     sandboxed = status.sandbox == "bubblewrap"
-    sandbox = _mark("good", "sandbox") if sandboxed else _mark("bad", "NO SANDBOX")
+    sandbox = marked("good", "sandbox") if sandboxed else marked("bad", "NO SANDBOX")
     critical = sum(alert.severity == "critical" for alert in picture.alerts)
     count = len(picture.alerts)
     if not count:
         alerts = Text("no alert", "dim")
     else:
-        alerts = _mark("bad" if critical else "warn", f"{count} alert{'s' if count > 1 else ''}")
+        alerts = marked("bad" if critical else "warn", f"{count} alert{'s' if count > 1 else ''}")
     return [seal, ledger, sandbox, alerts, arming]
 
 
-class TopBar(Static):
-    """Two lines: where and how it is; the screens with their numbers."""
+class Words(Static):
+    """A text; what is told again is not drawn again."""
 
-    def __init__(self) -> None:
-        super().__init__(markup=False)
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(markup=False, id=id)
         self._shown: Text | None = None
 
-    def tell(self, picture: Picture, *, armed: bool, place: str, name: str, colour: str | None) -> None:
+    @property
+    def told(self) -> str:
+        """What it says, without its looks."""
+        return self._shown.plain if self._shown is not None else ""
+
+    def tell(self, text: Text) -> None:
         """Show it, where it differs from what is there."""
+        if self._shown is None or text != self._shown:
+            self._shown = text
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._shown is not None:
+            self.update(
+                hung(self._shown, self.size.width, self.app.console) if self.size.width else self._shown
+            )
+
+    def on_resize(self) -> None:
+        self._draw()
+
+
+class TopBar(Words):
+    """Two lines: where and how it is; the screens with their numbers."""
+
+    def show(self, picture: Picture, *, armed: bool, place: str, name: str, colour: str | None) -> None:
         first = styled(f" {outside(name, 20).plain} ", BANNERS.get(colour or "grey", BANNERS["grey"]))
         for part in state_of(picture, armed):
             first.append("  ")
@@ -68,10 +91,7 @@ class TopBar(Static):
         second = Text()
         for number, one in enumerate(PLACES, 1):
             second.append(f" {number} {one.capitalize()} ", "bold reverse" if one == place else "")
-        text = Text("\n").join([first, second])
-        if self._shown is None or text != self._shown:
-            self._shown = text
-            self.update(text)
+        self.tell(Text("\n").join([first, second]))
 
 
 class Saying(Static):
@@ -80,36 +100,41 @@ class Saying(Static):
     def __init__(self) -> None:
         super().__init__(markup=False)
 
+    def hush(self) -> None:
+        """It was heard: nothing old is said where somebody comes back to."""
+        self.update("")
+
     def say(self, text: str, mood: str) -> None:
-        glyph = {"good": "●", "bad": "×", "warn": "▲"}.get(mood, "·")
-        self.update(styled(f" {glyph} ", COLOURS.get(mood, "")) + outside(text, 500, COLOURS.get(mood, "")))
+        self.update(Text(" ") + (marked(mood, "") if mood in GLYPHS else Text("· ")) + outside(text, 500))
 
 
-class KeyBar(Static):
-    """The keys that count on this screen, in two lines; what the policies deny has a `×`."""
+class KeyBar(Words):
+    """The keys that count on this screen, in two lines: all of them where they fit, else those that matter most. What
+    the policies deny has a `×`."""
 
     def __init__(self, scope: str) -> None:
-        super().__init__(markup=False)
+        super().__init__()
         self._scope = scope
-        self._shown: Text | None = None
-        self._told: tuple[Picture, bool] | None = None
+        self._last: tuple[Picture, bool] | None = None
 
-    def tell(self, picture: Picture, *, armed: bool) -> None:
-        """Show them, where they differ from what is there."""
-        self._told = (picture, armed)
-        text = Text("\n").join(_in_lines(self._items(picture, armed), self.size.width or 80))
-        if self._shown is None or text != self._shown:
-            self._shown = text
-            self.update(text)
+    def show(self, picture: Picture, *, armed: bool) -> None:
+        self._last = (picture, armed)
+        width = self.size.width or 80
+        every = _in_lines(self._items(picture, armed, every=True), width)
+        lines = every if len(every) <= LINES else _in_lines(self._items(picture, armed, every=False), width)
+        self.tell(Text("\n").join(lines[:LINES]))
 
     def on_resize(self) -> None:
-        if self._told is not None:
-            self.tell(self._told[0], armed=self._told[1])
+        super().on_resize()
+        if self._last is not None:
+            self.show(self._last[0], armed=self._last[1])
 
-    def _items(self, picture: Picture, armed: bool) -> list[Text]:
+    def _items(self, picture: Picture, armed: bool, *, every: bool) -> list[Text]:
         items = []
         for action in in_scope(self._scope):
-            if not action.bar:
+            if action.id.startswith("go.") or not (action.bar or every):
+                continue
+            if action.when is not None and not action.when(picture):
                 continue
             allowed = picture.may(action.policy)
             dim = "dim" if not allowed or (action.changes and not armed) else ""
@@ -121,12 +146,10 @@ class KeyBar(Static):
 
 
 def _in_lines(items: list[Text], width: int) -> list[Text]:
-    """Two lines of whole items; what does not fit is left to the help."""
+    """Lines of whole items."""
     lines = [Text()]
     for item in items:
         if lines[-1].cell_len + item.cell_len > width:
-            if len(lines) == 2:
-                break
             lines.append(Text())
         lines[-1].append_text(item)
     return lines

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 
 from cloister.datasets.personal.addresses import find_addresses
+from cloister.datasets.personal.jsontext import legible
 from cloister.datasets.personal.names import find_names
 from cloister.datasets.personal.numbers import find_numbers
 from cloister.datasets.personal.patterns import Patterns
@@ -41,7 +42,7 @@ class Detector:
         is written the same. Labels, the names of functions and their declarations are the steward's, and not searched.
         """
         fields = list(searched(row))
-        found = [self.find(text) for _, text in fields]
+        found = [self.find(legible(text) if field == "call" else text) for field, text in fields]
         known: dict[str, PersonalType] = {}
         for (_, text), findings in zip(fields, found, strict=True):
             for one in findings:

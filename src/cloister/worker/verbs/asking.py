@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cloister.datasets.render import prompt_ids_all
 from cloister.datasets.rows import Row
 from cloister.evaluation import prompts as asking
-from cloister.evaluation.generate import decode, greedy
+from cloister.evaluation.generate import decode, ended, greedy
 from cloister.evaluation.prompts import Prompts
 from cloister.evaluation.table import Measured
 from cloister.evaluation.tasks import Task
@@ -32,15 +32,16 @@ ROOM = 24
 
 @dataclass(frozen=True)
 class Asked:
-    """All rows' answers and how long a query took, asked in batches."""
+    """All rows' answers, how long a query took, asked in batches, and the share of answers that were cut off."""
 
     answers: list[str]
     seconds: float
+    cut: float
 
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model, and what has to be entered for it to answer: its adapter off, say."""
+    """A loaded model. An answer is cut off at `max_new_tokens`."""
 
     model: Any
     tokenizer: Any
@@ -48,12 +49,16 @@ class Model:
     batch_size: int
 
     @property
-    def most_tokens(self) -> int:
-        """What a prompt may take of the context."""
+    def context(self) -> int:
+        """The tokens that it can see at once."""
         config = self.model.config
         config = getattr(config, "text_config", None) or config
-        context = int(getattr(config, "max_position_embeddings", None) or 4096)
-        return context - self.max_new_tokens - ROOM
+        return int(getattr(config, "max_position_embeddings", None) or 4096)
+
+    @property
+    def most_tokens(self) -> int:
+        """What a prompt may take of the context."""
+        return self.context - self.max_new_tokens - ROOM
 
     def ask(self, name: str, input_ids: Sequence[Sequence[int]], emit: Emitter, *, after: int = 0) -> Asked:
         """Greedily, in batches. `after`: so much of this stage's progress is done already."""
@@ -67,7 +72,9 @@ class Model:
             on_progress=lambda done, total: emit.progress(name, after + done, after + total),
             should_stop=emit.should_stop,
         )
-        return Asked(decode(self.tokenizer, answers), (time.perf_counter() - started) / len(input_ids))
+        seconds = (time.perf_counter() - started) / len(input_ids)
+        cut = sum(not done for done in ended(self.model, self.tokenizer, answers)) / len(answers)
+        return Asked(decode(self.tokenizer, answers), seconds, cut)
 
     def latencies(self, input_ids: Sequence[Sequence[int]], emit: Emitter) -> tuple[float, ...]:
         """Seconds of each query asked alone."""
@@ -157,4 +164,6 @@ class Asking:
             prompts.tokens,
             asked.seconds,
             latencies,
+            longest=model.max_new_tokens,
+            cut=asked.cut,
         )

@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from cloister.api import EvaluateConfig, JobDocument, TableConfig
 from cloister.datasets.rows import Row
@@ -23,14 +22,14 @@ from cloister.evaluation import general, own, prompts, table
 from cloister.evaluation.generate import decode, greedy
 from cloister.evaluation.loss import mean_loss, row_losses
 from cloister.evaluation.metrics import Glossary
-from cloister.evaluation.report import Sample, compare, encode_samples, score
+from cloister.evaluation.report import compare, encode_samples, score
 from cloister.evaluation.table import Measured
 from cloister.evaluation.tasks import Scored, Task, instruction_of, task_of, with_labels
 from cloister.evaluation.verdict import verdict
 from cloister.models.load import load_base
 from cloister.sandbox.confine import Confined
-from cloister.training.rows import RowSource, TokenRows, tokenise
-from cloister.worker.verbs import measuring, opening
+from cloister.training.rows import RowSource, TokenRows
+from cloister.worker.verbs import answered, measuring, opening
 from cloister.worker.verbs.asking import Asked, Asking, Model
 
 if TYPE_CHECKING:
@@ -39,9 +38,12 @@ if TYPE_CHECKING:
 POOL = 20_000
 """So many training rows, a seeded choice where there are more, are where examples come from."""
 MAX_FILE = 1 << 20
-MOST_GROUPS = 64
 SPARE_TOKENS = 16
-"""An answer that is longer than any expected one by more than that is cut off: it is wrong already."""
+"""An answer of the tuned model that is longer than any expected one by more than that is cut off: it is wrong."""
+SPARE_UNTUNED = 128
+MOST_UNTUNED = 1024
+"""A model that was not tuned may use other words, and think aloud: it has so many more, or four times the longest
+expected answer, but of a small context no more than a quarter, and `MOST_UNTUNED` at most."""
 
 
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
@@ -72,16 +74,21 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         tuned = measuring.load_tuned(job, given.base, given.adapter)
         emit.progress("load", 1, 1)
 
-        bench = _Bench(rows, task, tokenise(holdout, tuned.tokenizer, tuned.max_length), tuned, config, emit)
+        bench = _Bench(rows, task, tuned.tokens(holdout), tuned, config, emit)
         bench.measure_pair()
         values = compare(bench.scores("base"), bench.scores("tuned"), len(rows))
         lines, primary = bench.lines, task.primary
         secret: dict[str, Any] = {}
         if config.table is not None:
+            template = measuring.template_of(given.adapter)
+            if template not in ("auto", "model") and task.kind != "text":
+                bench.notes.append(
+                    f"Both models were asked in the run's template ({template}): the base may know its own better."
+                )
             pool = _pool(given, config.seed) if task.kind != "text" else []
             bench.measure_prompting(pool, config.table)
             compared = bench.general_check() if config.table.general else None
-            training_s = _training_seconds(given.adapter)
+            training_s = _device_seconds(given.adapter)
             if larger is not None:
                 method = given.adapter.manifest.details["method"]
                 del tuned
@@ -90,10 +97,13 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             lines = bench.lines
             if metric is not None:
                 lines = [_with_own(one, metric, config.table.metric or "", rows) for one in lines]
-                primary = next(name for name in lines[0].scored.columns if name.startswith("own"))
-            columns, positions = _groups(rows)
+                theirs = [name for line in lines for name in line.scored.columns if name.startswith("own")]
+                primary = theirs[0] if theirs else primary
+                if not theirs:
+                    bench.notes.append("The metric gave no number for any answer: the usual figure decides.")
+            columns, positions = answered.groups(rows)
             if len(columns) < len({name for row in rows for name in row.groups}):
-                bench.notes.append(f"A column with more than {MOST_GROUPS} groups was left out.")
+                bench.notes.append(f"A column with more than {answered.MOST_GROUPS} groups was left out.")
             if len(bench.tokens) != len(rows):
                 columns, positions = [], []
                 bench.notes.append(
@@ -116,11 +126,12 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
                 "bounds": {**table.bounds(made), "advice": said.advice},
                 "notes": bench.notes,
             }
-            secret = {"groups": columns, "labels": _by_label(bench.task, lines)}
+            secret = {"groups": columns, "labels": answered.by_label(bench.task, lines)}
         with writer.create("report.json") as file:
             file.write(msgspec.json.encode({"config": job.config, **values, **secret}))
         with writer.create("samples.bin") as file:
-            file.write(encode_samples(_samples(holdout, rows, bench, lines, primary)))
+            pair = (bench.answers(table.BASE), bench.answers(table.TUNED))
+            file.write(encode_samples(answered.samples(holdout, rows, bench.task, pair, lines, primary)))
         opening.finish(writer, job, counts={"rows": len(rows)}, details=values)
         return values
 
@@ -143,18 +154,34 @@ class _Bench:
         self._losses: dict[str, float] = {}
         self._pair: dict[str, Asked] = {}
         self._peft = tuned.model
-        self._tuned = Model(tuned.model, tuned.tokenizer, self._most_new_tokens(tuned), config.batch_size)
+        longest = self._longest(tuned.tokenizer) if task.kind != "text" else 0
+        asked, enough = config.max_new_tokens, longest + SPARE_TOKENS
+        tabled = config.table is not None and task.kind != "text"
+        most = min(asked or enough, enough) if tabled else asked or enough
+        self._tuned = Model(tuned.model, tuned.tokenizer, most, config.batch_size)
+        self._untuned = self._patient(self._tuned) if tabled else self._tuned
+        if longest > most:
+            told = f"Answers are cut off at {most} tokens, and the longest expected one has {longest}."
+            self.notes.append(told)
+            emit.notice("warning", told)
         self._plain = prompts.plain(rows, tuned.tokenizer) if task.kind != "text" else None
 
-    def _most_new_tokens(self, tuned: measuring.Tuned) -> int:
-        most = self.config.max_new_tokens
-        if self.config.table is None or self.task.kind == "text":
-            return most
-        lengths = [
-            len(ids)
-            for ids in tuned.tokenizer(list(self.task.expected), add_special_tokens=False)["input_ids"]
-        ]
-        return min(most, max(lengths) + SPARE_TOKENS)
+    def _longest(self, tokenizer: Any) -> int:
+        """Tokens of the longest expected answer."""
+        encoded = tokenizer(list(self.task.expected), add_special_tokens=False)["input_ids"]
+        return max(map(len, encoded))
+
+    def _patient(self, model: Model) -> Model:
+        """The same model with room for answers of one that was not tuned."""
+        assert self.config.table is not None
+        longest, asked = self._longest(model.tokenizer), self.config.table.untuned_tokens
+        wanted = asked or min(MOST_UNTUNED, max(4 * longest, longest + SPARE_UNTUNED))
+        most = max(longest + SPARE_TOKENS, model.context // (2 if asked else 4))
+        if wanted > most:
+            self.notes.append(
+                f"Of a context of {model.context} tokens untuned answers have {most}, and not {wanted}."
+            )
+        return replace(model, max_new_tokens=min(wanted, most))
 
     # --- base against tuned ------------------------------------------------------------------
 
@@ -195,7 +222,7 @@ class _Bench:
         nats, counts = row_losses(
             model,
             (tokens.batch([i], device) for i in range(len(tokens))),
-            on_batch=lambda done: self.emit.progress(name, done, len(self.rows)),
+            on_batch=lambda done: self.emit.progress(name, done, len(tokens)),
             should_stop=self.emit.should_stop,
         )
         self._losses[name] = sum(nats) / sum(counts)
@@ -213,7 +240,7 @@ class _Bench:
             return
         self.task = with_labels(self.task, [row.label for row in pool if row.label is not None])
         asking = self._asking(config)
-        self._prompted(asking, self._tuned, self._peft.disable_adapter, pool, config, "")
+        self._prompted(asking, self._untuned, self._peft.disable_adapter, pool, config, "")
         self.lines.append(
             asking.measure(table.TUNED, self._tuned, nullcontext(), self._plain, self._pair[table.TUNED])
         )
@@ -223,13 +250,13 @@ class _Bench:
         if self._plain is None:
             self.notes.append("A larger base is not set against plain text: its tokens are others.")
             return
-        larger = Model(model, tokenizer, self._tuned.max_new_tokens, self.config.batch_size)
+        larger = self._patient(Model(model, tokenizer, 1, self.config.batch_size))
         self._prompted(self._asking(config), larger, nullcontext, pool, config, table.LARGER)
 
     def forget_tuned(self) -> None:
         """Let go of the tuned model's memory."""
         self._peft = None
-        self._tuned = replace(self._tuned, model=None)
+        self._tuned, self._untuned = replace(self._tuned, model=None), replace(self._untuned, model=None)
 
     def general_check(self) -> general.General | None:
         """The shipped questions, before and after."""
@@ -276,7 +303,10 @@ class _Bench:
                 "The instruction that names the labels does not fit into the context: it was left out."
             )
         instruction = wanted if bare.instructed else None
-        done = self._pair.get(table.BASE) if not prefix and instruction is None else None
+        as_it_stands = (
+            not prefix and instruction is None and model.max_new_tokens == self._tuned.max_new_tokens
+        )
+        done = self._pair.get(table.BASE) if as_it_stands else None
         self.lines.append(asking.measure(prefix or table.BASE, model, switch(), bare, done))
         if config.few_shot and pool:
             shots = prompts.few_shot(pool, config.few_shot, seed)
@@ -331,63 +361,13 @@ def _pool(given: measuring.Measured, seed: int) -> list[Row]:
     return [row for row in rows if row.text is None]
 
 
-def _training_seconds(adapter: Any) -> float | None:
-    found = msgspec.json.decode(adapter.read("history.json")).get("seconds")
-    return float(found) if isinstance(found, int | float) else None
+def _device_seconds(adapter: Any) -> float | None:
+    """How long the training took, counted once for each device that it had."""
+    history = msgspec.json.decode(adapter.read("history.json"))
+    found = history.get("seconds")
+    return float(found) * int(history.get("devices", 1)) if isinstance(found, int | float) else None
 
 
 def _with_own(line: Measured, metric: Confined, name: str, rows: Sequence[Row]) -> Measured:
     columns = own.columns(metric, name, line.answers, rows)
     return replace(line, scored=Scored({**columns, **line.scored.columns}, line.scored.said))
-
-
-def _groups(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[list[list[int]]]]:
-    """The columns that the steward named with their groups, which are content, and the rows of each group."""
-    columns: list[dict[str, Any]] = []
-    positions: list[list[list[int]]] = []
-    for name in sorted({name for row in rows for name in row.groups}):
-        values = sorted({row.groups.get(name, "") for row in rows})
-        if len(values) > MOST_GROUPS:
-            continue
-        columns.append({"column": name, "groups": values})
-        places: dict[str, list[int]] = {value: [] for value in values}
-        for i, row in enumerate(rows):
-            places[row.groups.get(name, "")].append(i)
-        positions.append([places[value] for value in values])
-    return columns, positions
-
-
-def _by_label(task: Task, lines: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Of each label the share that each line got right. Labels are content."""
-    if task.labels is None:
-        return []
-    found = []
-    for number, name in enumerate(task.labels.names):
-        those = [i for i, wanted in enumerate(task.wanted) if wanted == number]
-        if those:
-            right = {one.name: sum(one.scored.said[i] == number for i in those) / len(those) for one in lines}
-            found.append({"label": name, "rows": len(those), "right": right})
-    return found
-
-
-def _samples(
-    holdout: RowSource, rows: Sequence[Row], bench: _Bench, lines: Sequence[Measured], primary: str
-) -> list[Sample]:
-    """Every row with all answers to it; `right` by the deciding figure."""
-    tuned = next((line for line in lines if line.name == table.TUNED), None)
-    scored = tuned.scored if tuned is not None else bench.task.score(bench.answers(table.TUNED))
-    right = scored.columns.get(primary)
-    others = [line for line in lines if line.name != table.TUNED and line.answers]
-    return [
-        Sample(
-            int(holdout.indices[i]),
-            row.answer if row.text is None else "",
-            bench.answers(table.BASE)[i],
-            bench.answers(table.TUNED)[i],
-            "\n".join(turn.content for turn in row.prompt),
-            None if right is None or np.isnan(right[i]) else float(right[i]),
-            {line.name: line.answers[i] for line in others},
-            dict(row.groups),
-        )
-        for i, row in enumerate(rows)
-    ]

@@ -6,9 +6,9 @@ Knows the job document and where problems go; it does not know formats or sealin
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -63,7 +63,7 @@ class ProblemReport:
 
     def _drop(self) -> None:
         if self._file is not None:
-            with suppress(OSError):
+            with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
 
@@ -85,7 +85,8 @@ class Progress:
 
 
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
-    """Import `descriptors["source"]` into `output` as the job's configuration says; without one, only read it.
+    """Import `descriptors["source"]`, then `source:1` and so on where more files are named, into `output` as the job's
+    configuration says; without one, only read it.
 
     Returns:
         the counts of the new dataset, its task and format, and the first dropped rows' problems; of a dry run
@@ -98,8 +99,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     settings = dict(job.config)
     how, secret = settings.pop("personal", None), settings.pop("secret", None)
     config = ImportConfig.model_validate(settings)
-    if "source" not in job.descriptors:
-        raise InvalidInput("an import needs a source", where=job.job_id)
+    if not set(_roles(config)) <= set(job.descriptors):
+        raise InvalidInput("an import needs a source, and each file that it names", where=job.job_id)
     if job.verb == "dry-run":
         return _dry_run(job, config, emit)
     output = job.output
@@ -155,7 +156,11 @@ def _read(
     """The source, read into `writer`; and the first problems."""
     report = ProblemReport(job.descriptors.get("report"), config.source_name)
     try:
-        with os.fdopen(job.descriptors["source"], "rb", buffering=0) as source:
+        with contextlib.ExitStack() as stack:
+            source, *more = [
+                stack.enter_context(os.fdopen(job.descriptors[role], "rb", buffering=0))
+                for role in _roles(config)
+            ]
             progress = Progress(emit, job.job_id)
             processes = min(MAX_PROCESSES, job.threads or len(os.sched_getaffinity(0)))
             summary = import_rows(
@@ -166,6 +171,7 @@ def _read(
                 progress=progress,
                 processes=1 if rewrite is not None else processes,  # what is rewritten passes through here
                 rewrite=rewrite,
+                more=more,
             )
             return summary, report.first
     except InvalidInput as error:
@@ -173,6 +179,11 @@ def _read(
         raise
     finally:
         report.close()
+
+
+def _roles(config: ImportConfig) -> list[str]:
+    """The descriptors of the files, in order."""
+    return ["source", *(f"source:{number}" for number in range(1, len(config.more) + 1))]
 
 
 def _details(summary: ImportSummary, config: ImportConfig) -> dict[str, Any]:

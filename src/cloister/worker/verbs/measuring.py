@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import resource
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cloister.api import JobDocument
+from cloister.api import JobDocument, LossOn
+from cloister.datasets.duplicates import input_hash
 from cloister.datasets.reader import DatasetReader
 from cloister.datasets.templates import use_template
 from cloister.errors import InvalidInput, JobFailed
@@ -22,7 +24,7 @@ from cloister.models.adapter import load_adapter
 from cloister.models.load import load_base
 from cloister.models.merge import with_ends
 from cloister.training.fused import fuse
-from cloister.training.rows import RowSource
+from cloister.training.rows import RowSource, TokenRows, tokenise
 from cloister.vault import ObjectReader
 from cloister.worker.verbs import opening
 
@@ -50,8 +52,15 @@ def nested(rows: RowSource, most: int, seed: int) -> RowSource:
     """`rows`, or `most` of them in order: by one seed a smaller choice lies within every larger one. 0 means all."""
     if not most or len(rows) <= most:
         return rows
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:most])
+    chosen = np.sort(np.random.default_rng(seed % (1 << 64)).permutation(len(rows))[:most])
     return RowSource(rows.rows, [rows.indices[int(i)] for i in chosen], rows.name)
+
+
+def asked_in_both(rows: RowSource, holdout: RowSource) -> int:
+    """Rows of the hold-out whose input is trained on; case and white space make no difference."""
+    asked = Counter(input_hash(holdout.row(position)) for position in range(len(holdout)))
+    trained = {key for position in range(len(rows)) if (key := input_hash(rows.row(position))) in asked}
+    return sum(asked[key] for key in trained)
 
 
 def require_rows(rows: RowSource) -> None:
@@ -86,11 +95,16 @@ def open_measured(job: JobDocument, stack: ExitStack, *, max_rows: int, seed: in
 
 @dataclass(frozen=True)
 class Tuned:
-    """The base as it was trained on, carrying the run's adapter."""
+    """The base as it was trained on, carrying the run's adapter; `tokens` are of rows as the run learnt them."""
 
     model: Any
     tokenizer: Any
     max_length: int
+    loss_on: LossOn
+
+    def tokens(self, rows: RowSource) -> TokenRows:
+        """Rows in the run's template, supervised where the run's were: their loss is that of its hold-out."""
+        return tokenise(rows, self.tokenizer, self.max_length, loss_on=self.loss_on)
 
 
 def load_tuned(job: JobDocument, base: ObjectReader, adapter: ObjectReader) -> Tuned:
@@ -102,7 +116,9 @@ def load_tuned(job: JobDocument, base: ObjectReader, adapter: ObjectReader) -> T
     use_run_template(model, tokenizer, template_of(adapter))
     model = load_adapter(model, adapter, ADAPTER)
     fuse(model)
-    return Tuned(model.eval(), tokenizer, int(adapter.manifest.details["max_length"]))
+    learnt = adapter.manifest.details
+    loss_on = learnt.get("loss_on", "assistant")  # older runs did not say: there was no other
+    return Tuned(model.eval(), tokenizer, int(learnt["max_length"]), loss_on)
 
 
 def template_of(adapter: ObjectReader) -> str:

@@ -21,7 +21,7 @@ from cloister.evaluation.loss import mean_loss
 from cloister.evaluation.metrics import agreement
 from cloister.models.load import load_base, load_model
 from cloister.models.merge import merge_to, merged_weights
-from cloister.training.rows import RowSource, TokenRows, tokenise
+from cloister.training.rows import RowSource, TokenRows
 from cloister.vault import ObjectReader
 from cloister.worker.verbs import measuring, opening
 
@@ -60,7 +60,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         emit.progress("adapter", 0, 1)
         base.check(full=True)
         tuned = measuring.load_tuned(job, base, adapter)
-        bench = _Bench(holdout, tuned.tokenizer, tuned.max_length, config, emit)
+        bench = _Bench(holdout, tuned, config, emit)
         loss_adapter, wanted = bench.measure(tuned.model, "adapter")
         method = adapter.manifest.details["method"]
         template = _own_template(tuned.tokenizer, adapter)
@@ -139,12 +139,10 @@ def choose(candidates: dict[str, Candidate], loss_adapter: float, config: MergeC
 class _Bench:
     """The hold-out, ready to measure one model after the other in the same way."""
 
-    def __init__(
-        self, rows: RowSource, tokenizer: Any, max_length: int, config: MergeConfig, emit: Emitter
-    ) -> None:
-        self.tokens: TokenRows = tokenise(rows, tokenizer, max_length)
-        self.prompts = asked_ids([rows.row(i) for i in range(len(rows))], tokenizer)
-        self.tokenizer, self.config, self.emit = tokenizer, config, emit
+    def __init__(self, rows: RowSource, tuned: measuring.Tuned, config: MergeConfig, emit: Emitter) -> None:
+        self.tokens: TokenRows = tuned.tokens(rows)
+        self.prompts = asked_ids([rows.row(i) for i in range(len(rows))], tuned.tokenizer)
+        self.tokenizer, self.config, self.emit = tuned.tokenizer, config, emit
 
     def loss(self, model: Any) -> float:
         device = next(model.parameters()).device

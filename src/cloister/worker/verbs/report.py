@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.api import JobDocument, ReportConfig
 from cloister.datasets.report import Tokens, report_on
+from cloister.datasets.templates import use_template
 from cloister.errors import Interrupted
 from cloister.worker.verbs import opening
 
@@ -18,6 +19,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     """Look at the dataset; returns the fields of a `DatasetReport`, numbers only.
 
     Raises:
+        InvalidInput: the template asked for is not one for the base model's tokenizer.
         Interrupted: the job was asked to stop.
     """
     config = ReportConfig.model_validate(job.config)
@@ -50,4 +52,6 @@ def _tokens(job: JobDocument, config: ReportConfig, stack: ExitStack) -> Tokens:
     from cloister.models.load import load_tokenizer  # loads torch, which nothing else here needs
 
     base = stack.enter_context(opening.open_object(job, "base"))
-    return Tokens(load_tokenizer(base), template=None, max_length=config.max_length)
+    tokenizer = load_tokenizer(base)
+    use_template(tokenizer, config.template)
+    return Tokens(tokenizer, max_length=config.max_length, loss_on=config.loss_on)

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from cloister.api import JobDocument, TrainConfig
-from cloister.errors import InvalidInput, JobFailed
+from cloister.errors import CloisterError, InvalidInput, JobFailed
 from cloister.models.adapter import (
     add_adapter,
     read_adapter,
@@ -29,6 +29,7 @@ from cloister.training.ranks import Ranks
 from cloister.training.recipe import train
 from cloister.training.rows import RowSource
 from cloister.vault import ObjectReader
+from cloister.worker.bounded import bound_to_what_is_free
 from cloister.worker.ranks import gang
 from cloister.worker.verbs import measuring, opening
 
@@ -41,7 +42,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     config = TrainConfig.model_validate(job.config)
     if config.processes == 1:
         return _run(job, config, emit, Ranks())
-    with gang(job, config.processes) as ranks:
+    with gang(job, config.processes, on_fault=lambda error: _end(emit, error)) as ranks:
         return _run(job, config, emit, ranks)
 
 
@@ -60,6 +61,20 @@ def take_part(job: JobDocument, ranks: Ranks) -> None:
             resume=job.resume,
             ranks=ranks,
         )
+        _peaks(job, ranks)
+
+
+def _end(emit: Emitter, error: CloisterError) -> None:
+    """End this process at once, and say why: it may be waiting for one that is gone."""
+    from cloister.worker.__main__ import failure_of
+
+    emit.failure(failure_of(error))
+    os._exit(error.exit_code)
+
+
+def _peaks(job: JobDocument, ranks: Ranks) -> list[int]:
+    """The most memory that each process has held, in bytes by rank."""
+    return [int(peak) for peak in ranks.gather(torch.tensor([measuring.peak_bytes(job.device)]))]
 
 
 @dataclass(frozen=True)
@@ -77,12 +92,14 @@ def _open(job: JobDocument, config: TrainConfig, ranks: Ranks, stack: ExitStack)
     if ranks.size > 1:
         threads = max(1, threads or (os.cpu_count() or 1) // ranks.size)
     measuring.prepare_torch(job.model_copy(update={"threads": threads}))
+    if job.device == "cpu" and os.environ.get("CLOISTER_SANDBOX") == "bwrap":  # else it is not ours to bound
+        bound_to_what_is_free(ranks.size)
     device: str = job.device
     if ranks.size > 1 and job.device == "cuda":
         if torch.cuda.device_count() < ranks.size:
             raise JobFailed(
                 f"{ranks.size} processes need a GPU each, and the job has {torch.cuda.device_count()}.",
-                remedy="Set `processes: 1`.",
+                remedy="Run `nvidia-smi`: it was given as many; or start it on fewer with `--devices`.",
             )
         torch.cuda.set_device(ranks.rank)
         device = f"cuda:{ranks.rank}"
@@ -130,6 +147,12 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
         emit.progress("load", 0, 1)
         given = _open(job, config, ranks, stack)
         emit.progress("load", 1, 1)
+        if not job.resume and (both := measuring.asked_in_both(given.rows, given.holdout)):
+            emit.notice(
+                "warning",
+                f"{both} of {len(given.holdout)} rows of {given.holdout.name} ask what is trained on, which is no "
+                "test. `cloister dataset derive ONE --merge OTHER` splits both datasets anew.",
+            )
         outcome = train(
             given.model,
             given.tokenizer,
@@ -145,6 +168,8 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
             ranks=ranks,
         )
 
+        peaks = _peaks(job, ranks)
+
         emit.progress("store", 0, 1)
         for name, state in (("best", outcome.best), ("last", outcome.last)):
             set_adapter_state(given.model, state)
@@ -159,7 +184,13 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
             "tokens_per_s": outcome.tokens_per_s,
             "seconds": outcome.seconds,
             "longest": outcome.longest,
-            "peak_bytes": measuring.peak_bytes(job.device),
+            "epoch_rows": outcome.epoch_rows,
+            "epoch_tokens": outcome.epoch_tokens,
+            "fell_back": outcome.fell_back,
+            "peak_bytes": max(peaks),
+            "processes": ranks.size,
+            "devices": ranks.size if job.device == "cuda" else 1,
+            "peak_bytes_by_process": peaks,
         }
         with writer.create("history.json") as file:
             history = {"losses": outcome.losses, "holdout_losses": outcome.holdout_losses, **values}
@@ -176,6 +207,7 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
             },
             details={
                 "method": config.method,
+                "processes": ranks.size,
                 "max_length": config.max_length,
                 "max_rows": config.max_rows,
                 "seed": config.seed,

@@ -19,11 +19,13 @@ def test_one_by_eight_equals_eight_by_one() -> None:
 
 
 def test_rows_with_many_supervised_tokens_weigh_more() -> None:
-    """The mean is over tokens, not over micro-batches: the two differ where answers differ in length."""
+    """The mean is over tokens, not over micro-batches: the two differ where answers differ in length.
+
+    The rows are of one length, question and answer together: a step's rows are chosen to be of like length.
+    """
     from cloister.datasets.rows import Message, Row
 
-    data = [
-        Row((Message("user", "say it"), Message("assistant", "ab" * (1 + 9 * (i % 2))))) for i in range(64)
-    ]
+    answers = ["ab" * (1 + 9 * (i % 2)) for i in range(64)]
+    data = [Row((Message("user", "q" * (30 - len(a))), Message("assistant", a))) for a in answers]
     one, other = (tiny.fine_tune(tiny.config(micro_batch_size=size), data=data) for size in (1, 8))
     assert one.losses == pytest.approx(other.losses, rel=1e-5)

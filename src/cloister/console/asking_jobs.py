@@ -1,0 +1,90 @@
+"""Jobs of every sort, wherever a line is one: what it is, cancel it, go on with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from cloister.console.paint import facts, outside, stack, state, styled, titled
+from cloister.shown import describe, moment
+
+if TYPE_CHECKING:
+    from cloister.api import Job
+    from cloister.console.picture import Picture
+    from cloister.console.screens.place import ListPlace
+
+CANCELLED = ("waiting-source", "queued", "running", "paused", "interrupted")
+GOES_ON = ("paused", "interrupted", "cancelled")
+
+
+def about_job(job: Job, picture: Picture) -> Text:
+    """How far it is, whose it is, and what became of it."""
+    problem = []
+    if job.error is not None:
+        problem.append(styled("× ", "bold red") + outside(job.error.detail))
+        problem.append(outside(f"try: {job.error.remedy}") if job.error.remedy else Text(""))
+    return titled(
+        job.verb,
+        stack(
+            state(job.state) + outside(f"  {describe(job).partition(' · ')[2]}"),
+            *problem,
+            facts(
+                [
+                    ("of", picture.subject_of(job)),
+                    ("job", job.job_id),
+                    ("by", f"{job.requested_by}, {moment(job.created_at)}"),
+                    ("on", job.device),
+                ]
+            ),
+            Text("X cancels it; leaving this screen, or the console, does not.", "dim"),
+        ),
+    )
+
+
+def chosen_job(place: ListPlace) -> Job | None:
+    """The job under the cursor; that there is none is said."""
+    key = place.chosen.key.removeprefix("job:") if place.chosen else None
+    found = next((one for one in place.console.picture.jobs if one.job_id == key), None)
+    if found is None:
+        place.console.say("The cursor is on no job.", "warn")
+    return found
+
+
+def ask_cancel(place: ListPlace) -> None:
+    """What it is and how far; its kind typed; then it is stopped, or taken out of the queue."""
+    console, job = place.console, chosen_job(place)
+    if job is None:
+        return
+    if job.state not in CANCELLED:
+        console.say(f"It is {job.state} already.", "warn")
+        return
+    console.confirm(
+        "Cancel a job",
+        stack(
+            about_job(job, console.picture),
+            Text("What trains, measures or merges can be gone on with; anything else begins anew."),
+        ),
+        job.verb,
+        "cancel it",
+        lambda: console.request(
+            lambda client: client.cancel_job(job.job_id),
+            lambda _: console.say(f"{job.verb} ({job.job_id}) is being stopped."),
+            doing=f"cancel {job.verb}",
+        ),
+    )
+
+
+def ask_resume(place: ListPlace) -> None:
+    """Go on with what was paused, stopped or cut off."""
+    console, job = place.console, chosen_job(place)
+    if job is None:
+        return
+    if job.state not in GOES_ON:
+        console.say(f"It is {job.state}: there is nothing to go on with.", "warn")
+        return
+    console.request(
+        lambda client: client.resume_job(job.job_id),
+        lambda _: console.say(f"{job.verb} ({job.job_id}) is queued again."),
+        doing=f"resume {job.verb}",
+    )

@@ -1,0 +1,15 @@
+"""Content that was on the screen, out of what drew it: rich and textual keep what they last measured and styled."""
+
+from __future__ import annotations
+
+import functools
+import gc
+
+DRAWING = ("rich", "textual")
+
+
+def forget_drawn() -> None:
+    """Empty every cache of theirs. What is on the screen now is drawn from its widgets, as before."""
+    for one in gc.get_objects():
+        if isinstance(one, functools._lru_cache_wrapper) and one.__module__.partition(".")[0] in DRAWING:
+            one.cache_clear()

@@ -1,0 +1,201 @@
+"""Rows that are conversations: chat `messages`, ShareGPT `conversations`, and prompts and completions of turns.
+
+Knows what may stand beside the turns; how these are spelt is `turns`, the rules that hold for every row are `validate`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from cloister.datasets.problems import Fault
+from cloister.datasets.rows import Message, Row
+from cloister.datasets.shapes import groups_of, key_pattern, object_faults, optional_text_of, text_of
+from cloister.datasets.toolcalls import tools_text
+from cloister.datasets.turns import CHAT, CHAT_ROLES, Spelling, turns_of
+from cloister.datasets.validate import row_faults
+
+
+class ConversationShape:
+    """An object that lists its turns; `tools` (or `functions`), a `system` text (ShareGPT), `label` and groups may
+    stand beside.
+
+    Args:
+        spelling: of the turns.
+        labelled: whether `label` is there; it repeats the last answer.
+        system: the system turn of every row that brings none.
+    """
+
+    def __init__(
+        self,
+        spelling: Spelling,
+        *,
+        labelled: bool = False,
+        system: str | None = None,
+        groups: Sequence[str] = (),
+        ignored: Sequence[str] = (),
+        closed: bool = True,
+    ) -> None:
+        self.name = spelling.name
+        self._spelling = spelling
+        self._labelled = labelled
+        self._system = Message("system", system) if system else None
+        self._groups = tuple(groups)
+        self._known = (spelling.turns, *(("label",) if labelled else ()), *self._groups)
+        self._optional = ("tools", "system") if spelling.calls else ("tools", "functions")
+        self._ignored = tuple(n for n in ignored if n not in (*self._known, *self._optional))
+        self._closed = closed
+        self._own = spelling.roles is CHAT_ROLES
+        self._spelt_alike = {
+            r for r, meant in spelling.roles.items() if meant != "tool" and r != spelling.calls
+        }
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._wire()).decode
+        # `tool_calls` may be decoded but are not counted in `occurrences`: lines with them go the exact way.
+        names = (spelling.role, spelling.content, "tool_calls")
+        self.keys: re.Pattern[bytes] = key_pattern([*self._known, *names])
+
+    def _wire(self) -> type:
+        """The type of a usual line. OpenAI's turns are decoded straight into ours; tools are then doubtful."""
+        spelling = self._spelling
+        turn: Any = Message
+        if not self._own:
+            roles = Literal[tuple(sorted(self._spelt_alike))]  # type: ignore[valid-type]
+            turn = msgspec.defstruct(
+                "Turn",
+                [("role", roles), ("content", str)],
+                rename={"role": spelling.role, "content": spelling.content},
+                frozen=True,
+                gc=False,
+                forbid_unknown_fields=True,
+            )
+        fields: list[Any] = [("turns", tuple[turn, ...])]
+        names = {"turns": spelling.turns}
+        if self._labelled:
+            fields.append(("label", str))
+        for number, name in enumerate(self._groups):
+            fields.append((f"g{number}", str))
+            names[f"g{number}"] = name
+        for number, name in enumerate(self._ignored):
+            fields.append((f"i{number}", msgspec.Raw, msgspec.Raw(b"0")))
+            names[f"i{number}"] = name
+        return msgspec.defstruct(
+            "Line",
+            fields,
+            rename=names,
+            frozen=True,
+            gc=False,
+            kw_only=True,
+            forbid_unknown_fields=self._closed,
+        )
+
+    @property
+    def quick(self) -> ConversationShape:
+        return self
+
+    def build(self, item: Any) -> Row:
+        if self._own:
+            messages = item.turns
+        else:
+            roles = self._spelling.roles
+            messages = tuple([Message(roles[turn.role], turn.content) for turn in item.turns])
+        groups = {}
+        if self._groups:
+            held = [getattr(item, f"g{number}") for number in range(len(self._groups))]
+            groups = {name: value for name, value in zip(self._groups, held, strict=True) if value}
+        return self._led(Row(messages, item.label if self._labelled else None, groups=groups))
+
+    def _led(self, row: Row) -> Row:
+        """With the system turn that every row without one gets."""
+        if self._system and row.messages and row.messages[0].role != "system":
+            return msgspec.structs.replace(row, messages=(self._system, *row.messages))
+        return row
+
+    def occurrences(self, items: Sequence[Any]) -> int:
+        return len(items) * len(self._known) + 2 * sum([len(item.turns) for item in items])
+
+    def exact(self, value: Any) -> tuple[Row | None, list[Fault]]:
+        known = self._known
+        faults = object_faults(
+            value, "", known, optional=self._optional, ignored=self._ignored, closed=self._closed
+        )
+        if not isinstance(value, dict):
+            return None, faults
+        label = text_of(value, "label", faults) if self._labelled else None
+        tools = _tools(value, faults)
+        own = optional_text_of(value, "system", faults) if self._spelling.calls else None
+        groups = groups_of(value, self._groups, faults)
+        listed = self._spelling.turns
+        messages: tuple[Message, ...] = ()
+        if listed in value:
+            messages = turns_of(value[listed], listed, self._spelling, faults, self._ignored)
+        led = bool(messages) and messages[0].role == "system"
+        if own and led and own != messages[0].content:
+            faults.append(Fault("system", "says something else than the system turn"))
+        if faults:
+            return None, faults
+        if own and messages and not led:
+            messages = (Message("system", own), *messages)
+        return _judged(self._led(Row(messages, label, tools=tools, groups=groups)), listed)
+
+
+class PairShape:
+    """A `prompt` and a `completion` that are lists of turns, as TRL writes them; together one conversation."""
+
+    name = "prompt-completion"
+    quick = None
+
+    def __init__(
+        self,
+        *,
+        system: str | None = None,
+        groups: Sequence[str] = (),
+        ignored: Sequence[str] = (),
+        closed: bool = True,
+    ) -> None:
+        self._system = Message("system", system) if system else None
+        self._groups = tuple(groups)
+        self._ignored = tuple(ignored)
+        self._closed = closed
+
+    def exact(self, value: Any) -> tuple[Row | None, list[Fault]]:
+        known = ("prompt", "completion", *self._groups)
+        faults = object_faults(
+            value, "", known, optional=("tools", "functions"), ignored=self._ignored, closed=self._closed
+        )
+        if not isinstance(value, dict):
+            return None, faults
+        tools = _tools(value, faults)
+        groups = groups_of(value, self._groups, faults)
+        halves = [
+            turns_of(value[name], name, CHAT, faults, self._ignored) if name in value else ()
+            for name in ("prompt", "completion")
+        ]
+        if not faults and not all(halves):
+            faults = [Fault(n, "is empty") for n, half in zip(known, halves, strict=False) if not half]
+        if faults:
+            return None, faults
+        messages = (*halves[0], *halves[1])
+        if self._system and messages[0].role != "system":
+            messages = (self._system, *messages)
+        return _judged(Row(messages, tools=tools, groups=groups), "messages")
+
+
+def _judged(row: Row, listed: str) -> tuple[Row | None, list[Fault]]:
+    """The row, or its broken rules, told by the name that the source has for its turns."""
+    if faults := row_faults(row):
+        if listed != "messages":
+            faults = [Fault(re.sub(r"^messages\b", listed, f.field), f.rule) for f in faults]
+        return None, faults
+    return row, []
+
+
+def _tools(value: Mapping[str, Any], faults: list[Fault]) -> str | None:
+    """The functions that may be called, under their name of today or the one that OpenAI had before."""
+    old = tools_text(value.get("functions"), "functions", faults)
+    tools = tools_text(value.get("tools"), "tools", faults)
+    if old and tools:
+        faults.append(Fault("functions", "stands beside `tools`, which says the same"))
+    return tools or old

@@ -1,0 +1,162 @@
+"""Forms and texts over the screen: what is wrong is said where it was typed, and nothing has to be typed twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from console_world import console, shown, type_in, until
+from recorded import NOW, Recorded
+from rich.text import Text
+from textual.widgets import Input
+
+from cloister.console.drafts import Draft
+from cloister.console.screens.dialogs import Field
+from cloister.errors import CloisterError
+
+FIELDS = (
+    Field("name", "Name", needed=True),
+    Field("how", "How", choices=("first", "second"), kept=False),
+    Field("secret", "Secret", secret=True),
+    *(Field(f"more{number}", f"More {number}") for number in range(8)),
+    Field("many", "How many", "1", number=int),
+)
+
+
+def value(app: Any, name: str) -> str:
+    return str(app.screen.query_one(f"#field-{name}", Input).value)
+
+
+def test_what_is_wrong_is_said_in_the_form_and_nothing_is_typed_twice() -> None:
+    told: list[dict[str, str]] = []
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+
+            def go_on(values: dict[str, str]) -> None:
+                told.append(values)
+                if len(told) == 1:
+                    app.mistaken("the secret is too short")
+                else:
+                    app.request(lambda _: answer(len(told)), doing="do it")
+
+            def answer(number: int) -> None:
+                if number == 2:
+                    raise CloisterError("that name is taken")
+
+            def ask(fields: Sequence[Field] = FIELDS) -> None:
+                app.ask_form("A form", fields, go_on)
+
+            ask()
+            await until(app, lambda text: "A form" in text and "Enter next   PgDn last field" in text)
+            field = app.screen.query_one("#field-name", Input)
+            assert field._cursor_visible and not field.cursor_blink, (
+                "the cursor is there whenever somebody looks"
+            )
+            await pilot.press("pagedown", "enter")
+            await until(app, lambda text: "× Name: is needed" in text)
+            await type_in(pilot, "claims")
+            await pilot.press("tab")
+            await until(app, lambda text: "Enter choose" in text)
+            await pilot.press("pagedown")
+            await until(app, lambda text: "Enter do it" in text)
+            await pilot.press("x", "enter")
+            await until(app, lambda text: "× How many: a whole number goes here" in text)
+            await pilot.press("pageup", "tab", "tab", *"xx", "pagedown", "7", "enter")
+            await until(app, lambda text: "× the secret is too short" in text)
+            assert (value(app, "name"), value(app, "secret"), value(app, "many")) == ("claims", "", "7")
+            await pilot.press("pagedown", "enter")
+            await until(app, lambda text: "that name is taken" in text)
+            ask()
+            await until(app, lambda text: "A form" in text)
+            assert (value(app, "name"), value(app, "many")) == ("claims", "7")
+            await pilot.press("escape")
+            app.ask_form("Another form", FIELDS, told.append)
+            await until(app, lambda text: "Another form" in text)
+            assert value(app, "name") == ""
+            await pilot.press("escape")
+            ask()
+            await until(app, lambda text: "A form" in text)
+            await pilot.press("pagedown", "enter")
+            await until(app, lambda _: len(told) == 3 and not app._draft._values)
+            ask()
+            await until(app, lambda text: "A form" in text)
+            assert value(app, "name") == ""
+
+    asyncio.run(walk())
+    client.close()
+    assert told[-1].items() >= {"name": "claims", "how": "first", "secret": "", "many": "7"}.items()
+
+
+def test_a_draft_keeps_no_secret_and_no_choice_that_is_gone() -> None:
+    draft = Draft()
+    fields = (Field("a", "A", choices=("x", "y")), Field("b", "B", secret=True), Field("c", "C", kept=False))
+    draft.keep("t", fields, {"a": "y", "b": "hidden", "c": "once"})
+    assert "hidden" not in str(vars(draft))
+    assert [one.value for one in draft.filled("t", fields)] == ["y", "", ""]
+    assert [one.value for one in draft.filled("t", (Field("a", "A", choices=("x",)),))] == [""]
+    assert [one.value for one in draft.filled("other", fields)] == ["", "", ""]
+
+
+def test_what_is_shown_once_is_not_closed_by_a_stray_enter() -> None:
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            app.tell("The key", Text("clo-once"), copied="clo-once", once=True)
+            await until(app, lambda text: "clo-once" in text)
+            await pilot.press("enter", "q", "y")
+            await until(app, lambda text: "● sent to your terminal's clipboard" in text)
+            assert "clo-once" in shown(app)
+            await pilot.press("escape")
+            await until(app, lambda text: "clo-once" not in text)
+            app.tell("Words", Text("to be read"))
+            await until(app, lambda text: "to be read" in text)
+            await pilot.press("enter")
+            await until(app, lambda text: "to be read" not in text)
+
+    asyncio.run(walk())
+    client.close()
+
+
+def test_what_was_said_is_gone_where_somebody_comes_back_to() -> None:
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            app.say("The vault is locked.")
+            await until(app, lambda text: "● The vault is locked." in text)
+            await pilot.press("2")
+            await until(app, lambda text: "letters" in text)
+            await pilot.press("1")
+            assert "The vault is locked." not in await until(app, lambda text: "→ merge" in text)
+            app.say("Once more.")
+            await until(app, lambda text: "Once more." in text)
+            await pilot.press("escape")
+            await until(app, lambda text: "Once more." not in text)
+
+    asyncio.run(walk())
+    client.close()
+
+
+def test_the_cursor_begins_where_something_is_typed() -> None:
+    told: list[dict[str, str]] = []
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            fields = (Field("how", "How", choices=("first", "second")), Field("word", "Word", begins=True))
+            app.ask_form("A form", fields, told.append)
+            await until(app, lambda text: "Enter do it   PgUp first field" in text)
+            await pilot.press("x", "enter")
+            await until(app, lambda _: told)
+
+    asyncio.run(walk())
+    client.close()
+    assert told == [{"how": "first", "word": "x"}]
