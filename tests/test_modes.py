@@ -71,9 +71,9 @@ def test_what_another_account_put_there_in_place_of_a_file_is_let_go_of(tmp_path
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long").write_bytes(b"12345")
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     for name in ("folder", "pipe", "long"):
         with pytest.raises(OSError):
             modes.read_foreign(tmp_path / name, 4)
-    assert os.listdir("/proc/self/fd") == before
+    assert set(os.listdir("/proc/self/fd")) <= before  # what others left may be collected meanwhile
     assert modes.read_foreign(tmp_path / "long", 5) == b"12345"

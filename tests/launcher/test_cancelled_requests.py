@@ -40,6 +40,6 @@ def test_a_cancelled_request_is_not_answered_and_leaks_nothing(tmp_path: Path) -
         before = open_descriptors()
         under_way = [await cancelled_after(turns) for turns in range(20)]
         assert under_way[0] and not under_way[-1], "both sides of the answer are met"
-        assert open_descriptors() == before
+        assert open_descriptors() <= before
 
     asyncio.run(sweep())

@@ -60,7 +60,7 @@ def test_a_start_that_runs_out_of_them_leaves_nothing(tmp_path: Path) -> None:
             else:
                 started = True
                 await sandbox.stop(0)
-        assert open_now() == before, f"with {more} descriptors"
+        assert not set(open_now()) - set(before), f"with {more} descriptors"
         assert not children() - others, "it runs on, and nobody knows of it"
         return started
 

@@ -297,7 +297,7 @@ def test_links_are_not_followed_and_all_refusals_are_told_at_once(folder, tmp_pa
     (folder / "pytorch_model.bin").write_bytes(b"")
     before = len(os.listdir("/proc/self/fd"))
     told = refusals(folder)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert set(told) == {"config.json", "original", "vocab.json", "pytorch_model.bin"}
     assert "symbolic link" in told["config.json"]
     assert "not a regular file" in told["vocab.json"]
