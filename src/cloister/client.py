@@ -142,11 +142,7 @@ class Client:
         self._socket = authority_socket
         self._answer_s = answer_s
         self._silence_s = silence_s
-        self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(authority_socket)),
-            base_url="http://authority",
-            timeout=REQUEST_TIMEOUT_S,
-        )
+        self._http = self._connected()
 
     def __enter__(self) -> Client:
         return self
@@ -247,17 +243,8 @@ class Client:
     def check_vault(self, *, quick: bool = False) -> Iterator[CheckLine]:
         """The lines of a check of the whole vault as they come; the last one is its result."""
         timeout = httpx.Timeout(REQUEST_TIMEOUT_S, read=None)
-        try:
-            with self._http.stream(
-                "POST", "/v1/vault/check", params={"quick": quick}, timeout=timeout
-            ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _error(response)
-                for line in response.iter_lines():
-                    yield CheckLine.model_validate_json(line)
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from None
+        for line in self._lines("POST", "/v1/vault/check", {"quick": quick}, timeout):
+            yield CheckLine.model_validate_json(line)
 
     # --- objects ---------------------------------------------------------------------------
 
@@ -665,17 +652,37 @@ class Client:
     def _stream(self, path: str, **query: Any) -> Iterator[str]:
         """The data of server-sent events, one after the other. Errors: Unavailable when they break off."""
         timeout = httpx.Timeout(self._answer_s, read=self._silence_s)
+        for line in self._lines("GET", path, query, timeout):
+            if line.startswith("data: "):
+                yield line[6:]
+        raise Unavailable("the event stream ended", where=str(self._socket))
+
+    def _lines(self, method: str, path: str, query: dict[str, Any], timeout: httpx.Timeout) -> Iterator[str]:
+        """An answer line by line as it comes. Errors: Unavailable when it breaks off.
+
+        It has a connection of its own. Left half-read, it may be collected in the middle of another request, and
+        letting go of a shared connection would then wait for ever for the lock that this request holds.
+        """
         try:
-            with self._http.stream("GET", path, params=query, timeout=timeout) as response:
+            with (
+                self._connected() as http,
+                http.stream(method, path, params=query, timeout=timeout) as response,
+            ):
                 if response.status_code >= 400:
                     response.read()
                     raise _error(response)
-                for line in response.iter_lines():
-                    if line.startswith("data: "):
-                        yield line[6:]
+                yield from response.iter_lines()
         except httpx.TransportError as error:
             raise self._unavailable(error) from None
-        raise Unavailable("the event stream ended", where=str(self._socket))
+
+    def _connected(self) -> httpx.Client:
+        return httpx.Client(
+            transport=httpx.HTTPTransport(
+                uds=str(self._socket), verify=False
+            ),  # no TLS there, no certificates to load
+            base_url="http://authority",
+            timeout=REQUEST_TIMEOUT_S,
+        )
 
     def _unavailable(self, error: httpx.TransportError) -> Unavailable:
         return Unavailable(
