@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from cloister.api import ColumnMap
 from cloister.datasets import Message, Row
 from cloister.datasets.alpaca import AlpacaShape
+from cloister.datasets.blocks import Block
 from cloister.datasets.columns import Columns, FieldsShape
 from cloister.datasets.dialogues import ConversationShape
-from cloister.datasets.jsonl import _quick, parse_line
+from cloister.datasets.jsonl import _quick, parse_line, read_block
+from cloister.datasets.problems import Problem, ProblemLog
 from cloister.datasets.turns import CHAT, SHAREGPT, spelt
 from cloister.errors import InvalidInput
 
@@ -320,3 +322,54 @@ def test_the_quick_way_takes_nothing_that_the_exact_way_refuses(value, shape, da
     if quick is not None:
         assert not faults
         assert quick == [row]
+
+
+@settings(max_examples=400, derandomize=True, deadline=None)
+@given(st.lists(objects, max_size=40), shapes, st.sampled_from(["\n", "\r\n", "\n\n"]))
+def test_a_block_gives_what_its_lines_give_one_by_one(values, shape, ending):
+    lines = [json.dumps(value, ensure_ascii=False) for value in values]
+    problems: list[Problem] = []
+    found = read_block(
+        Block(7, "".join(f"{line}{ending}" for line in lines).encode()), ProblemLog(problems.append), shape
+    )
+    apart = [parse_line(line.encode(), shape) for line in lines]
+    assert found == [row for row, _ in apart if row is not None]
+    at = [7 + n * ending.count("\n") for n, (_, faults) in enumerate(apart) for _ in faults]
+    assert [(problem.line, problem.rule) for problem in problems] == list(
+        zip(at, [fault.rule for _, faults in apart for fault in faults], strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        '"content":"z","content":"a"',
+        '"content":"a","cont\\u0065nt":"z"',
+        '"role":"user","content":"\\u0022\\u0022"',
+        '"role":"user","content":"\\\\"',
+    ],
+)
+@pytest.mark.parametrize("makeup", ["\\\\", "\\u0022", "\\u005c", '\\"', "\\\\\\\\"])
+@pytest.mark.parametrize("times", range(6))
+def test_texts_full_of_quotes_and_backslashes_hide_no_repeated_name(told, makeup, times):
+    """What ends with a backslash has one quote less that is counted: never enough to make up for a name."""
+    twice = f'{{"messages":[{{"role":"user",{told}}},{{"role":"assistant","content":"b"}}]}}'
+    covers = [GOOD.replace('"a"', f'"x{makeup}"')] * times
+    problems: list[Problem] = []
+    data = "".join(f"{line}\n" for line in (*covers, twice)).encode()
+    found = read_block(Block(1, data), ProblemLog(problems.append), ConversationShape(CHAT))
+    assert [problem.line for problem in problems] == [times + 1]
+    assert len(found) == times
+
+
+def test_a_mapped_column_of_turns_keeps_the_tools_beside_it(bring_in):
+    function = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    plain = {"talk": json.loads(GOOD)["messages"]}
+    rows = [plain, {**plain, "tools": [function]}, {**plain, "functions": [function["function"]]}]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    got = bring_in(data, columns=ColumnMap(messages="talk"))
+    assert [row.tools and json.loads(row.tools) for row in got.reader.rows()] == [
+        None,
+        [function],
+        [function],
+    ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import unicodedata
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.datasets import Message, Row
-from cloister.datasets.split import Splitter, normalised_input
+from cloister.datasets.split import InputHash, Splitter, normalised_input
 
 
 def row(question: str, answer: str = "x") -> Row:
@@ -76,3 +78,46 @@ def test_a_system_turn_belongs_to_the_input_and_an_answer_does_not():
     assert normalised_input(follow_up) == normalised_input(answered_otherwise)
     for one, two in itertools.combinations((plain, with_system, follow_up), 2):
         assert normalised_input(one) != normalised_input(two)
+
+
+def alone(item: Row) -> bytes:
+    """What `normalised_input` says in words, one text at a time."""
+    texts = (
+        [item.text] if item.text is not None else [m.content for m in item.messages if m.role != "assistant"]
+    )
+    return b"\0".join(
+        "".join(unicodedata.normalize("NFKC", text).casefold().split()).encode() for text in texts
+    )
+
+
+pieces = st.text(
+    st.sampled_from(
+        "aZ \n\t\x1c\x01ßİΣςé\u0301\u0327\u1161\u11a8\u1100ﬁ²\u0085\u00a0\u1680\u2009\u2028\u2029\u3000\u00ff🙂"
+    )
+    | st.characters(codec="utf-8", exclude_characters="\0"),
+    min_size=1,
+    max_size=12,
+)
+some_rows = st.builds(lambda text: Row(text=text), pieces) | st.builds(
+    lambda system, texts: Row(
+        (
+            *([Message("system", system)] if system else []),
+            *(m for t in texts for m in (Message("user", t), Message("assistant", "x"))),
+        )
+    ),
+    st.none() | pieces,
+    st.lists(pieces, min_size=1, max_size=3),
+)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(some_rows, max_size=12))
+def test_a_row_is_hashed_the_same_in_any_company(some):
+    keyed = hashlib.blake2b(digest_size=8, key=b"7", person=b"cloister-split")
+    wanted = []
+    for item in some:
+        assert normalised_input(item) == alone(item)
+        state = keyed.copy()
+        state.update(alone(item))
+        wanted.append(int.from_bytes(state.digest(), "little"))
+    assert list(InputHash(7).of(some)) == wanted

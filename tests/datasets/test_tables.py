@@ -13,7 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.api import ColumnMap
-from cloister.datasets import Message, Row
+from cloister.datasets import Message, Row, tables
+from cloister.datasets.blocks import Blocks
+from cloister.datasets.problems import Problem, ProblemLog
+from cloister.datasets.tables import _Table, read_csv
 from cloister.errors import InvalidInput
 
 LABEL = ColumnMap(input="text", label="category")
@@ -146,3 +149,65 @@ def test_any_table_survives_the_round_trip(importer_in, some, delimiter):
         assert [(r.messages[0].content, r.label) for r in got.reader.rows()] == [
             (t, c.strip()) for t, c in some
         ]
+
+
+junk = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "é",
+            '"',
+            '""',
+            ",",
+            "\n",
+            "\r\n",
+            "\r",
+            '"b\n,c"',
+            "x,y\n",
+            '"q",z\n',
+            "\0",
+            "\n\n",
+            " ",
+            "x" * 30,
+        ]
+    ),
+    max_size=60,
+).map("".join)
+
+
+@settings(max_examples=600, derandomize=True, deadline=None)
+@given(junk, st.integers(1, 60), st.sampled_from([40, 1 << 20]), st.booleans())
+def test_a_table_is_the_same_however_it_is_cut(table, read_size, limit, broken):
+    data = b"text,category\n" + table.encode() + (b"\xff,z\n" if broken else b"")
+
+    def read(size: int) -> tuple[list[Row], list[Problem]]:
+        problems: list[Problem] = []
+        blocks = Blocks(io.BytesIO(data), limit, size)
+        _, rows = read_csv(
+            blocks,
+            LABEL,
+            system=None,
+            max_row_bytes=limit,
+            problems=ProblemLog(problems.append),
+            source_name="f",
+        )
+        return [row for batch in rows for row in batch], problems
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Table, "at_once", lambda table, data: None)
+        exact = read(1 << 20)
+    assert read(read_size) == exact
+    assert read(1 << 20) == exact
+
+
+def test_a_table_without_a_doubt_is_read_block_by_block(monkeypatch):
+    """Cells over several lines cross the blocks: the quick way must take them all, or it is none."""
+    monkeypatch.setattr(tables, "_exact", None)
+    data = b"text,category\n" + b"".join(b'"line %d\nand ""more""",%d\n' % (n, n % 7) for n in range(500))
+    for size in (50, 333, 1 << 20):
+        blocks = Blocks(io.BytesIO(data), 1 << 20, size)
+        _, rows = read_csv(
+            blocks, LABEL, system=None, max_row_bytes=1 << 20, problems=ProblemLog(print), source_name="f"
+        )
+        texts = [row.messages[0].content for batch in rows for row in batch]
+        assert texts == [f'line {n}\nand "more"' for n in range(500)]

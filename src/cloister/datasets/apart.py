@@ -116,7 +116,7 @@ class ReadApart:
         return f"the reader of the {self._what} crashed ({how})"
 
 
-def frames(read: Callable[[int], bytes]) -> Iterator[Said]:
+def frames(read: Callable[[int], bytes | bytearray]) -> Iterator[Said]:
     """What the child said; it ends without a word where the child did."""
     while len(length := read(_LENGTH)) == _LENGTH:
         size = int.from_bytes(length, "little")

@@ -39,29 +39,34 @@ class Blocks:
         self._max_line = max_line
         self._read_size = read_size
         self._ahead = b""
+        self._at = 0
         self.consumed = 0
-        self.line = 1
+        self.line = self._next = 1
         """The line on which what is read now begins."""
 
     def peek(self, size: int) -> bytes:
         """Up to `size` bytes of the start, without taking them; call it before iterating."""
-        ahead = bytearray(self._ahead)
-        while len(ahead) < size:
-            chunk = self.source.read(size - len(ahead))
-            if not chunk:
-                break
-            ahead += chunk
-        self._ahead = bytes(ahead)
-        return self._ahead[:size]
+        self.has(size)
+        return self._ahead[self._at : self._at + size]
+
+    def has(self, size: int) -> bool:
+        """Whether there are so many bytes, which are then held ahead; call it before iterating."""
+        pieces = [self._ahead[self._at :]]
+        held = len(pieces[0])
+        while held < size and (chunk := self.source.read(size - held)):
+            pieces.append(chunk)
+            held += len(chunk)
+        self._ahead, self._at = b"".join(pieces), 0
+        return held >= size
 
     def skip(self, size: int) -> None:
         """Leave out the first `size` bytes that were peeked at (a byte-order mark)."""
-        self._ahead = self._ahead[size:]
+        self._at += size
         self.consumed += size
 
     def take(self) -> bytes:
         """What was peeked at; whoever takes it reads on from the source."""
-        ahead, self._ahead = self._ahead, b""
+        ahead, self._ahead, self._at = self._ahead[self._at :], b"", 0
         self.consumed += len(ahead)
         return ahead
 
@@ -69,8 +74,7 @@ class Blocks:
         for block in self._blocks():
             self.line = block.line
             yield block
-            if isinstance(block, Block):
-                self.line += block.data.count(b"\n")
+            self.line = self._next
 
     def _blocks(self) -> Iterator[Block | Overlong]:
         line = 1
@@ -89,23 +93,27 @@ class Blocks:
             if end:
                 held.append(chunk[:end])
                 data = b"".join(held)
-                yield from self._bounded(line, data)
-                line += data.count(b"\n")
+                begun, line = line, line + data.count(b"\n")
+                self._next = line
+                yield from self._bounded(begun, data)
                 held, held_size = [], 0
                 chunk = chunk[end:]
             if chunk:
                 held.append(chunk)
                 held_size += len(chunk)
                 if held_size > self._max_line:
+                    self._next = line
                     yield Overlong(line)
                     held, held_size, skipping = [], 0, True
         if held:
             yield Block(line, b"".join(held))
 
     def _read(self) -> bytes:
-        if self._ahead:
-            chunk, self._ahead = self._ahead[: self._read_size], self._ahead[self._read_size :]
+        if self._at < len(self._ahead):
+            chunk = self._ahead[self._at : self._at + self._read_size]
+            self._at += len(chunk)
         else:
+            self._ahead, self._at = b"", 0
             chunk = self.source.read(self._read_size)
         self.consumed += len(chunk)
         return chunk

@@ -12,14 +12,18 @@ from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import accumulate, pairwise
+from operator import sub
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import msgspec
 
-from cloister.datasets.rows import Row, decode_row, encode_row
+from cloister.datasets.rows import Row, append_row, decode_row
 from cloister.datasets.split import Splitter
 from cloister.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 ROWS, INDEX, SPLIT, META = "rows.bin", "index.bin", "split.bin", "meta.json"
 MAX_LABELS = 10_000
@@ -44,7 +48,7 @@ class DatasetMeta(msgspec.Struct, frozen=True):
 class EncodedRows(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Rows as they are stored, back to back: 32-bit sizes and 64-bit hashes in this machine's byte order."""
 
-    data: bytes
+    data: memoryview
     sizes: bytes
     hashes: bytes
     labels: dict[str, int]
@@ -68,7 +72,7 @@ class Sides(Protocol):
 class Sink(Protocol):
     """A file that is being written."""
 
-    def write(self, data: bytes) -> object: ...
+    def write(self, data: Buffer) -> object: ...
 
     def __enter__(self) -> Self: ...
 
@@ -89,7 +93,7 @@ class Nowhere:
     def create(self, relpath: str) -> Self:
         return self
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Buffer) -> None:
         pass
 
     def __enter__(self) -> Self:
@@ -200,15 +204,18 @@ class DatasetWriter:
 
 def encoded(rows: Sequence[Row], hashes: Sequence[int] = ()) -> EncodedRows:
     """Rows, with the hashes of their inputs where the split is not left to the writer."""
-    data = list(map(encode_row, rows))
+    data, ends = bytearray(), [0]
+    for row in rows:
+        append_row(row, data)
+        ends.append(len(data))
     labels: dict[str, int] = {}
     if rows and rows[0].label is not None:
         for row in rows:
             if row.label is not None:
                 labels[row.label] = labels.get(row.label, 0) + 1
-    sizes = array("I", map(len, data)).tobytes()
+    sizes = array("I", map(sub, ends[1:], ends)).tobytes()
     is_text = bool(rows) and rows[0].text is not None
-    return EncodedRows(b"".join(data), sizes, array("Q", hashes).tobytes(), labels, is_text)
+    return EncodedRows(memoryview(data), sizes, array("Q", hashes).tobytes(), labels, is_text)
 
 
 def decoded(some: EncodedRows) -> list[Row]:

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from itertools import chain, repeat
+from typing import Any, cast
 
 import msgspec
 
 from cloister.api import ColumnMap
 from cloister.datasets.problems import Fault, Unreadable
-from cloister.datasets.rows import Row
+from cloister.datasets.rows import Message, Row
 from cloister.datasets.shapes import (
+    AtOnce,
     build_row,
     groups_of,
     key_pattern,
     label_of,
     object_faults,
     optional_text_of,
+    rows_of_turns,
     text_of,
 )
-from cloister.datasets.validate import group_fault, is_bad_text, text_fault
+from cloister.datasets.validate import are_groups, are_texts, group_fault, text_fault
 
 PAIR = ColumnMap(input="prompt", output="completion", system="system")
 ALPACA = ColumnMap(input="instruction", output="output", system="system")
@@ -69,7 +72,7 @@ class Columns:
 
     def row(self, values: Sequence[str | None]) -> Row:
         """The row of values in which `faults` would find nothing."""
-        groups = self._groups(values) if self.groups else {}
+        groups = self._groups(values[self._first_group :]) if self.groups else {}
         question = values[0] or ""
         if self.is_text:
             return Row(text=question, groups=groups)
@@ -83,8 +86,43 @@ class Columns:
         label = values[self._at_label] if self._at_label is not None else None
         return build_row(own or self._system, question, answer, label, groups)
 
+    def rows(self, columns: Sequence[Sequence[str | None]]) -> list[Row] | None:
+        """The rows of whole columns in the order of `names`, whose texts hold no NUL character; None where `faults`
+        would find something, or may."""
+        if not columns[0]:
+            return []
+        if not all(map(are_texts, columns[: self._texts])):
+            return None
+        if self._at_label is not None and columns[self._at_label] != columns[1]:
+            return None
+        asked = cast("Sequence[str]", columns[0])
+        held = columns[self._first_group :]
+        if not all(map(are_groups, held)):
+            return None
+        groups = [self._groups(values) for values in zip(*held, strict=True)]
+        if self.is_text and not groups:
+            return [Row(text=text) for text in asked]
+        if self.is_text:
+            return [Row(text=text, groups=group) for text, group in zip(asked, groups, strict=True)]
+        if self._at_more is not None:
+            more = columns[self._at_more]
+            asked = [f"{q}\n{m}" if m and not m.isspace() else q for q, m in zip(asked, more, strict=True)]
+        told = cast("Sequence[str]", columns[1])
+        if self.label is not None:
+            told = list(map(str.strip, told))
+        turns: list[tuple[Message, ...]]
+        turns = [(Message("user", q), Message("assistant", a)) for q, a in zip(asked, told, strict=True)]
+        own = columns[self._at_system] if self._at_system is not None else ()
+        if any(map(str.isspace, filter(None, own))):
+            return None
+        if self._system or any(own):
+            leads = [one or self._system for one in own or repeat(None, len(turns))]
+            turns = [(Message("system", s), *t) if s else t for s, t in zip(leads, turns, strict=True)]
+        labelled = self.label is not None or self._at_label is not None
+        return rows_of_turns(turns, told if labelled else (), groups)
+
     def _groups(self, values: Sequence[str | None]) -> dict[str, str]:
-        return {name: v for name, v in zip(self.groups, values[self._first_group :], strict=True) if v}
+        return {name: v for name, v in zip(self.groups, values, strict=True) if v}
 
     def is_blank_more(self, name: str, value: object) -> bool:
         """Whether this is the column of further text, and holds nothing but white space."""
@@ -109,15 +147,6 @@ class Columns:
         if not faults and self._at_label is not None and values[self._at_label] != values[1]:
             faults.append(Fault("label", "must be the same as the assistant's last answer"))
         return faults
-
-    def sound(self, values: Sequence[str | None]) -> bool:
-        """Whether it is known at a glance that `faults` would find nothing."""
-        for value in values[: self._texts]:
-            if value is None or is_bad_text(value):
-                return False
-        if self._at_label is not None:
-            return False
-        return not any(values[self._texts :]) or not self.faults(values)
 
 
 def recognised(
@@ -183,24 +212,21 @@ class FieldsShape:
             "Fields", fields, rename=names, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=closed
         )
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(wire).decode
-        self.keys: re.Pattern[bytes] = key_pattern(columns.names)
-        self._width = len(columns.names)
-        self._always = len(columns.required) + len(columns.groups)
-        self._options = range(first, first + len(columns.optional))
+        whole = closed and not self._ignored
+        self.keys: re.Pattern[bytes] | None = None if whole else key_pattern(columns.names)
+        self._fields = [f"f{position}" for position in range(len(columns.names))]
 
     @property
     def quick(self) -> FieldsShape:
         return self
 
-    def build(self, item: Any) -> Row:
-        return self._columns.row(msgspec.structs.astuple(item)[: self._width])
-
-    def occurrences(self, items: Sequence[Any]) -> int:
-        found = len(items) * self._always
-        for position in self._options:
-            name = f"f{position}"
-            found += sum([getattr(item, name) is not None for item in items])
-        return found
+    def at_once(self, items: Sequence[Any]) -> AtOnce | None:
+        columns = [[getattr(item, name) for item in items] for name in self._fields]
+        rows = self._columns.rows(columns)
+        if rows is None:
+            return None
+        texts = [text for text in chain.from_iterable(columns) if text is not None]
+        return AtOnce(rows, names=len(texts), strings=2 * len(texts), texts=texts)
 
     def exact(self, value: Any) -> tuple[Row | None, list[Fault]]:
         plan = self._columns

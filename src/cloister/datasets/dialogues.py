@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, Literal
 
 import msgspec
 
 from cloister.datasets.problems import Fault
 from cloister.datasets.rows import Message, Row
-from cloister.datasets.shapes import groups_of, key_pattern, object_faults, optional_text_of, text_of
+from cloister.datasets.shapes import (
+    AtOnce,
+    groups_of,
+    key_pattern,
+    object_faults,
+    optional_text_of,
+    rows_of_turns,
+    text_of,
+)
 from cloister.datasets.toolcalls import tools_text
 from cloister.datasets.turns import CHAT, CHAT_ROLES, Spelling, turns_of
-from cloister.datasets.validate import row_faults
+from cloister.datasets.validate import are_groups, are_texts, in_order, row_faults
 
 
 class ConversationShape:
@@ -53,9 +62,10 @@ class ConversationShape:
             r for r, meant in spelling.roles.items() if meant != "tool" and r != spelling.calls
         }
         self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(self._wire()).decode
-        # `tool_calls` may be decoded but are not counted in `occurrences`: lines with them go the exact way.
-        names = (spelling.role, spelling.content, "tool_calls")
-        self.keys: re.Pattern[bytes] = key_pattern([*self._known, *names])
+        # `at_once` counts neither tools nor their calls: lines with them go the exact way.
+        names = (spelling.role, spelling.content, "tool_calls", *self._optional)
+        whole = closed and not self._ignored
+        self.keys: re.Pattern[bytes] | None = None if whole else key_pattern([*self._known, *names])
 
     def _wire(self) -> type:
         """The type of a usual line. OpenAI's turns are decoded straight into ours; tools are then doubtful."""
@@ -95,26 +105,41 @@ class ConversationShape:
     def quick(self) -> ConversationShape:
         return self
 
-    def build(self, item: Any) -> Row:
-        if self._own:
-            messages = item.turns
-        else:
-            roles = self._spelling.roles
-            messages = tuple([Message(roles[turn.role], turn.content) for turn in item.turns])
-        groups = {}
-        if self._groups:
-            held = [getattr(item, f"g{number}") for number in range(len(self._groups))]
-            groups = {name: value for name, value in zip(self._groups, held, strict=True) if value}
-        return self._led(Row(messages, item.label if self._labelled else None, groups=groups))
+    def at_once(self, items: Sequence[Any]) -> AtOnce | None:
+        rows: list[tuple[Any, ...]] = [item.turns for item in items]
+        turns = list(chain.from_iterable(rows))
+        contents = [turn.content for turn in turns]
+        roles = [turn.role for turn in turns]
+        if not self._own:
+            roles = list(map(self._spelling.roles.__getitem__, roles))
+        lengths = list(map(len, rows))
+        if not in_order(roles, lengths) or not are_texts(contents):
+            return None
+        if not self._own:
+            each = map(Message, roles, contents)
+            rows = [tuple(islice(each, length)) for length in lengths]
+        labels = [item.label for item in items] if self._labelled else []
+        if labels != [row[-1].content for row in rows if labels]:
+            return None
+        if self._system:  # an even number of turns begins with the user's
+            rows = [row if len(row) % 2 else (self._system, *row) for row in rows]
+        held = [[getattr(item, f"g{number}") for item in items] for number in range(len(self._groups))]
+        if not all(map(are_groups, held)):
+            return None
+        groups = [self._grouped(values) for values in zip(*held, strict=True)]
+        names = len(items) * len(self._known) + 2 * len(turns)
+        texts = list(chain(contents, labels, *held))
+        made = rows_of_turns(rows, labels, groups)
+        return AtOnce(made, names=names, strings=names + len(turns) + len(texts), texts=texts)
+
+    def _grouped(self, values: Sequence[str]) -> dict[str, str]:
+        return {name: value for name, value in zip(self._groups, values, strict=True) if value}
 
     def _led(self, row: Row) -> Row:
         """With the system turn that every row without one gets."""
         if self._system and row.messages and row.messages[0].role != "system":
             return msgspec.structs.replace(row, messages=(self._system, *row.messages))
         return row
-
-    def occurrences(self, items: Sequence[Any]) -> int:
-        return len(items) * len(self._known) + 2 * sum([len(item.turns) for item in items])
 
     def exact(self, value: Any) -> tuple[Row | None, list[Fault]]:
         known = self._known

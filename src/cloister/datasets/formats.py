@@ -189,7 +189,7 @@ class Source:
             return rows
         self._shape = _shape_of_lines(head, config)
         self.name = self._shape.name
-        if self._processes < 2 or len(self._blocks.peek(LEAST)) < LEAST:
+        if self._processes < 2 or not self._blocks.has(LEAST):
             return read_jsonl(self._blocks, self._shape, limit, self._problems)
         seed = config.seed if config.holdout else None
         self._beside = SideBySide(partial(read_block, shape=self._shape), self._processes, seed)

@@ -75,5 +75,11 @@ _DECODER = msgspec.msgpack.Decoder(Row)
 encode_row = _ENCODER.encode
 """A row as MessagePack bytes."""
 
+
+def append_row(row: Row, data: bytearray) -> None:
+    """Put `encode_row(row)` behind what `data` holds."""
+    _ENCODER.encode_into(row, data, -1)
+
+
 decode_row = _DECODER.decode
 """The inverse of `encode_row`; raises `msgspec.DecodeError` on anything else."""

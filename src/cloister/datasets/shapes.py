@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -32,24 +32,34 @@ class Number:
         self.text = text
 
 
+class AtOnce(NamedTuple):
+    """The rows of some typed values, and what their lines must then have held.
+
+    `names` counts the names of fields, `strings` those and the texts. `texts` are all that somebody wrote.
+    """
+
+    rows: list[Row]
+    names: int
+    strings: int
+    texts: Sequence[str]
+
+
 class QuickShape(Protocol):
-    """The typed way of reading one line, for what nothing is doubtful in."""
+    """The typed way of reading lines, for what nothing is doubtful in."""
 
     @property
-    def keys(self) -> re.Pattern[bytes]:
-        """Finds every one of its field names as it stands in the source, quotes included."""
+    def keys(self) -> re.Pattern[bytes] | None:
+        """Finds every one of its field names as it stands in the source, the first quote included; None where no
+        other field can be there, so that every string of a line is known."""
 
     @property
     def decode(self) -> Callable[[bytes], Any]:
         """A typed value from one line; raises on anything doubtful."""
 
-    def build(self, item: Any) -> Row:
-        """The row of a typed value."""
-
-    def occurrences(self, items: Sequence[Any]) -> int:
-        """How often `keys` are found in the lines of `items` where none comes twice in an object; -1 where
-        a field is there that must not be, or not there. A value that reads like a key makes more of them;
-        no line has fewer.
+    def at_once(self, items: Sequence[Any]) -> AtOnce | None:
+        """The rows of typed values, None where a rule may be broken in one of them other than that no text
+        holds a NUL character. A name that comes twice in an object, or a value that reads like one, makes more
+        names and strings of its line than are told; no line has fewer.
         """
 
 
@@ -73,6 +83,20 @@ def build_row(
     """A row of one question and one answer."""
     turns = (Message("user", user), Message("assistant", answer))
     return Row((Message("system", system), *turns) if system else turns, label, groups=groups or {})
+
+
+def rows_of_turns(
+    turns: Sequence[tuple[Message, ...]],
+    labels: Sequence[str | None],
+    groups: Sequence[dict[str, str]],
+) -> list[Row]:
+    """A row of each conversation; `labels` and `groups` are as many, or empty where there are none."""
+    if groups:
+        labels = labels or [None] * len(turns)
+        return [
+            Row(each, label, groups=held) for each, label, held in zip(turns, labels, groups, strict=True)
+        ]
+    return list(map(Row, turns, labels)) if labels else list(map(Row, turns))
 
 
 def key_pattern(names: Iterable[str]) -> re.Pattern[bytes]:

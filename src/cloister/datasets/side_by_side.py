@@ -134,25 +134,25 @@ def _serve(read: ReadBlock, seed: int | None, theirs: int, back: int) -> None:
             def keep(problem: Problem, found: dict[int, list[tuple[str, str]]] = found) -> None:
                 found.setdefault(problem.line, []).append((problem.field, problem.rule))
 
-            rows = read(Block(line, take(size)), ProblemLog(keep))
+            rows = read(Block(line, bytes(take(size))), ProblemLog(keep))
             bad = list(found)
             hashes = hashed.of(rows) if hashed else [0] * len(rows)
             told = [(at, "", found[at]) for at in bad]
             _write_all(answers, framed(Encoded(encoded(rows, hashes), told)))
 
 
-def _exactly(pipe: BinaryIO) -> Callable[[int], bytes]:
+def _exactly(pipe: BinaryIO) -> Callable[[int], bytearray]:
     """Reads so many bytes from a pipe, fewer only at its end."""
 
-    def read(size: int) -> bytes:
+    def read(size: int) -> bytearray:
         held = bytearray(size)
         view, at = memoryview(held), 0
         while at < size:
             count = pipe.readinto(view[at:])  # type: ignore[attr-defined]
             if not count:
-                return bytes(held[:at])
+                return held[:at]
             at += count
-        return bytes(held)
+        return held
 
     return read
 

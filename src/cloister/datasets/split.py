@@ -9,7 +9,9 @@ rows one at a time; it does not know where they are kept.
 from __future__ import annotations
 
 import hashlib
+import sys
 import unicodedata
+from array import array
 from collections.abc import Iterator, Sequence
 
 from cloister.datasets.rows import Row
@@ -18,19 +20,40 @@ TRAIN, HOLDOUT = 0, 1
 _SPAN = 1 << 64
 _LOWER = bytes(range(256)).lower()
 _WHITE = bytes(code for code in range(128) if chr(code).isspace())
+_WIDE_WHITE = "\x85\u1680\u2028\u2029"
+"""White space beyond ASCII that NFKC does not turn into a space."""
+_BORDER = "\ud800"
+"""Half of a surrogate pair, which no text holds. Nothing is composed with it, reordered over it or folded into it."""
 
 
 def normalised_input(row: Row) -> bytes:
     """The text that decides about sameness: case, white space and Unicode form make no difference."""
+    return _normalised_all([_input(row)])[0]
+
+
+def _input(row: Row) -> str:
+    """Its texts, a NUL character between each two: none holds one, and none is changed by what stands beyond one."""
     if row.text is not None:
-        return _normalised(row.text)
-    return b"\0".join([_normalised(m.content) for m in row.messages if m.role != "assistant"])
+        return row.text
+    messages = row.messages
+    if len(messages) == 2 and messages[0].role != "assistant" == messages[1].role:
+        return messages[0].content
+    return "\0".join([m.content for m in messages if m.role != "assistant"])
 
 
-def _normalised(text: str) -> bytes:
-    if not text.isascii():
-        text = "".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return text.encode().translate(_LOWER, _WHITE)
+def _normalised_all(texts: Sequence[str]) -> list[bytes]:
+    """Texts normalised together, as each would be alone."""
+    wide = [text for text in texts if not text.isascii()]
+    if wide:
+        folded = unicodedata.normalize("NFKC", _BORDER.join(wide)).casefold()
+        if any(white in folded for white in _WIDE_WHITE):
+            folded = "".join(folded.split())
+        others = iter(folded.split(_BORDER))
+        return [
+            (text if text.isascii() else next(others)).encode().translate(_LOWER, _WHITE) for text in texts
+        ]
+    # ASCII has no 0xff, so it tells texts apart again.
+    return "\xff".join(texts).encode("latin-1").translate(_LOWER, _WHITE).split(b"\xff") if texts else []
 
 
 class InputHash:
@@ -39,13 +62,17 @@ class InputHash:
     def __init__(self, seed: int) -> None:
         self._state = hashlib.blake2b(digest_size=8, key=str(seed).encode()[:64], person=b"cloister-split")
 
-    def of(self, rows: Sequence[Row]) -> list[int]:
+    def of(self, rows: Sequence[Row]) -> array[int]:
         """One number of 64 bits a row."""
-        hashes = []
-        for row in rows:
-            state = self._state.copy()
-            state.update(normalised_input(row))
-            hashes.append(int.from_bytes(state.digest(), "little"))
+        digests = []
+        copy = self._state.copy
+        for each in _normalised_all(list(map(_input, rows))):
+            state = copy()
+            state.update(each)
+            digests.append(state.digest())
+        hashes = array("Q", b"".join(digests))
+        if sys.byteorder != "little":
+            hashes.byteswap()
         return hashes
 
 

@@ -1,7 +1,7 @@
 """CSV into rows, columns mapped by name: quoted newlines, any line ending, comma, semicolon, tab or bar.
 
-The standard library's parser does the splitting, fed line by line, so that line numbers, bad bytes and
-overlong records are known exactly and memory stays bounded by one record.
+The standard library's parser does the splitting: a block at once where nothing is doubtful, and else fed line by
+line, so that line numbers, bad bytes and overlong records are known exactly. Memory is a block, or the longest record.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 from cloister.api import ColumnMap
-from cloister.datasets.blocks import Blocks, Overlong
+from cloister.datasets.blocks import Block, Blocks, Overlong
 from cloister.datasets.columns import Columns, recognised
 from cloister.datasets.problems import Fault, ProblemLog
 from cloister.datasets.rows import Row
@@ -33,13 +34,26 @@ class _TooLongError(Exception):
 class _Feed:
     """Lines as text for `csv.reader`, with what is wrong with the bytes of the current record."""
 
-    def __init__(self, blocks: Blocks, max_row_bytes: int) -> None:
+    def __init__(self, blocks: Iterator[Block | Overlong], max_row_bytes: int) -> None:
         self._lines = self._decoded(blocks)
         self._limit = max_row_bytes
         self._used = 0
-        self._next_line = 1
+        self._block = Block(1, b"")
+        self._ends = self._next_line = 1
+        self.blocks = 0
         self.begins = 1
         self.faults: list[Fault] = []
+
+    def has_left(self, block: int) -> bool:
+        """Whether what is read next lies behind this block (from 1)."""
+        return self.blocks > block or (self.blocks == block and self._next_line >= self._ends)
+
+    def rest(self) -> Block:
+        """The lines of the current block that were not read."""
+        data, at = self._block.data, 0
+        for _ in range(self._next_line - self._block.line):
+            at = data.find(b"\n", at) + 1 or len(data)
+        return Block(self._next_line, data[at:])
 
     def begin(self) -> None:
         """The next line starts a record."""
@@ -64,12 +78,16 @@ class _Feed:
             self._used = len(text)
         return text
 
-    def _decoded(self, blocks: Blocks) -> Iterator[tuple[int, str | None]]:
+    def _decoded(self, blocks: Iterator[Block | Overlong]) -> Iterator[tuple[int, str | None]]:
         for block in blocks:
             number = block.line
+            self.blocks += 1
             if isinstance(block, Overlong):
+                self._block, self._ends = Block(number + 1, b""), number + 1
                 yield number, None
                 continue
+            self._block = block
+            self._ends = number + block.data.count(b"\n") + (not block.data.endswith(b"\n"))
             try:
                 text = block.data.decode()
             except UnicodeDecodeError:
@@ -119,28 +137,116 @@ def read_csv(
     Raises:
         InvalidInput: the header lacks a mapped column or has it twice, or is of no known format.
     """
-    feed = _Feed(blocks, max_row_bytes)
+    ahead = _Ahead(iter(blocks))
+    feed = _Feed(ahead, max_row_bytes)
     with _field_limit(max_row_bytes + 1):
         header, delimiter, plan = _header(feed, columns, system, problems, source_name)
-    return plan, _rows(feed, header, delimiter, plan, max_row_bytes, problems)
+    ahead.hold(feed.rest())
+    return plan, _rows(ahead, _Table(header, delimiter, plan), max_row_bytes, problems)
 
 
-def _rows(
-    feed: _Feed, header: list[str], delimiter: str, plan: Columns, max_row_bytes: int, problems: ProblemLog
-) -> Iterator[list[Row]]:
-    places = [header.index(name) if name in header else None for name in plan.names]
-    batch: list[Row] = []
+class _Ahead:
+    """The blocks of a source, and the rest of one that is held until more comes."""
+
+    def __init__(self, blocks: Iterator[Block | Overlong]) -> None:
+        self._blocks = blocks
+        self._was_held = False
+        self._held: list[Block | Overlong] = []
+
+    def hold(self, rest: Block) -> None:
+        """These lines come next."""
+        if rest.data:
+            self._held.insert(0, rest)
+
+    def take(self) -> tuple[Block | Overlong | None, bool]:
+        """What comes next, with the lines that are held before it; and whether a held record may go on behind it."""
+        first = next(self, None)
+        if not isinstance(first, Block) or not self._was_held:
+            return first, True
+        following = next(self, None)
+        if isinstance(following, Block):
+            return Block(first.line, first.data + following.data), True
+        if following is not None:
+            self._held.append(following)
+        return first, False
+
+    def __iter__(self) -> _Ahead:
+        return self
+
+    def __next__(self) -> Block | Overlong:
+        self._was_held = bool(self._held)
+        return self._held.pop(0) if self._held else next(self._blocks)
+
+
+class _Table:
+    """What the header says of the records."""
+
+    def __init__(self, header: list[str], delimiter: str, plan: Columns) -> None:
+        self.delimiter = delimiter
+        self.width = len(header)
+        self.plan = plan
+        self.places = [header.index(name) if name in header else None for name in plan.names]
+
+    def at_once(self, data: bytes) -> list[Row] | None:
+        """The rows of whole records; None where one of them, or where the last one ends, is doubtful."""
+        try:
+            text = data.decode()
+            records = list(csv.reader(io.StringIO(text, newline="\n"), delimiter=self.delimiter, strict=True))
+        except (UnicodeDecodeError, csv.Error):
+            return None
+        if b"\0" in data or set(map(len, records)) != {self.width}:
+            return None
+        cells = list(zip(*records, strict=True))
+        nothing = [None] * len(records)
+        return self.plan.rows([nothing if place is None else cells[place] for place in self.places])
+
+
+def _rows(ahead: _Ahead, table: _Table, max_row_bytes: int, problems: ProblemLog) -> Iterator[list[Row]]:
     with _field_limit(max_row_bytes + 1):
-        for cells in _records(feed, delimiter, len(header), max_row_bytes, problems):
-            values = [None if place is None else cells[place] for place in places]
-            if not plan.sound(values) and (faults := plan.faults(values)):
-                problems.add(feed.begins, faults)
-                continue
-            batch.append(plan.row(values))
-            if len(batch) >= ROWS_A_BATCH:
-                yield batch
-                batch = []
-        yield batch
+        while True:
+            block, more = ahead.take()
+            if block is None:
+                return
+            if isinstance(block, Block) and len(block.data) <= max_row_bytes:
+                size = _even(block.data)
+                if not size and more:
+                    ahead.hold(block)
+                    continue
+                if size and (rows := table.at_once(block.data[:size])) is not None:
+                    ahead.hold(Block(block.line + block.data.count(b"\n", 0, size), block.data[size:]))
+                    yield rows
+                    continue
+            feed = _Feed(chain([block], ahead), max_row_bytes)
+            yield from _exact(feed, table, max_row_bytes, problems)
+            ahead.hold(feed.rest())
+
+
+def _even(data: bytes) -> int:
+    """How long the longest start is that ends with a line and has an even number of quotes: a record ends there, unless
+    a cell holds half of a pair."""
+    odd = data.count(b'"') & 1
+    end = len(data)
+    while odd and end:
+        begin = data.rfind(b"\n", 0, end - 1) + 1
+        odd ^= data.count(b'"', begin, end) & 1
+        end = begin
+    return end
+
+
+def _exact(feed: _Feed, table: _Table, max_row_bytes: int, problems: ProblemLog) -> Iterator[list[Row]]:
+    """The rows of the first block and of what its last record needs; the others are reported."""
+    plan = table.plan
+    batch: list[Row] = []
+    for cells in _records(feed, table.delimiter, table.width, max_row_bytes, problems):
+        values = [None if place is None else cells[place] for place in table.places]
+        if faults := plan.faults(values):
+            problems.add(feed.begins, faults)
+            continue
+        batch.append(plan.row(values))
+        if len(batch) >= ROWS_A_BATCH:
+            yield batch
+            batch = []
+    yield batch
 
 
 def _header(
@@ -212,9 +318,9 @@ def _told(rule: str) -> str:
 def _records(
     feed: _Feed, delimiter: str, width: int, max_row_bytes: int, problems: ProblemLog
 ) -> Iterator[list[str]]:
-    """Records of the header's width; everything else is reported."""
+    """Records of the header's width that begin in the feed's first block; everything else is reported."""
     reader = csv.reader(feed, delimiter=delimiter, strict=True)
-    while True:
+    while not feed.has_left(1):
         feed.begin()
         try:
             cells = next(reader)

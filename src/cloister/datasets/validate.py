@@ -7,10 +7,13 @@ it does not know formats, lines or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import TypeGuard, cast
 
 from cloister.datasets.problems import Fault
-from cloister.datasets.rows import Message, Row
+from cloister.datasets.rows import Message, Role, Row
 
 EMPTY = "is empty"
 NUL = "contains a NUL character"
@@ -20,36 +23,28 @@ MAX_GROUP = 256
 """Characters of a group's value: more is no site or product, but text."""
 
 
-def is_sound(row: Row) -> bool:
-    """Whether it is known at a glance that `row_faults` would find nothing. Rows with tool calls never are."""
-    turns = row.messages
-    if row.groups and not all(map(_is_short, row.groups.values())):
-        return False
-    if row.text is not None:
-        return not turns and not is_bad_text(row.text) and row.label is None and row.tools is None
-    if row.tools is not None:
-        return False
-    if turns and turns[0].role == "system":
-        if is_bad_text(turns[0].content):
-            return False
-        turns = turns[1:]
-    if not turns or len(turns) & 1:
-        return False
-    user = True
-    for turn in turns:
-        if turn.role != ("user" if user else "assistant") or is_bad_text(turn.content) or turn.tool_calls:
-            return False
-        user = not user
-    return row.label is None or row.label == row.messages[-1].content
+def are_texts(contents: Collection[str | None]) -> TypeGuard[Collection[str]]:
+    """Whether each is a text that is not empty. For texts that were decoded from UTF-8 and hold no NUL character,
+    `text_fault` then finds nothing."""
+    return all(contents) and not any(map(str.isspace, cast("Collection[str]", contents)))
 
 
-def _is_short(value: str) -> bool:
-    return len(value) <= MAX_GROUP and not is_bad_text(value)
+def are_groups(values: Iterable[str | None]) -> bool:
+    """As `are_texts`, for values of a group, which may be missing: `group_fault` finds nothing."""
+    return not any(value and (len(value) > MAX_GROUP or value.isspace()) for value in values)
 
 
-def is_bad_text(content: str) -> bool:
-    """Whether `text_fault` would name a rule, for text that was decoded from UTF-8."""
-    return not content or content.isspace() or "\0" in content
+def in_order(roles: Sequence[Role], lengths: Sequence[int]) -> bool:
+    """Whether rows of so many turns have these roles, one row after another, in an order that breaks no rule.
+    Rows with turns of tools are not known to."""
+    return min(lengths, default=2) >= 2 and list(chain.from_iterable(map(_order, lengths))) == roles
+
+
+@lru_cache(64)
+def _order(length: int) -> tuple[Role, ...]:
+    """The roles of so many turns: only the system's makes their number odd."""
+    pairs: tuple[Role, ...] = ("user", "assistant") * (length // 2)
+    return ("system", *pairs) if length % 2 else pairs
 
 
 def text_fault(content: str) -> str | None:
