@@ -315,22 +315,62 @@ values = st.recursive(
 )
 
 
+def elements(array: Array) -> list[tuple[int, object]]:
+    """Each element with its line, 0 where it was guessed; what was guessed wrong is told."""
+    found: list[tuple[int, object]] = []
+    for part in array:
+        if not part.guessed:
+            found += [(part.line_of(i), json.loads(value)) for i, value in enumerate(part.values)]
+            continue
+        try:
+            guessed = [json.loads(value) for value in part.values]
+            assert all(isinstance(value, dict) for value in guessed)
+        except (ValueError, AssertionError):
+            array.was_wrong()
+            continue
+        assert part.data.count(b'"') == sum(value.count(b'"') for value in part.values)
+        found += [(0, value) for value in guessed]
+    return found
+
+
 @settings(max_examples=150, derandomize=True, deadline=None)
 @given(st.lists(values, max_size=8), st.sampled_from([None, 1]), st.booleans(), st.integers(0, 99))
 def test_an_array_falls_into_its_elements_wherever_it_is_cut(some, indent, ascii_only, seed):
     deep = [[[[[[[[[[[["deep", {"]": "\\\\"}]]]]]]]]]]]]
     data = json.dumps([*some, deep], indent=indent, ensure_ascii=ascii_only).encode()
-    found = [
-        (part.line_of(i), json.loads(value))
-        for part in Array(Dribble(data, seed), b"", 1 << 20)
-        for i, value in enumerate(part.values)
-    ]
+    found = elements(Array(Dribble(data, seed), b"", 1 << 20))
     assert [value for _, value in found] == [*some, deep]
     if indent is None:
         assert {line for line, _ in found} == {1}
     else:
         assert found[0][0] == 2
         assert data.split(b"\n")[found[-1][0] - 1] == b" ["
+
+
+borders = st.sampled_from(['"}, {"q": "', '"},\n {"q": "', "x", "}, {", '"}', '\\"}, {\\"q\\": ', "é", "\n"])
+questions = st.lists(borders, min_size=1, max_size=5).map("".join)
+alike = st.fixed_dictionaries({"q": questions}, optional={"a": st.lists(st.just({"q": "x"}), max_size=2)})
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(st.lists(alike, min_size=1, max_size=30), st.sampled_from([None, 1]), st.integers(0, 99))
+def test_texts_that_look_like_the_border_of_two_elements_move_none(some, indent, seed):
+    data = json.dumps(some, indent=indent, ensure_ascii=False).encode()
+    assert [value for _, value in elements(Array(Dribble(data, seed), b"", 1 << 20))] == some
+
+
+def test_elements_alike_are_cut_at_their_borders_and_bad_ones_told_by_line(bring_in):
+    """Past the first read all are guessed, and all the same a bad one is told by its line."""
+    rows = [{"prompt": f"{n} }}, {{", "completion": "y" * 99} for n in range(9000)]
+    data = json.dumps(rows, indent=1).encode()
+    array = Array(io.BytesIO(data), b"", 1 << 20)
+    guessed = sum(len(part.values) for part in array if part.guessed)
+    assert guessed > 4000
+    assert [row.answer for row in bring_in(data).reader.rows()] == ["y" * 99] * 9000
+    rows[8000]["prompt"] = ""
+    with pytest.raises(InvalidInput):
+        bring_in(json.dumps(rows, indent=1).encode())
+    assert bring_in.lines() == ["rows.txt:32002: prompt: is empty"]
 
 
 @settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))

@@ -17,7 +17,7 @@ from cloister.datasets.alpaca import AlpacaShape
 from cloister.datasets.blocks import Block
 from cloister.datasets.columns import Columns, FieldsShape
 from cloister.datasets.dialogues import ConversationShape
-from cloister.datasets.jsonl import _quick, parse_line, read_block
+from cloister.datasets.jsonl import parse_line, quick_rows, read_block
 from cloister.datasets.problems import Problem, ProblemLog
 from cloister.datasets.turns import CHAT, SHAREGPT, spelt
 from cloister.errors import InvalidInput
@@ -317,7 +317,7 @@ def test_the_quick_way_takes_nothing_that_the_exact_way_refuses(value, shape, da
         )
         line = line.replace(b"{", b"{" + key + b':"a",', 1)
     row, faults = parse_line(line, shape)
-    quick = _quick(line, [line], shape)
+    quick = quick_rows(line, [line], shape)
     assert (row is None) == bool(faults)
     if quick is not None:
         assert not faults

@@ -1,8 +1,9 @@
-"""JSON lines read by several processes: the same rows, problems and sides as by one, and a crash that is told."""
+"""Lines read by several processes: the same rows, problems and sides as by one, and a crash that is told."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import random
@@ -14,7 +15,8 @@ from tests.children import children
 from cloister.api import ImportConfig
 from cloister.datasets import DatasetReader, import_rows
 from cloister.datasets.blocks import Block, Blocks
-from cloister.datasets.problems import Fault, ProblemLog, Unreadable
+from cloister.datasets.canonical import EncodedRows, decoded
+from cloister.datasets.problems import ProblemLog, Unreadable
 from cloister.datasets.rows import Row
 from cloister.datasets.side_by_side import LEAST, SideBySide
 from cloister.errors import InvalidInput
@@ -36,12 +38,25 @@ def lines(*, bad: bool) -> bytes:
     return b"\n".join(made)
 
 
-def imported(folder, data: bytes, processes: int, **more: object):
+def table(*, bad: str = "") -> bytes:
+    """Cells over several lines, so that blocks end inside records; and what makes some pieces doubtful."""
+    rng = random.Random(6)
+    made, size = ["text,cat,site"], 0
+    while size < LEAST + (1 << 20):
+        text = f"{rng.random()}\n, quoted " * rng.randint(1, 60)
+        made.append(f'"{text}",c{rng.randrange(5)},x')
+        if bad and rng.random() < 0.002:
+            made.append(bad)
+        size += len(made[-1]) + 1
+    return "\r\n".join(made).encode()
+
+
+def imported(folder, data: bytes, processes: int, max_row_bytes: int = 2600, **more: object):
     key = bytes(32)
     problems: list[object] = []
     writer = ObjectWriter(folder, object_id="ds-000000000001", kind="dataset", key=key)
     columns = {"input": "text", "label": "cat", "groups": ["site"]}
-    config = ImportConfig(source_name="f", columns=columns, max_row_bytes=2600, holdout=0.3, **more)
+    config = ImportConfig(source_name="f", columns=columns, max_row_bytes=max_row_bytes, holdout=0.3, **more)
     summary = import_rows(
         io.BytesIO(data),
         config,
@@ -65,6 +80,45 @@ def test_several_processes_make_what_one_makes(tmp_path, bad):
     assert len(alone[3]) > 1000
 
 
+@pytest.mark.parametrize(
+    ("bad", "limit", "problems"),
+    [
+        ("", 1 << 20, False),
+        ("\r\n", 1 << 20, False),
+        (",,\r\n,,", 1 << 20, False),
+        ('half a "pair,c1,x', 1 << 20, False),
+        ("too,few", 1 << 20, True),
+        ("nul\0,c1,x", 1 << 20, True),
+        ("x" * 5000 + ",c1,x", 3100, True),
+        ('"ends wrong" here,c1,x', 1 << 20, True),
+    ],
+)
+def test_several_processes_read_a_table_as_one_does(tmp_path, bad, limit, problems):
+    data = table(bad=bad)
+    alone = imported(tmp_path / "one", data, 1, limit, max_dropped=10_000)
+    beside = imported(tmp_path / "three", data, 3, limit, max_dropped=10_000)
+    assert alone == beside
+    assert bool(alone[1]) is problems
+    assert len(alone[3]) > 1000
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("amount", [0, 1, 2, 4, 30])
+def test_what_a_doubtful_block_takes_of_what_follows_is_not_read_again(count, amount):
+    def read(block: Block, problems: ProblemLog) -> list[Row] | None:
+        return None if block.line % 5 == 2 else [Row(text=str(block.line))]
+
+    def exactly(block, following):
+        taken = [block, *itertools.islice(following, amount)]
+        yield [Row(text=" ".join(str(one.line) for one in taken))]
+
+    beside = SideBySide(read, count, seed=None)
+    blocks = (Block(line, b"x") for line in range(1, 21))
+    batches = list(beside.rows(blocks, exactly, ProblemLog(print)))
+    rows = [row for some in batches for row in (decoded(some) if isinstance(some, EncodedRows) else some)]
+    assert " ".join(row.text for row in rows).split() == [str(line) for line in range(1, 21)]
+
+
 def test_problems_refuse_whoever_finds_them(tmp_path):
     with pytest.raises(InvalidInput, match="rows are bad"):
         imported(tmp_path / "x", lines(bad=True), 2)
@@ -79,7 +133,7 @@ def test_a_reader_that_crashes_is_told_by_its_line(number):
 
     beside = SideBySide(read, 2, seed=None)
     blocks = Blocks(io.BytesIO(b"a\n" * 1000), 100, read_size=1000)
-    rows = beside.rows(blocks, Fault("", ""), ProblemLog(lambda problem: None))
+    rows = beside.rows(iter(blocks), lambda block, following: iter(()), ProblemLog(lambda problem: None))
     assert len(next(rows)) == 1
     with pytest.raises(Unreadable) as broken:
         list(rows)

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.api import ColumnMap
-from cloister.datasets import Message, Row, tables
+from cloister.datasets import Message, Row
 from cloister.datasets.blocks import Blocks
 from cloister.datasets.problems import Problem, ProblemLog
-from cloister.datasets.tables import _Table, read_csv
+from cloister.datasets.tables import Table
 from cloister.errors import InvalidInput
 
 LABEL = ColumnMap(input="text", label="category")
@@ -183,7 +183,7 @@ def test_a_table_is_the_same_however_it_is_cut(table, read_size, limit, broken):
     def read(size: int) -> tuple[list[Row], list[Problem]]:
         problems: list[Problem] = []
         blocks = Blocks(io.BytesIO(data), limit, size)
-        _, rows = read_csv(
+        opened = Table(
             blocks,
             LABEL,
             system=None,
@@ -191,10 +191,10 @@ def test_a_table_is_the_same_however_it_is_cut(table, read_size, limit, broken):
             problems=ProblemLog(problems.append),
             source_name="f",
         )
-        return [row for batch in rows for row in batch], problems
+        return [row for batch in opened.rows() for row in batch], problems
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Table, "at_once", lambda table, data: None)
+        patch.setattr(Table, "read", lambda table, piece: None)
         exact = read(1 << 20)
     assert read(read_size) == exact
     assert read(1 << 20) == exact
@@ -202,12 +202,12 @@ def test_a_table_is_the_same_however_it_is_cut(table, read_size, limit, broken):
 
 def test_a_table_without_a_doubt_is_read_block_by_block(monkeypatch):
     """Cells over several lines cross the blocks: the quick way must take them all, or it is none."""
-    monkeypatch.setattr(tables, "_exact", None)
+    monkeypatch.setattr(Table, "exactly", None)
     data = b"text,category\n" + b"".join(b'"line %d\nand ""more""",%d\n' % (n, n % 7) for n in range(500))
     for size in (50, 333, 1 << 20):
         blocks = Blocks(io.BytesIO(data), 1 << 20, size)
-        _, rows = read_csv(
+        opened = Table(
             blocks, LABEL, system=None, max_row_bytes=1 << 20, problems=ProblemLog(print), source_name="f"
         )
-        texts = [row.messages[0].content for batch in rows for row in batch]
+        texts = [row.messages[0].content for batch in opened.rows() for row in batch]
         assert texts == [f'line {n}\nand "more"' for n in range(500)]

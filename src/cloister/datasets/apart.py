@@ -33,6 +33,10 @@ class Encoded(msgspec.Struct, tag=True, frozen=True, array_like=True, gc=False):
     done: int = 0
 
 
+class Doubtful(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """Rows that this reader cannot vouch for."""
+
+
 class At(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """What is read next."""
 
@@ -51,7 +55,7 @@ class Ended(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """All was read."""
 
 
-Said = Encoded | At | Broken | Ended
+Said = Encoded | Doubtful | At | Broken | Ended
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Said)
 

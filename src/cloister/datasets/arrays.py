@@ -1,6 +1,9 @@
 """JSON arrays into their elements, streamed: memory is one read, or the longest element allowed.
 
-Knows where an element begins and ends, and on which line; it does not know what an element means.
+Programs write every border between two elements alike, so a read is cut wherever such a border seems to be. Who decodes
+the elements knows whether that was right: where each is one whole object, it was, since no object is the start of
+another. Elsewhere brackets and quotes are followed. Knows where an element begins and ends, and on which line; it does
+not know what an element means.
 """
 
 from __future__ import annotations
@@ -31,13 +34,19 @@ _TOKEN = re.compile(_STRING + rb"|[{}\[\]]|\"", re.DOTALL)
 _BLANK = re.compile(rb"[ \t\r\n]*+")
 
 
+_OBJECT = re.compile(rb"[ \t\r\n]*+(,?+)[ \t\r\n]*+(?=\{)")
+_FIRST_NAME = re.compile(rb'\{[ \t\r\n]*+"[^"\\]{0,64}+"')
+
+
 class Elements(NamedTuple):
-    """Elements that lie in `data`, each beginning at its offset in `starts`; `line` is that of `data`."""
+    """Elements that lie in `data`, each beginning at its offset in `starts`; `line` is that of `data`. Where they are
+    `guessed` there are no `starts`, and nothing else than these elements holds quotes in `data`."""
 
     line: int
     data: bytes
     values: list[bytes]
     starts: list[int]
+    guessed: bool = False
 
     def line_of(self, position: int) -> int:
         """The line on which an element begins."""
@@ -61,8 +70,13 @@ class Array:
         self._data = ahead
         self._max = max_element
         self._line = 1
-        self._size = READ_SIZE
+        self._border: tuple[bytes, bytes, bytes] | None = None
+        self._was_wrong = False
         self.consumed = len(ahead)
+
+    def was_wrong(self) -> None:
+        """The guessed elements that came last are none: they come again, exactly."""
+        self._was_wrong = True
 
     def __iter__(self) -> Iterator[Elements]:
         ended = self._until_bracket()
@@ -73,6 +87,15 @@ class Array:
             at = 0
             data = self._data
             closed = False
+            guessed, end = self._guess(data, comma)
+            if guessed is not None:
+                yield guessed
+                if not self._was_wrong:
+                    self._drop(end)
+                    comma, first = False, False
+                    ended = self._more(0)
+                    continue
+                self._was_wrong = False
             while not closed:
                 at = _end(_BLANK, data, at)
                 mark = data[at : at + 1]
@@ -98,6 +121,7 @@ class Array:
                 starts.append(at)
                 at, comma, first = end, False, False
             if values:
+                self._learn(data, values, starts)
                 yield Elements(self._line, data, values, starts)
             if closed:
                 self._only_blank(at + 1)
@@ -112,6 +136,32 @@ class Array:
                     f"an element is longer than {self._max} bytes (is a quote or bracket never closed?)", 0
                 )
             ended = self._more(len(self._data) if not values else 0)
+
+    def _guess(self, data: bytes, comma: bool) -> tuple[Elements | None, int]:
+        """What seem to be the elements of all that was read, up to the last border; and where they end."""
+        opening = _OBJECT.match(data)
+        if self._border is None or opening is None or comma == bool(opening.group(1)):
+            return None, 0
+        closes, between, opens = self._border
+        begin = opening.end()
+        last = data.rfind(between, begin)
+        if last < 0:
+            return None, 0
+        values = data[begin:last].split(between)
+        values = [values[0] + closes, *(opens + value + closes for value in values[1:])]
+        if max(map(len, values)) > self._max:
+            return None, 0
+        end = last + len(closes)
+        return Elements(self._line, data[begin:end], values, [], guessed=True), end
+
+    def _learn(self, data: bytes, values: list[bytes], starts: list[int]) -> None:
+        """How two objects were told apart: the end of one, what is between them, and the start of the other."""
+        if len(values) < 2 or not values[0].endswith(b"}"):
+            return
+        if opens := _FIRST_NAME.match(values[1]):
+            closes = values[0][-2:]
+            between = data[starts[0] + len(values[0]) : starts[1]]
+            self._border = (closes, closes + between + opens.group(), opens.group())
 
     def _element(self, data: bytes, at: int, ended: bool) -> int:
         """Where the element at `at` ends, -1 where it does not end in `data`."""

@@ -16,18 +16,18 @@ from typing import BinaryIO
 from cloister.api import ImportConfig, SourceFormat
 from cloister.datasets.apart import ReadApart
 from cloister.datasets.arrays import Array
-from cloister.datasets.blocks import Blocks
+from cloister.datasets.blocks import Block, Blocks, Overlong
 from cloister.datasets.canonical import EncodedRows
 from cloister.datasets.compression import PACKINGS, Unpacked
-from cloister.datasets.jsonl import overlong, parse_object, read_block, read_jsonl, rows_of
+from cloister.datasets.jsonl import overlong, parse_object, quick_rows, read_block, read_jsonl, rows_of
 from cloister.datasets.plaintext import read_text
 from cloister.datasets.problems import ProblemLog
 from cloister.datasets.recoding import Recoded, marked
 from cloister.datasets.recognise import MAP_FIELDS, checked_columns, shape_of, unknown_shape
 from cloister.datasets.rows import Row
 from cloister.datasets.shapes import Shape
-from cloister.datasets.side_by_side import LEAST, SideBySide
-from cloister.datasets.tables import SEPARATOR, read_csv, split_header
+from cloister.datasets.side_by_side import LEAST, Exactly, ReadBlock, SideBySide
+from cloister.datasets.tables import SEPARATOR, Table, split_header
 from cloister.errors import InvalidInput
 
 HEAD_BYTES = 1 << 16
@@ -64,7 +64,7 @@ class Source:
 
     Args:
         stream: bytes from where they stand; Parquet needs a regular file, anything else may be a pipe.
-        processes: how many may read long JSON lines at a time.
+        processes: how many may read long JSON lines or a long table at a time.
 
     Raises:
         InvalidInput: it is empty, or in no format that is imported.
@@ -173,7 +173,8 @@ class Source:
                     where=config.source_name,
                     remedy="Export it as JSON lines, or map --input and --output.",
                 )
-            _plan, rows = read_csv(
+            several = self._are_several()
+            table = Table(
                 self._blocks,
                 self._columns,
                 system=config.system_prompt,
@@ -182,18 +183,34 @@ class Source:
                 source_name=config.source_name,
             )
             self.name = "csv"
-            return rows
+            if not several:
+                return table.rows()
+            return self._beside_each_other(lambda block, _: table.read(block), table.pieces(), table.exactly)
         if kind == "json":
             self._array = Array(self._blocks.source, self._blocks.take(), limit)
             self.name, rows = _array_rows(self._array, config, self._problems)
             return rows
         self._shape = _shape_of_lines(head, config)
         self.name = self._shape.name
-        if self._processes < 2 or not self._blocks.has(LEAST):
+        if not self._are_several():
             return read_jsonl(self._blocks, self._shape, limit, self._problems)
-        seed = config.seed if config.holdout else None
-        self._beside = SideBySide(partial(read_block, shape=self._shape), self._processes, seed)
-        return self._beside.rows(self._blocks, overlong(limit), self._problems)
+
+        def tell(block: Block | Overlong, _: object) -> Iterator[list[Row]]:
+            self._problems.add(block.line, [overlong(limit)])
+            return iter(())
+
+        return self._beside_each_other(partial(read_block, shape=self._shape), iter(self._blocks), tell)
+
+    def _are_several(self) -> bool:
+        """Whether several processes are to read, and there is enough for them; ask before reading."""
+        return self._processes > 1 and self._blocks.has(LEAST)
+
+    def _beside_each_other(
+        self, read: ReadBlock, blocks: Iterator[Block | Overlong], exactly: Exactly
+    ) -> Iterator[list[Row] | EncodedRows]:
+        seed = self._config.seed if self._config.holdout else None
+        self._beside = SideBySide(read, self._processes, seed)
+        return self._beside.rows(blocks, exactly, self._problems)
 
     def _kind(self, head: bytes) -> SourceFormat:
         start = head.lstrip()[:1]
@@ -321,7 +338,12 @@ def _array_rows(array: Array, config: ImportConfig, problems: ProblemLog) -> tup
     def rows() -> Iterator[list[Row]]:
         part = first
         while part is not None:
-            yield rows_of(part.data, part.values, held, problems, part.line_of)
+            if not part.guessed:
+                yield rows_of(part.data, part.values, held, problems, part.line_of)
+            elif (found := quick_rows(part.data, part.values, held)) is not None:
+                yield found
+            else:
+                array.was_wrong()
             part = next(parts, None)
 
     return held.name, rows()

@@ -52,7 +52,7 @@ def import_rows(
         source: bytes, read once from where it stands; a pipe will do.
         writer: the new object; this adds its files, the caller finishes it. `Nowhere` to try an import.
         report: gets each problem as it is found.
-        processes: how many may read long JSON lines at a time; the result is the same.
+        processes: how many may read long JSON lines or a long table at a time; the result is the same.
         rewrite: gives each good row as it is to be kept.
         progress: gets bytes done and bytes in all (0 where the source cannot tell).
         more: the files that `config.more` names, read one after another behind the first.

@@ -56,7 +56,7 @@ def rows_of(
     data: bytes, values: list[bytes], shape: Shape, problems: ProblemLog, line: Callable[[int], int]
 ) -> list[Row]:
     """The good rows of `values`, which all lie in `data`; `line` tells where the n-th one begins."""
-    rows = _quick(data, values, shape)
+    rows = quick_rows(data, values, shape)
     return list(_exact(values, shape, problems, line)) if rows is None else rows
 
 
@@ -90,7 +90,7 @@ def parse_object(line: bytes) -> tuple[Any, list[Fault]]:
         return None, [Fault("", "not valid JSON")]
 
 
-def _quick(data: bytes, values: list[bytes], shape: Shape) -> list[Row] | None:
+def quick_rows(data: bytes, values: list[bytes], shape: Shape) -> list[Row] | None:
     """The rows of values, which lie in `data`, if nothing is doubtful in any of them."""
     quick = shape.quick
     if quick is None:
@@ -120,7 +120,7 @@ def _exact(
 ) -> Iterator[Row]:
     for begin in range(0, len(values), _FEW):
         few = values[begin : begin + _FEW]
-        rows = _quick(b"\n".join(few), few, shape)
+        rows = quick_rows(b"\n".join(few), few, shape)
         if rows is not None:
             yield from rows
             continue

@@ -1,7 +1,8 @@
-"""JSON lines read by several processes at a time: each parses, checks, encodes and hashes the rows of some blocks.
+"""Lines read by several processes at a time: each parses, checks, encodes and hashes the rows of some blocks.
 
 This process reads the source, deals the blocks out in turn and takes the rows back in the same order, so the result is
-that of one process. It knows blocks and pipes; it knows no shape.
+that of one process. What a child cannot vouch for is read here, with what follows it if need be. It knows blocks and
+pipes; it knows no shape.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import fcntl
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO
 
-from cloister.datasets.apart import Encoded, Said, become_reader, end_reader, framed, frames
+from cloister.datasets.apart import Doubtful, Encoded, Said, become_reader, end_reader, framed, frames
 from cloister.datasets.blocks import Block, Overlong
 from cloister.datasets.canonical import EncodedRows, encoded
 from cloister.datasets.problems import Fault, Problem, ProblemLog, Unreadable
@@ -27,7 +28,10 @@ LEAST = 8 << 20
 _PIPE = 1 << 20
 _HEAD = 16
 
-ReadBlock = Callable[[Block, ProblemLog], Sequence[Row]]
+ReadBlock = Callable[[Block, ProblemLog], Sequence[Row] | None]
+"""The good rows of a block, None where it is doubtful; the others go to the log. It runs in the children."""
+Exactly = Callable[[Block | Overlong, Iterator[Block | Overlong]], Iterator[list[Row]]]
+"""The good rows of a block that is doubtful or too long, and of those that it takes from what follows."""
 
 
 class SideBySide:
@@ -36,7 +40,6 @@ class SideBySide:
     Make it before this process has threads: only the one that forks goes on in a child.
 
     Args:
-        read: the good rows of a block; the others go to the log. It runs in the children.
         seed: of the split, None where nothing is held out and no hash is needed.
     """
 
@@ -62,43 +65,60 @@ class SideBySide:
             self._children.append((child, os.fdopen(to_child, "wb", buffering=0), said, answers))
 
     def rows(
-        self, blocks: Iterable[Block | Overlong], overlong: Fault, problems: ProblemLog
-    ) -> Iterator[EncodedRows]:
+        self, blocks: Iterator[Block | Overlong], exactly: Exactly, problems: ProblemLog
+    ) -> Iterator[list[Row] | EncodedRows]:
         """The rows of the blocks, in their order. Raises Unreadable where a child crashes."""
         turn: deque[Block | Overlong] = deque()
         free = deque(range(len(self._children)))
         busy: deque[int] = deque()
 
-        def take() -> EncodedRows:
-            """The oldest block's rows, its line told where it has none."""
+        def take() -> tuple[Block | Overlong, Encoded | None]:
+            """The oldest block, and what was said of it; None where it is doubtful or too long."""
             first = turn.popleft()
             if isinstance(first, Overlong):
-                problems.add(first.line, [overlong])
-                return encoded(())
+                return first, None
             number = busy.popleft()
             said = next(self._children[number][2], None)
             free.append(number)
-            if not isinstance(said, Encoded):
-                raise Unreadable(
-                    "a reader of this block crashed",
-                    line=first.line,
-                    remedy="The file is made to break its readers, or memory ran out.",
-                )
+            if isinstance(said, Encoded):
+                return first, said
+            if isinstance(said, Doubtful):
+                return first, None
+            raise Unreadable(
+                "a reader of this block crashed",
+                line=first.line,
+                remedy="The file is made to break its readers, or memory ran out.",
+            )
+
+        def following() -> Iterator[Block | Overlong]:
+            while turn:
+                yield take()[0]
+            for block in blocks:  # noqa: UP028 - who takes only some of them must not end them, as `yield from` does
+                yield block
+
+        def oldest() -> Iterator[list[Row] | EncodedRows]:
+            block, said = take()
+            if said is None:
+                yield from exactly(block, following())
+                return
             for line, _, faults in said.bad:
                 problems.add(line, [Fault(*fault) for fault in faults])
-            return said.rows
+            yield said.rows
 
         try:
-            for block in blocks:
+            while True:
+                while not free:
+                    yield from oldest()
+                block = next(blocks, None)
+                if block is None:
+                    break
                 if isinstance(block, Block):
-                    while not free:
-                        yield take()
                     number = free.popleft()
                     self._hand(number, block)
                     busy.append(number)
                 turn.append(block)
             while turn:
-                yield take()
+                yield from oldest()
         finally:
             self.close()
 
@@ -135,6 +155,9 @@ def _serve(read: ReadBlock, seed: int | None, theirs: int, back: int) -> None:
                 found.setdefault(problem.line, []).append((problem.field, problem.rule))
 
             rows = read(Block(line, bytes(take(size))), ProblemLog(keep))
+            if rows is None:
+                _write_all(answers, framed(Doubtful()))
+                continue
             bad = list(found)
             hashes = hashed.of(rows) if hashed else [0] * len(rows)
             told = [(at, "", found[at]) for at in bad]

@@ -123,102 +123,103 @@ def _field_limit(size: int) -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def read_csv(
-    blocks: Blocks,
-    columns: ColumnMap | None,
-    *,
-    system: str | None,
-    max_row_bytes: int,
-    problems: ProblemLog,
-    source_name: str,
-) -> tuple[Columns, Iterator[list[Row]]]:
-    """The header's plan, and the good rows in batches, in order; the others are reported.
+class Table:
+    """A table whose header was read: its records once, piece by piece, as rows.
 
     Raises:
         InvalidInput: the header lacks a mapped column or has it twice, or is of no known format.
     """
-    ahead = _Ahead(iter(blocks))
-    feed = _Feed(ahead, max_row_bytes)
-    with _field_limit(max_row_bytes + 1):
-        header, delimiter, plan = _header(feed, columns, system, problems, source_name)
-    ahead.hold(feed.rest())
-    return plan, _rows(ahead, _Table(header, delimiter, plan), max_row_bytes, problems)
 
+    def __init__(
+        self,
+        blocks: Blocks,
+        columns: ColumnMap | None,
+        *,
+        system: str | None,
+        max_row_bytes: int,
+        problems: ProblemLog,
+        source_name: str,
+    ) -> None:
+        self._limit = max_row_bytes
+        self._problems = problems
+        self._blocks = iter(blocks)
+        feed = _Feed(self._blocks, max_row_bytes)
+        with _field_limit(max_row_bytes + 1):
+            header, self._delimiter, self._plan = _header(feed, columns, system, problems, source_name)
+        self._rest = feed.rest()
+        self._width = len(header)
+        self._places = [header.index(name) if name in header else None for name in self._plan.names]
 
-class _Ahead:
-    """The blocks of a source, and the rest of one that is held until more comes."""
+    def rows(self) -> Iterator[list[Row]]:
+        """The good rows in order, some at a time; the others are reported."""
+        pieces = self.pieces()
+        for piece in pieces:
+            rows = self.read(piece) if isinstance(piece, Block) else None
+            if rows is not None:
+                yield rows
+            else:
+                yield from self.exactly(piece, pieces)
 
-    def __init__(self, blocks: Iterator[Block | Overlong]) -> None:
-        self._blocks = blocks
-        self._was_held = False
-        self._held: list[Block | Overlong] = []
+    def pieces(self) -> Iterator[Block | Overlong]:
+        """What is behind the header, cut after lines where a record seems to end. It does where the piece is `read`,
+        and where it is not `exactly` finds the place."""
+        held = self._rest
+        for block in self._blocks:
+            if isinstance(block, Overlong):
+                if held.data:
+                    yield held
+                yield block
+                held = Block(block.line + 1, b"")
+                continue
+            whole = Block(held.line, held.data + block.data) if held.data else block
+            size = _even(whole.data)
+            if not size and len(whole.data) <= self._limit:
+                held = whole
+                continue
+            size = size or len(whole.data)
+            yield Block(whole.line, whole.data[:size])
+            held = Block(whole.line + whole.data.count(b"\n", 0, size), whole.data[size:])
+        if held.data:
+            yield held
 
-    def hold(self, rest: Block) -> None:
-        """These lines come next."""
-        if rest.data:
-            self._held.insert(0, rest)
-
-    def take(self) -> tuple[Block | Overlong | None, bool]:
-        """What comes next, with the lines that are held before it; and whether a held record may go on behind it."""
-        first = next(self, None)
-        if not isinstance(first, Block) or not self._was_held:
-            return first, True
-        following = next(self, None)
-        if isinstance(following, Block):
-            return Block(first.line, first.data + following.data), True
-        if following is not None:
-            self._held.append(following)
-        return first, False
-
-    def __iter__(self) -> _Ahead:
-        return self
-
-    def __next__(self) -> Block | Overlong:
-        self._was_held = bool(self._held)
-        return self._held.pop(0) if self._held else next(self._blocks)
-
-
-class _Table:
-    """What the header says of the records."""
-
-    def __init__(self, header: list[str], delimiter: str, plan: Columns) -> None:
-        self.delimiter = delimiter
-        self.width = len(header)
-        self.plan = plan
-        self.places = [header.index(name) if name in header else None for name in plan.names]
-
-    def at_once(self, data: bytes) -> list[Row] | None:
-        """The rows of whole records; None where one of them, or where the last one ends, is doubtful."""
+    def read(self, piece: Block) -> list[Row] | None:
+        """The rows of a piece that begins with a record; None where a record in it is doubtful, or where the last
+        one ends."""
+        if len(piece.data) > self._limit or b"\0" in piece.data:
+            return None
         try:
-            text = data.decode()
-            records = list(csv.reader(io.StringIO(text, newline="\n"), delimiter=self.delimiter, strict=True))
+            lines = io.StringIO(piece.data.decode(), newline="\n")
+            with _field_limit(self._limit + 1):
+                records = list(csv.reader(lines, delimiter=self._delimiter, strict=True))
         except (UnicodeDecodeError, csv.Error):
             return None
-        if b"\0" in data or set(map(len, records)) != {self.width}:
+        if set(map(len, records)) != {self._width}:
             return None
         cells = list(zip(*records, strict=True))
         nothing = [None] * len(records)
-        return self.plan.rows([nothing if place is None else cells[place] for place in self.places])
+        return self._plan.rows([nothing if place is None else cells[place] for place in self._places])
 
+    def exactly(self, piece: Block | Overlong, following: Iterator[Block | Overlong]) -> Iterator[list[Row]]:
+        """The good rows of a piece that begins with a record, and of as many that follow as it takes until one ends
+        where a record does; the others are reported."""
+        with _field_limit(self._limit + 1):
+            while isinstance(piece, Overlong) or piece.data:
+                feed = _Feed(chain([piece], following), self._limit)
+                yield from self._records(feed)
+                piece = feed.rest()
 
-def _rows(ahead: _Ahead, table: _Table, max_row_bytes: int, problems: ProblemLog) -> Iterator[list[Row]]:
-    with _field_limit(max_row_bytes + 1):
-        while True:
-            block, more = ahead.take()
-            if block is None:
-                return
-            if isinstance(block, Block) and len(block.data) <= max_row_bytes:
-                size = _even(block.data)
-                if not size and more:
-                    ahead.hold(block)
-                    continue
-                if size and (rows := table.at_once(block.data[:size])) is not None:
-                    ahead.hold(Block(block.line + block.data.count(b"\n", 0, size), block.data[size:]))
-                    yield rows
-                    continue
-            feed = _Feed(chain([block], ahead), max_row_bytes)
-            yield from _exact(feed, table, max_row_bytes, problems)
-            ahead.hold(feed.rest())
+    def _records(self, feed: _Feed) -> Iterator[list[Row]]:
+        batch: list[Row] = []
+        for cells in _records(feed, self._delimiter, self._width, self._limit, self._problems):
+            values = [None if place is None else cells[place] for place in self._places]
+            if faults := self._plan.faults(values):
+                self._problems.add(feed.begins, faults)
+                continue
+            batch.append(self._plan.row(values))
+            if len(batch) >= ROWS_A_BATCH:
+                yield batch
+                batch = []
+        yield batch
 
 
 def _even(data: bytes) -> int:
@@ -231,22 +232,6 @@ def _even(data: bytes) -> int:
         odd ^= data.count(b'"', begin, end) & 1
         end = begin
     return end
-
-
-def _exact(feed: _Feed, table: _Table, max_row_bytes: int, problems: ProblemLog) -> Iterator[list[Row]]:
-    """The rows of the first block and of what its last record needs; the others are reported."""
-    plan = table.plan
-    batch: list[Row] = []
-    for cells in _records(feed, table.delimiter, table.width, max_row_bytes, problems):
-        values = [None if place is None else cells[place] for place in table.places]
-        if faults := plan.faults(values):
-            problems.add(feed.begins, faults)
-            continue
-        batch.append(plan.row(values))
-        if len(batch) >= ROWS_A_BATCH:
-            yield batch
-            batch = []
-    yield batch
 
 
 def _header(
