@@ -49,11 +49,11 @@ class ConversationShape:
         closed: bool = True,
     ) -> None:
         self.name = spelling.name
-        self._spelling = spelling
+        self.spelling = spelling
         self._labelled = labelled
         self._system = Message("system", system) if system else None
-        self._groups = tuple(groups)
-        self._known = (spelling.turns, *(("label",) if labelled else ()), *self._groups)
+        self.groups = tuple(groups)
+        self._known = (spelling.turns, *(("label",) if labelled else ()), *self.groups)
         self._optional = ("tools", "system") if spelling.calls else ("tools", "functions")
         self._ignored = tuple(n for n in ignored if n not in (*self._known, *self._optional))
         self._closed = closed
@@ -69,7 +69,7 @@ class ConversationShape:
 
     def _wire(self) -> type:
         """The type of a usual line. OpenAI's turns are decoded straight into ours; tools are then doubtful."""
-        spelling = self._spelling
+        spelling = self.spelling
         turn: Any = Message
         if not self._own:
             roles = Literal[tuple(sorted(self._spelt_alike))]  # type: ignore[valid-type]
@@ -85,7 +85,7 @@ class ConversationShape:
         names = {"turns": spelling.turns}
         if self._labelled:
             fields.append(("label", str))
-        for number, name in enumerate(self._groups):
+        for number, name in enumerate(self.groups):
             fields.append((f"g{number}", str))
             names[f"g{number}"] = name
         for number, name in enumerate(self._ignored):
@@ -110,30 +110,51 @@ class ConversationShape:
         turns = list(chain.from_iterable(rows))
         contents = [turn.content for turn in turns]
         roles = [turn.role for turn in turns]
-        if not self._own:
-            roles = list(map(self._spelling.roles.__getitem__, roles))
-        lengths = list(map(len, rows))
-        if not in_order(roles, lengths) or not are_texts(contents):
-            return None
-        if not self._own:
-            each = map(Message, roles, contents)
-            rows = [tuple(islice(each, length)) for length in lengths]
         labels = [item.label for item in items] if self._labelled else []
-        if labels != [row[-1].content for row in rows if labels]:
+        held = [[getattr(item, f"g{number}") for item in items] for number in range(len(self.groups))]
+        made = self.rows(
+            roles, contents, list(map(len, rows)), labels, held, messages=rows if self._own else None
+        )
+        if made is None:
             return None
-        if self._system:  # an even number of turns begins with the user's
-            rows = [row if len(row) % 2 else (self._system, *row) for row in rows]
-        held = [[getattr(item, f"g{number}") for item in items] for number in range(len(self._groups))]
-        if not all(map(are_groups, held)):
-            return None
-        groups = [self._grouped(values) for values in zip(*held, strict=True)]
         names = len(items) * len(self._known) + 2 * len(turns)
         texts = list(chain(contents, labels, *held))
-        made = rows_of_turns(rows, labels, groups)
         return AtOnce(made, names=names, strings=names + len(turns) + len(texts), texts=texts)
 
+    def rows(
+        self,
+        roles: Sequence[str],
+        contents: Sequence[str],
+        lengths: Sequence[int],
+        labels: Sequence[str],
+        groups: Sequence[Sequence[str]],
+        messages: Sequence[tuple[Message, ...]] | None = None,
+    ) -> list[Row] | None:
+        """The rows of turns one behind another, whose texts hold no NUL character; None where a rule may be broken.
+
+        Args:
+            roles: as they are spelt.
+            lengths: how many turns each row has.
+            groups: a column for each group, empty where a row has none.
+            messages: the same turns as `roles` and `contents`, where they have been made already.
+        """
+        if not self._spelt_alike.issuperset(roles):
+            return None
+        meant = list(map(self.spelling.roles.__getitem__, roles))
+        if not in_order(meant, lengths) or not are_texts(contents) or not all(map(are_groups, groups)):
+            return None
+        if messages is None:
+            each = map(Message, meant, contents)
+            messages = [tuple(islice(each, length)) for length in lengths]
+        if labels and labels != [row[-1].content for row in messages]:
+            return None
+        if self._system:  # an even number of turns begins with the user's
+            messages = [row if len(row) % 2 else (self._system, *row) for row in messages]
+        grouped = [self._grouped(values) for values in zip(*groups, strict=True)]
+        return rows_of_turns(messages, labels, grouped)
+
     def _grouped(self, values: Sequence[str]) -> dict[str, str]:
-        return {name: value for name, value in zip(self._groups, values, strict=True) if value}
+        return {name: value for name, value in zip(self.groups, values, strict=True) if value}
 
     def _led(self, row: Row) -> Row:
         """With the system turn that every row without one gets."""
@@ -150,12 +171,12 @@ class ConversationShape:
             return None, faults
         label = text_of(value, "label", faults) if self._labelled else None
         tools = _tools(value, faults)
-        own = optional_text_of(value, "system", faults) if self._spelling.calls else None
-        groups = groups_of(value, self._groups, faults)
-        listed = self._spelling.turns
+        own = optional_text_of(value, "system", faults) if self.spelling.calls else None
+        groups = groups_of(value, self.groups, faults)
+        listed = self.spelling.turns
         messages: tuple[Message, ...] = ()
         if listed in value:
-            messages = turns_of(value[listed], listed, self._spelling, faults, self._ignored)
+            messages = turns_of(value[listed], listed, self.spelling, faults, self._ignored)
         led = bool(messages) and messages[0].role == "system"
         if own and led and own != messages[0].content:
             faults.append(Fault("system", "says something else than the system turn"))

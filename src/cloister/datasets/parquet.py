@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cloister.api import ColumnMap, ImportConfig
 from cloister.datasets.apart import At, Encoded, ReadApart, Said
+from cloister.datasets.batches import rows_at_once
 from cloister.datasets.canonical import encoded
 from cloister.datasets.columns import Columns, recognised
 from cloister.datasets.compression import Expansion
@@ -187,9 +188,13 @@ def _group(
     row = 0
     hashed = InputHash(config.seed) if config.holdout else None
     for batch in file.iter_batches(batch_size=amount, row_groups=[group], columns=wanted, use_threads=False):
-        rows: list[Row] = []
         bad: list[tuple[int, str, list[tuple[str, str]]]] = []
-        for values in _values(batch):
+        quick = rows_at_once(batch, texts.plan if texts is not None else shape, config.max_row_bytes)
+        rows: list[Row] = []
+        if quick is not None:
+            rows = quick.rows
+            expansion.unpacked += quick.size
+        for values in _values(batch) if quick is None else ():
             place = f"row group {group}, row {row}"
             found, faults = _row(values, texts, shape, config, expansion)
             if faults:
@@ -197,6 +202,7 @@ def _group(
             elif found is not None:
                 rows.append(found)
             row += 1
+        row += len(rows) if quick is not None else 0
         try:
             expansion.check()
         except Unreadable as error:
