@@ -21,6 +21,7 @@ from personal_fixture import Maker, fixture, measure, table
 
 from cloister.datasets.personal.checkdigits import iban_check, luhn
 from cloister.datasets.personal.detector import Detector
+from cloister.datasets.personal.jsontext import said
 from cloister.datasets.personal.replacing import Pseudonyms, Replacement, RowRewriter, placeholder
 from cloister.datasets.personal.types import Finding, settled
 from cloister.datasets.rows import Message, Row, ToolCall
@@ -117,13 +118,13 @@ def test_json_stays_json(detector: Detector, change: Replacement) -> None:
     row = Row((Message("user", "Policy 12345678"), called, Message("tool", "ok"), Message("assistant", text)))
     rewriter = RowRewriter(change, detector=detector)
     done = rewriter(row)
-    for said in (done.messages[1].tool_calls[0].arguments, done.answer):
-        found = json.loads(said)
+    for text in (done.messages[1].tool_calls[0].arguments, done.answer):
+        found = json.loads(text)
         assert list(found)[:-1] == list(ARGUMENTS)[:-1]
         assert (found["paid"], found["old"][1:]) == (-4.5e3, [None, True])
-        assert "12345678" not in said and "0012345" not in said
+        assert "12345678" not in text and "0012345" not in text
         assert str(found["policy"]) == done.messages[0].content.removeprefix("Policy ")
-        assert "Müller" not in said and "Jürgen" not in found["name"]
+        assert "Müller" not in text and "Jürgen" not in found["name"]
         assert found["note"].startswith('Dear "boss",\nKind regards,\n')
         assert found["note"].endswith(" \\ A:\\b")
 
@@ -133,6 +134,68 @@ def test_a_calls_line_breaks_are_line_breaks(detector: Detector) -> None:
     row = Row((Message("user", "write"), Message("assistant", "", (ToolCall("send", text),))))
     done = RowRewriter(placeholder, detector=detector)(row)
     assert json.loads(done.messages[1].tool_calls[0].arguments) == {"mail": "Best regards,\n[NAME]"}
+
+
+ESCAPED = {
+    "to": "anna\\u0040example.com",
+    "name": "J\\u00fcrgen M\\u00fcller",
+    "smile": "\\ud83d\\ude42 Anna Weber",
+    "note": "Best regards,\\nJ\\u00fcrgen M\\u00fcller\\n\\nsee C:\\\\u0041",
+}
+WRITTEN = "{" + ", ".join(f'"{name}": "{text}"' for name, text in ESCAPED.items()) + "}"
+
+
+@pytest.mark.parametrize("change", [placeholder, Pseudonyms(SECRET)], ids=["redact", "replace"])
+@pytest.mark.parametrize("nested", [0, 1, 2])
+def test_what_json_writes_as_escapes_is_found_and_stays_one_person(
+    detector: Detector, change: Replacement, nested: int
+) -> None:
+    """In an answer, in a call, and in the text of JSON within either."""
+    text = WRITTEN
+    for _ in range(nested):
+        text = json.dumps({"answer": text})
+    prose = "I am Jürgen Müller, anna@example.com"
+    called = Message("assistant", "", (ToolCall("tell", text),))
+    row = Row((Message("user", prose), called, Message("tool", "ok"), Message("assistant", text)))
+    rewriter = RowRewriter(change, detector=detector)
+    done = rewriter(row)
+    assert {"assistant", "call", "user"} <= set(rewriter.counts()["email"])
+    name = done.messages[0].content.removeprefix("I am ").partition(",")[0]
+    address = done.messages[0].content.rpartition(" ")[2]
+    assert "Jürgen" not in name and "anna@" not in address
+    for held in (done.messages[1].tool_calls[0].arguments, done.answer):
+        for _ in range(nested):
+            held = json.loads(held)["answer"]
+        told = json.loads(held)
+        assert (told["to"], told["name"]) == (address, name)
+        assert told["smile"].startswith("🙂 ") and "Weber" not in told["smile"]
+        assert told["note"] == f"Best regards,\n{name}\n\nsee C:\\u0041"
+
+
+def test_prose_that_quotes_json_is_understood_and_a_path_stays_a_path(detector: Detector) -> None:
+    text = 'Answer: {"to": "anna\\u0040example.com"} saved in C:\\new\\users'
+    done = RowRewriter(placeholder, detector=detector)(
+        Row((Message("user", text), Message("assistant", "ok")))
+    )
+    assert done.messages[0].content == 'Answer: {"to": "[EMAIL]"} saved in C:\\new\\users'
+
+
+_ODD = st.text(
+    st.sampled_from('a\\"{}[]:,un04\n é🙂/') | st.characters(exclude_categories=["Cs"]), max_size=30
+)
+
+
+@given(_ODD, st.integers(0, 3))
+@settings(max_examples=300, deadline=None)
+def test_what_is_said_stands_where_it_is_told_to(text: str, nested: int) -> None:
+    for _ in range(nested):
+        text = json.dumps([text])
+    told = said(text)
+    if told.at is not None:
+        assert len(told.at) == len(told.text) + 1
+        assert told.at[0] == 0 and told.at[-1] == len(text)
+        assert all(a < b for a, b in pairwise(told.at))
+    assert told.text or not text
 
 
 _VALUES = st.recursive(

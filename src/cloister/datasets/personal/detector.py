@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 
 from cloister.datasets.personal.addresses import find_addresses
-from cloister.datasets.personal.jsontext import legible
+from cloister.datasets.personal.jsontext import said
 from cloister.datasets.personal.names import find_names
 from cloister.datasets.personal.numbers import find_numbers
 from cloister.datasets.personal.patterns import Patterns
@@ -39,25 +39,31 @@ class Detector:
         """Every text of a row that is searched, and what it holds.
 
         A name or a number that one place of the row gives away is found in its other places too, as long as it
-        is written the same. Labels, the names of functions and their declarations are the steward's, and not searched.
+        is written the same; what JSON writes as an escape is the character that it stands for. Labels, the names of
+        functions and their declarations are the steward's, and not searched.
         """
         fields = list(searched(row))
-        found = [self.find(legible(text) if field == "call" else text) for field, text in fields]
+        spoken = [said(text) for _, text in fields]
+        found = [self.find(each.text) for each in spoken]
         known: dict[str, PersonalType] = {}
-        for (_, text), findings in zip(fields, found, strict=True):
+        for each, findings in zip(spoken, found, strict=True):
             for one in findings:
-                value = text[one.start : one.end]
+                value = each.text[one.start : one.end]
                 if one.type in REPEATED and len(value) > 3:
                     known.setdefault(value, one.type)
         if known and len(fields) > 1:
             again = re.compile(
                 r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(known, key=len, reverse=True))) + r")(?!\w)"
             )
-            for number, (_, text) in enumerate(fields):
-                more = [Finding(known[hit[0]], hit.start(), hit.end(), 0.45) for hit in again.finditer(text)]
+            for number, each in enumerate(spoken):
+                hits = again.finditer(each.text)
+                more = [Finding(known[hit[0]], hit.start(), hit.end(), 0.45) for hit in hits]
                 if more:
                     found[number] = settled([*found[number], *more])
-        return [(field, text, findings) for (field, text), findings in zip(fields, found, strict=True)]
+        return [
+            (field, text, list(map(each.there, findings)))
+            for (field, text), each, findings in zip(fields, spoken, found, strict=True)
+        ]
 
 
 def searched(row: Row) -> Iterator[tuple[Field, str]]:

@@ -1,21 +1,31 @@
-"""JSON text with some of its places exchanged, so that it stays JSON: a call's arguments, or an answer in that form.
+"""Texts that are JSON, or hold some: what they say, and the same with some of its places exchanged, still JSON.
 
-Knows JSON's strings and numbers; it does not know what is exchanged, or for what.
+A call's arguments are such texts, and an answer may be one; JSON within JSON is followed. Knows JSON's strings, numbers
+and escapes; it does not know what is looked for or exchanged.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 from cloister.datasets.personal.types import Finding
 
 _TOKEN = re.compile(r'(?P<string>"(?:[^"\\]|\\.)*")|-?\d[\d.eE+-]*', re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
-_MEANT = {"n": "\n", '"': '"', "\\": "\\", "/": "/"}
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.", re.DOTALL
+)
+_UNICODE = re.compile(r"\\+u[dD][89abAB][0-9a-fA-F]{2}\\+u[dD][c-fC-F][0-9a-fA-F]{2}|\\+u[0-9a-fA-F]{4}")
+"""As they stand in a piece of JSON that prose quotes. What else follows a backslash there may be a path."""
+_MEANT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_NESTED = 3
+"""So deep is JSON within JSON followed."""
 
 
 def is_json(text: str) -> bool:
@@ -29,15 +39,84 @@ def is_json(text: str) -> bool:
     return True
 
 
-def legible(text: str) -> str:
-    """JSON text of the same length whose escapes are white space and what they stand for, for whoever searches it."""
+class Said(NamedTuple):
+    """What a text says where escapes are the characters that they stand for. `at` tells where each character, and the
+    end, stands in the text itself; None where it is the same."""
+
+    text: str
+    at: Sequence[int] | None = None
+
+    def there(self, one: Finding) -> Finding:
+        """What was found in what is said, by its place in the text itself."""
+        return one if self.at is None else replace(one, start=self.at[one.start], end=self.at[one.end])
+
+    def here(self, place: int) -> int:
+        """The character that stands at a place of the text itself, or is the first behind it."""
+        return min(place if self.at is None else bisect_left(self.at, place), len(self.text))
+
+
+def said(text: str, depth: int = _NESTED) -> Said:
+    """What a text says: any escape counts where it is JSON, elsewhere one by a character's number does."""
     if "\\" not in text:
-        return text
-    return _ESCAPE.sub(lambda escape: _MEANT.get(escape[0][1], " ").rjust(len(escape[0])), text)
+        return Said(text)
+    if depth == 0 or not is_json(text):
+        return _meant(text, _UNICODE)
+    pieces: list[str] = []
+    at: list[int] = []
+    last = 0
+    for token in _TOKEN.finditer(text):
+        if token["string"] is None or "\\" not in token[0]:
+            continue
+        begin, end = token.start() + 1, token.end() - 1
+        inside = _meant(text[begin:end], _ESCAPE)
+        deeper = said(inside.text, depth - 1)
+        places = range(len(deeper.text)) if deeper.at is None else deeper.at[:-1]
+        if inside.at is not None:
+            places = [inside.at[place] for place in places]
+        pieces += [text[last:begin], deeper.text]
+        at += range(last, begin)
+        at += [begin + place for place in places]
+        last = end
+    pieces.append(text[last:])
+    at += range(last, len(text) + 1)
+    return Said("".join(pieces), at)
+
+
+def _meant(text: str, escapes: re.Pattern[str]) -> Said:
+    pieces: list[str] = []
+    at: list[int] = []
+    last = 0
+    for escape in escapes.finditer(text):
+        begin = escape.start()
+        pieces += [text[last:begin], _character(escape[0])]
+        at += range(last, begin + 1)
+        last = escape.end()
+    if not pieces:
+        return Said(text)
+    pieces.append(text[last:])
+    at += range(last, len(text) + 1)
+    return Said("".join(pieces), at)
+
+
+def _character(escape: str) -> str:
+    kind = escape.lstrip("\\")[:1] or "\\"
+    if kind != "u" or len(escape) < 6:
+        return _MEANT.get(kind, kind)
+    units = [int(code, 16) for code in re.findall(r"u([0-9a-fA-F]{4})", escape)]
+    return "".join(map(chr, units)) if len(units) == 1 else _astral(*units)
+
+
+def _astral(high: int, low: int) -> str:
+    return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
 
 
 def exchanged(text: str, findings: Sequence[Finding], change: Callable[[str, Finding], str]) -> str:
-    """JSON text in which `change` has rewritten what was found. A number that becomes none becomes a string."""
+    """A text in which `change` has rewritten what was found, as it is said. JSON stays JSON: a number that becomes none
+    becomes a string."""
+    if not findings:
+        return text
+    if not is_json(text):
+        return _plain(text, findings, change)
     out: list[str] = []
     last = 0
     rest = deque(findings)
@@ -52,25 +131,24 @@ def exchanged(text: str, findings: Sequence[Finding], change: Callable[[str, Fin
     return "".join([*out, text[last:]])
 
 
+def _plain(text: str, findings: Sequence[Finding], change: Callable[[str, Finding], str]) -> str:
+    out: list[str] = []
+    last = 0
+    for one in findings:
+        out += [text[last : one.start], change(_meant(text[one.start : one.end], _UNICODE).text, one)]
+        last = one.end
+    return "".join([*out, text[last:]])
+
+
 def _number(raw: str, start: int, found: Sequence[Finding], change: Callable[[str, Finding], str]) -> str:
     other = change(raw.lstrip("-"), found[0])
     return other if _NUMBER.fullmatch(other) else json.dumps(other)
 
 
 def _string(raw: str, start: int, found: Sequence[Finding], change: Callable[[str, Finding], str]) -> str:
-    ascii_only = "\\u" in raw
-    try:
-        pieces: list[str] = []
-        last = 1
-        for one in found:
-            begin, end = max(1, one.start - start), min(len(raw) - 1, one.end - start)
-            pieces += [_said(raw[last:begin]), change(_said(raw[begin:end]), one)]
-            last = end
-        said = "".join([*pieces, _said(raw[last:-1])])
-    except ValueError:  # a place begins or ends within an escape
-        said = change(json.loads(raw, strict=False), found[0])
-    return json.dumps(said, ensure_ascii=ascii_only)
-
-
-def _said(raw: str) -> str:
-    return str(json.loads(f'"{raw}"', strict=False))
+    inside = _meant(raw[1:-1], _ESCAPE)
+    places = [
+        replace(one, start=inside.here(max(0, one.start - start - 1)), end=inside.here(one.end - start - 1))
+        for one in found
+    ]
+    return json.dumps(exchanged(inside.text, places, change), ensure_ascii="\\u" in raw)

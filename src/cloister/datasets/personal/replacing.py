@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cloister.datasets.personal.checkdigits import CHECKED, iban_check, luhn
 from cloister.datasets.personal.detector import Detector, Field, searched
 from cloister.datasets.personal.gazetteer import FEMALE, GIVEN, MALE, PARTICLES, SURNAMES
-from cloister.datasets.personal.jsontext import exchanged, is_json
+from cloister.datasets.personal.jsontext import exchanged
 from cloister.datasets.personal.numbers import national_digits
 from cloister.datasets.personal.types import TYPES, Finding, PersonalType
 from cloister.datasets.rows import Message, Row, ToolCall
@@ -329,13 +329,7 @@ class RowRewriter:
 
     def _rewrite(self, text: str, findings: list[Finding]) -> str:
         assert self._change is not None
-        if findings and is_json(text):
-            return exchanged(text, findings, self._change)
-        out, last = [], 0
-        for one in findings:
-            out += [text[last : one.start], self._change(text[one.start : one.end], one)]
-            last = one.end
-        return "".join([*out, text[last:]])
+        return exchanged(text, findings, self._change)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """By type, then by field."""
