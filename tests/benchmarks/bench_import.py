@@ -3,9 +3,11 @@
     python tests/benchmarks/bench_import.py [--mib 128]
 
 Prints MB/s for: reading and sealing in memory, reading and writing one sealed file (what JSON lines are held
-against), and importing the rows as chat JSON lines (by one process and by one a core), JSON array, packed JSON lines,
-CSV, Parquet and plain text. The megabytes are always those of the JSON lines, so figures compare rows. CSV and Parquet
-are bounded by their parsers, whose own rates are printed.
+against), and importing the rows as chat JSON lines and CSV (by one process and by one a core), JSON array, packed JSON
+lines, Parquet (of texts and of chats) and plain text. The megabytes are always those of the JSON lines, so figures
+compare rows. CSV and Parquet are bounded by their parsers, whose own rates are printed. What the readers of JSON lines
+(parsing, rules, the hash of the split, encoding) and their writer (dealing out, sealing, hashing, writing) manage for
+each second of processor time tells which of them more cores would wait for.
 """
 
 from __future__ import annotations
@@ -63,13 +65,19 @@ def generate(folder: Path, mib: int) -> dict[str, Path]:
     }
     made["gzip"] = gzip.compress(made["jsonl"], 6)
     made["zstd"] = zstandard.compress(made["jsonl"], 3)
-    files = {name: folder / f"rows.{name}" for name in (*made, "parquet")}
+    files = {name: folder / f"rows.{name}" for name in (*made, "parquet", "chats")}
     for name, data in made.items():
         files[name].write_bytes(data)
-    table = pa.table({"text": [asked for asked, _ in pairs], "answer": [answer for _, answer in pairs]})
-    with pq.ParquetWriter(files["parquet"], table.schema, compression="zstd") as writer:
-        for _ in range(times):
-            writer.write_table(table)
+    tables = {
+        "parquet": pa.table(
+            {"text": [asked for asked, _ in pairs], "answer": [answer for _, answer in pairs]}
+        ),
+        "chats": pa.Table.from_pylist([json.loads(row) for row in rows]),
+    }
+    for name, table in tables.items():
+        with pq.ParquetWriter(files[name], table.schema, compression="zstd") as writer:
+            for _ in range(times):
+                writer.write_table(table)
     return files
 
 
@@ -127,6 +135,21 @@ def rate(work: Callable[[Path, Path], None], source: Path, size: int) -> float:
     return best
 
 
+def processor_rates(source: Path, size: int) -> dict[str, float]:
+    """MB for each second of processor time that JSON lines take of their readers and of their writer."""
+    best = {"jsonl_readers_a_core": 0.0, "jsonl_writer_a_core": 0.0}
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            before = os.times()
+            import_file(source, Path(folder), max(2, CORES))
+            after = os.times()
+        readers = sum(after[2:4]) - sum(before[2:4])
+        writer = sum(after[:2]) - sum(before[:2])
+        for name, seconds in zip(best, (readers, writer), strict=True):
+            best[name] = max(best[name], size / seconds / 1e6)
+    return best
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,11 +167,14 @@ def main() -> None:
             "import_gzip": rate(partial(import_file, processes=CORES), files["gzip"], size),
             "import_zstd": rate(partial(import_file, processes=CORES), files["zstd"], size),
             "import_json_array": rate(import_file, files["json"], size),
-            "import_csv": rate(import_file, files["csv"], size),
+            "import_csv": rate(partial(import_file, processes=CORES), files["csv"], size),
+            "import_csv_one_process": rate(import_file, files["csv"], size),
             "parse_csv_alone": rate(parse_csv, files["csv"], size),
             "import_parquet": rate(import_file, files["parquet"], size),
             "parse_parquet_alone": rate(parse_parquet, files["parquet"], size),
+            "import_parquet_chats": rate(import_file, files["chats"], size),
             "import_text": rate(import_file, files["text"], size),
+            **processor_rates(files["jsonl"], size),
         }
     limit = figures["read_and_write_sealed"]
     for name, value in figures.items():

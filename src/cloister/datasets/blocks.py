@@ -91,8 +91,7 @@ class Blocks:
                 chunk = chunk[end + 1 :]
             end = chunk.rfind(b"\n") + 1
             if end:
-                held.append(chunk[:end])
-                data = b"".join(held)
+                data = b"".join([*held, memoryview(chunk)[:end]])
                 begun, line = line, line + data.count(b"\n")
                 self._next = line
                 yield from self._bounded(begun, data)
