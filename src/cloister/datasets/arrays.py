@@ -122,7 +122,7 @@ class Array:
                 at, comma, first = end, False, False
             if values:
                 self._learn(data, values, starts)
-                yield Elements(self._line, data, values, starts)
+                yield Elements(self._line, data[:at], values, starts)
             if closed:
                 self._only_blank(at + 1)
                 return

@@ -91,7 +91,8 @@ def parse_object(line: bytes) -> tuple[Any, list[Fault]]:
 
 
 def quick_rows(data: bytes, values: list[bytes], shape: Shape) -> list[Row] | None:
-    """The rows of values, which lie in `data`, if nothing is doubtful in any of them."""
+    """The rows of values if nothing is doubtful in any of them. `data` is what they lie in, and all its quotes are
+    theirs."""
     quick = shape.quick
     if quick is None:
         return None

@@ -163,24 +163,28 @@ class Table:
     def pieces(self) -> Iterator[Block | Overlong]:
         """What is behind the header, cut after lines where a record seems to end. It does where the piece is `read`,
         and where it is not `exactly` finds the place."""
-        held = self._rest
+        line, held, odd = self._rest.line, [self._rest.data], self._rest.data.count(b'"') & 1
         for block in self._blocks:
+            data = block.data if isinstance(block, Block) else b""
+            cut = _even(data, odd)
+            if data and not cut and sum(map(len, held)) + len(data) <= self._limit:
+                held.append(data)
+                odd ^= data.count(b'"') & 1
+                continue
+            if not cut and any(held):
+                yield Block(line, b"".join(held))
+                line, held, odd = block.line, [], 0
+                cut = _even(data, odd)
             if isinstance(block, Overlong):
-                if held.data:
-                    yield held
                 yield block
-                held = Block(block.line + 1, b"")
+                line = block.line + 1
                 continue
-            whole = Block(held.line, held.data + block.data) if held.data else block
-            size = _even(whole.data)
-            if not size and len(whole.data) <= self._limit:
-                held = whole
-                continue
-            size = size or len(whole.data)
-            yield Block(whole.line, whole.data[:size])
-            held = Block(whole.line + whole.data.count(b"\n", 0, size), whole.data[size:])
-        if held.data:
-            yield held
+            cut = cut or len(data)
+            yield Block(line, b"".join([*held, data[:cut]]))
+            line, held = block.line + data.count(b"\n", 0, cut), [data[cut:]]
+            odd = held[0].count(b'"') & 1
+        if any(held):
+            yield Block(line, b"".join(held))
 
     def read(self, piece: Block) -> list[Row] | None:
         """The rows of a piece that begins with a record; None where a record in it is doubtful, or where the last
@@ -222,10 +226,10 @@ class Table:
         yield batch
 
 
-def _even(data: bytes) -> int:
-    """How long the longest start is that ends with a line and has an even number of quotes: a record ends there, unless
-    a cell holds half of a pair."""
-    odd = data.count(b'"') & 1
+def _even(data: bytes, odd: int) -> int:
+    """How long the longest start is that ends with a line and makes the number of quotes even, where before it was even
+    or `odd`: a record ends there, unless a cell holds half of a pair."""
+    odd ^= data.count(b'"') & 1
     end = len(data)
     while odd and end:
         begin = data.rfind(b"\n", 0, end - 1) + 1
