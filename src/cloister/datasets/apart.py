@@ -120,7 +120,7 @@ class ReadApart:
         return f"the reader of the {self._what} crashed ({how})"
 
 
-def frames(read: Callable[[int], bytes | bytearray]) -> Iterator[Said]:
+def frames(read: Callable[[int], bytes]) -> Iterator[Said]:
     """What the child said; it ends without a word where the child did."""
     while len(length := read(_LENGTH)) == _LENGTH:
         size = int.from_bytes(length, "little")
@@ -191,10 +191,12 @@ def _say_all(
         )
 
 
-def framed(said: Said) -> bytes:
+def framed(said: Said) -> bytearray:
     """What is said, behind its length."""
-    data = _ENCODER.encode(said)
-    return len(data).to_bytes(_LENGTH, "little") + data
+    data = bytearray(_LENGTH)
+    _ENCODER.encode_into(said, data, _LENGTH)
+    data[:_LENGTH] = (len(data) - _LENGTH).to_bytes(_LENGTH, "little")
+    return data
 
 
 def _bound(memory: int) -> None:

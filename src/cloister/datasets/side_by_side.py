@@ -154,7 +154,7 @@ def _serve(read: ReadBlock, seed: int | None, theirs: int, back: int) -> None:
             def keep(problem: Problem, found: dict[int, list[tuple[str, str]]] = found) -> None:
                 found.setdefault(problem.line, []).append((problem.field, problem.rule))
 
-            rows = read(Block(line, bytes(take(size))), ProblemLog(keep))
+            rows = read(Block(line, take(size)), ProblemLog(keep))
             if rows is None:
                 _write_all(answers, framed(Doubtful()))
                 continue
@@ -164,23 +164,20 @@ def _serve(read: ReadBlock, seed: int | None, theirs: int, back: int) -> None:
             _write_all(answers, framed(Encoded(encoded(rows, hashes), told)))
 
 
-def _exactly(pipe: BinaryIO) -> Callable[[int], bytearray]:
+def _exactly(pipe: BinaryIO) -> Callable[[int], bytes]:
     """Reads so many bytes from a pipe, fewer only at its end."""
 
-    def read(size: int) -> bytearray:
-        held = bytearray(size)
-        view, at = memoryview(held), 0
-        while at < size:
-            count = pipe.readinto(view[at:])  # type: ignore[attr-defined]
-            if not count:
-                return held[:at]
-            at += count
-        return held
+    def read(size: int) -> bytes:
+        parts = []
+        while size and (part := pipe.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
     return read
 
 
-def _write_all(pipe: BinaryIO, data: bytes) -> None:
+def _write_all(pipe: BinaryIO, data: bytes | bytearray) -> None:
     view = memoryview(data)
     while view:
         view = view[pipe.write(view) or 0 :]
