@@ -8,7 +8,6 @@ it does not know formats, lines or files.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 from itertools import chain
 from typing import TypeGuard, cast
 
@@ -40,11 +39,17 @@ def in_order(roles: Sequence[Role], lengths: Sequence[int]) -> bool:
     return min(lengths, default=2) >= 2 and list(chain.from_iterable(map(_order, lengths))) == roles
 
 
-@lru_cache(64)
 def _order(length: int) -> tuple[Role, ...]:
     """The roles of so many turns: only the system's makes their number odd."""
+    return _USUAL[length] if length < len(_USUAL) else _alternating(length)
+
+
+def _alternating(length: int) -> tuple[Role, ...]:
     pairs: tuple[Role, ...] = ("user", "assistant") * (length // 2)
     return ("system", *pairs) if length % 2 else pairs
+
+
+_USUAL = tuple(map(_alternating, range(32)))
 
 
 def text_fault(content: str) -> str | None:
