@@ -40,7 +40,7 @@ from cloister.appliance.outlook import Outlook
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
 from cloister.appliance.room import Room
-from cloister.appliance.side import Delivery
+from cloister.appliance.side import TOKEN_LIFE_S, Delivery
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
 from cloister.appliance.tombstones import refuse_shredded_job
@@ -50,7 +50,7 @@ from cloister.logs import place
 
 log = structlog.get_logger()
 
-SOURCE_WAIT_S = 120.0
+SOURCE_WAIT_S = TOKEN_LIFE_S
 """How long a job waits for a client that has asked for it and not handed over its source."""
 STOPPED_S = 5.0
 """How long whoever ends a job that does not run waits until the state has that; it ends in any case."""

@@ -30,7 +30,7 @@ from cloister.appliance.ids import new_id
 from cloister.appliance.kept_bodies import KeptBodies
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer
-from cloister.appliance.side import Delivery, SideSocket
+from cloister.appliance.side import TOKEN_LIFE_S, Delivery, SideSocket
 from cloister.appliance.worker_events import parse_event
 from cloister.descriptors import close_all
 from cloister.errors import CloisterError, Conflict, JobFailed, NotFound, by_code
@@ -41,7 +41,7 @@ from cloister.vault.bodies import SECRET, open_capsule, public_half
 log = structlog.get_logger()
 
 LIMIT_S = 300.0
-ASKED_S = 120.0
+ASKED_S = TOKEN_LIFE_S
 KEPT_OUTCOMES = 100
 
 

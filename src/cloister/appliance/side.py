@@ -13,6 +13,7 @@ import hashlib
 import json
 import secrets
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ MAX_DESCRIPTORS = 250
 RECEIVE_TIMEOUT_S = 10.0
 CONNECTIONS = 8
 """Of one account at a time: what has not been said whole yet holds descriptors of this process."""
+TOKEN_LIFE_S = 120.0
+"""How long a token opens anything, and is remembered: as long as a job waits for its source."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +50,56 @@ class Delivery:
         close_all(ours)
 
 
+@dataclass(frozen=True)
+class _Issued:
+    """What a token is for, whose it is, and until when, by the socket's clock."""
+
+    job_id: str
+    uid: int
+    until: float
+
+
 class SideSocket:
     """Receives deliveries and hands each to `deliver`, which may refuse by raising."""
 
-    def __init__(self, path: Path, deliver: Callable[[Delivery], None], *, mode: int = 0o600) -> None:
+    def __init__(
+        self,
+        path: Path,
+        deliver: Callable[[Delivery], None],
+        *,
+        mode: int = 0o600,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
+        self._clock = clock
         self._mode = mode
         self._deliver = deliver
-        self._tokens: dict[bytes, tuple[str, int]] = {}
+        self._tokens: dict[bytes, _Issued] = {}
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._held: Counter[int] = Counter()
 
     def issue(self, job_id: str, peer: Peer) -> str:
-        """A token that lets this account, once, deliver descriptors for this job."""
+        """A token that lets this account, once and for `TOKEN_LIFE_S`, deliver descriptors for this job."""
+        self._forget_old()
         token = secrets.token_urlsafe(32)
-        self._tokens[hashlib.sha256(token.encode()).digest()] = (job_id, peer.uid)
+        until = self._clock() + TOKEN_LIFE_S
+        self._tokens[hashlib.sha256(token.encode()).digest()] = _Issued(job_id, peer.uid, until)
         return token
 
     def withdraw(self, job_id: str) -> None:
         """Forget the tokens of a job that will not start."""
-        self._tokens = {digest: entry for digest, entry in self._tokens.items() if entry[0] != job_id}
+        self._tokens = {digest: one for digest, one in self._tokens.items() if one.job_id != job_id}
+
+    def _forget_old(self) -> None:
+        """Those that nobody used in time. They lie in the order in which they end."""
+        now = self._clock()
+        while self._tokens:
+            digest = next(iter(self._tokens))
+            if self._tokens[digest].until > now:
+                return
+            del self._tokens[digest]
 
     def start(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -160,13 +191,17 @@ class SideSocket:
                 token, roles = str(document["token"]), [str(role) for role in document["roles"]]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise InvalidInput("not a message of the side socket") from None
+            self._forget_old()
             digest = hashlib.sha256(token.encode()).digest()
-            job_id, uid = self._tokens.get(digest, ("", -1))
-            if not job_id or uid != peer.uid:
-                raise Denied("this token is not known, or was used already")
+            issued = self._tokens.get(digest)
+            if issued is None or issued.uid != peer.uid:
+                raise Denied(
+                    "this token is not known, was used already, or is too old",
+                    remedy="Ask for the job again: what it waits for has to be handed over within two minutes.",
+                )
             if len(roles) != len(descriptors) or len(set(roles)) != len(roles):
                 raise InvalidInput("one descriptor a role is expected")
-            delivery = Delivery(job_id, dict(zip(roles, descriptors, strict=True)))
+            delivery = Delivery(issued.job_id, dict(zip(roles, descriptors, strict=True)))
             self._deliver(delivery)
         except BaseException:
             delivery.close()
