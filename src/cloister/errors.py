@@ -133,6 +133,12 @@ class JobFailed(CloisterError):
     code, exit_code, status = "job-failed", 11, 500
 
 
+class Diverged(JobFailed):
+    """A run's numbers went wrong: a loss that is no finite number, or far above where it began."""
+
+    code = "diverged"
+
+
 class Interrupted(CloisterError):
     """Work was cut off; what was kept says how to go on."""
 

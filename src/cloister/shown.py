@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cloister.api import Job
+    from cloister.api import Job, Run
 
 _HIDDEN = frozenset(
     "\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u200b\u200c\u200d\u200e\u200f"
@@ -90,6 +90,21 @@ def moment(time: datetime | None) -> str:
 def until(time: datetime | None) -> str:
     """A moment that may be years away, with its year."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else "-"
+
+
+def standing(run: Run) -> Job:
+    """The job that tells how a run stands: its evaluation once that was begun. That a training failed is not hidden by
+    the evaluation of what was kept of it."""
+    evaluation = run.evaluate_job
+    if evaluation is None or (run.train_job.state == "failed" and evaluation.state == "done"):
+        return run.train_job
+    return evaluation
+
+
+def went_wrong(run: Run) -> str | None:
+    """What went wrong with a run whose adapter is from before that; None where nothing did."""
+    job = run.train_job
+    return job.error.detail if run.adapter is not None and job.state == "failed" and job.error else None
 
 
 def describe(job: Job) -> str:

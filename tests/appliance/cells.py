@@ -41,7 +41,10 @@ SHOWED: dict[str, dict[str, Any] | None] = {
     "measured better": {"base": {"loss": 3.0}, "tuned": {"loss": 0.5}},
     "measured no better": {"base": {"loss": 3.0}, "tuned": {"loss": 3.0}},
     "not measured": None,
+    "went wrong, not measured": None,
 }
+WRONG = "went wrong"
+FAULT = {"title": "Diverged", "status": 422, "code": "diverged", "detail": "It went wrong."}
 FOUND = "personal data found"
 SOMEBODY_ELSE = 60_001
 NOT_SHOWN = "0" * 64
@@ -145,13 +148,14 @@ def plant(home: Home, uids: Mapping[str, int]) -> dict[tuple[str, ...], str]:
                 job = JobRow(
                     job_id=new_id("job"),
                     verb="train",
-                    state="done",
+                    state="failed" if situation.startswith(WRONG) else "done",
                     subject=adapter.object_id,
                     name=f"{name}-run",
                     config={},
                     inputs={},
                     requested_by="x",
                     created_at=now,
+                    error=FAULT if situation.startswith(WRONG) else None,
                 )
                 run = RunRow(
                     run_id=new_id("run"),

@@ -83,6 +83,14 @@ def test_the_table_tells_situations_apart_and_a_change_of_one_is_a_changed_cell(
         (how, strict, "signed approval", "no")
         for how in ("measured no better", "not measured")
         for strict in ("confidential", "restricted")
+    } | {
+        ("went wrong, not measured", whose, consent, "no")
+        for whose, consent in (
+            ("public", "approval"),
+            ("internal", "approval"),
+            ("confidential", "signed approval"),
+            ("restricted", "signed approval"),
+        )
     }
 
 
@@ -225,7 +233,7 @@ def test_changed_cells_are_those_that_come_out_otherwise(folder: Path, shipped: 
         ("deployment.start", "operator", "no", "approval"),
         ("deployment.start", "operator", "no", "signed approval"),
     }
-    assert len(cells) == 8
+    assert len(cells) == 12
 
 
 def test_a_failing_case_says_which_and_why(folder: Path, shipped: PolicySet) -> None:

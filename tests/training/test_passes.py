@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import resource
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import tiny
 from cloister.errors import InvalidInput, JobFailed
 from cloister.models.borders import Borders
 from cloister.training import attention, passes, probe, reached
+from cloister.training.checkpoint import CheckpointStore
 from cloister.training.ranks import Ranks
 from cloister.training.reached import DIVERGED_STEPS, Reached
 from cloister.worker.bounded import bound_growth
@@ -73,10 +76,82 @@ def test_a_loss_that_grows_and_stays_ends_the_run(monkeypatch: pytest.MonkeyPatc
         patch.setattr(reached, "DIVERGED_STEPS", 3)
         with pytest.raises(JobFailed, match="grew from"):
             tiny.fine_tune(wild, made=model, holdout=0)
-    calm = Reached(losses=[2.0] + [3.4] * DIVERGED_STEPS)
-    assert not calm.diverged()
-    assert Reached(losses=[2.0] + [3.6] * DIVERGED_STEPS).diverged()
-    assert not Reached(losses=[2.0] + [3.6] * (DIVERGED_STEPS - 1) + [3.4]).diverged()
+
+
+def followed(losses: list[float], batch_size: int = 16) -> tuple[int, str] | None:
+    """The step at which a run of these losses is taken to have diverged, and the words."""
+    reached = Reached()
+    for step, loss in enumerate(losses, 1):
+        reached.step = step
+        reached.losses.append(loss)
+        if (how := reached.diverged(batch_size)) is not None:
+            return step, how
+    return None
+
+
+def test_far_above_the_start_for_long_is_divergence_and_less_is_none() -> None:
+    assert followed([2.0] + [3.4] * 10 * DIVERGED_STEPS) is None
+    found = followed([2.0] + [3.6] * DIVERGED_STEPS)
+    assert found == (21, "The loss grew from 2.000 to 3.600 by step 21 and stayed there.")
+    assert followed([2.0] + [3.6] * (DIVERGED_STEPS - 1) + [3.4]) is None
+
+
+def test_what_is_learnt_and_then_lost_is_divergence_though_it_is_not_above_the_start() -> None:
+    """As a run of the demo's base at a rate that grows to 1 goes: down, up, and flat where it began."""
+    lost = [4.7, 3.1, 1.6, 0.9, 0.8, 2.6, 5.4, 6.4, 8.3, 8.5, 12.0, 11.0, 10.5] + [4.6] * 100
+    found = followed(lost)
+    assert found is not None and found[0] < 40
+    assert (
+        "had fallen from 4.700 to 0.900 and is back at" in found[1] and "what was learnt is lost" in found[1]
+    )
+    recovered = lost[:13] + [4.0] * (DIVERGED_STEPS - 10) + [0.7] * 100
+    assert followed(recovered) is None, "a bump"
+    overfits = [2.0, 1.0, 0.6] + [0.5, 0.7] * 50
+    assert followed(overfits) is None
+    worse = [2.0, 1.0, 0.3, 0.3, 0.3] + [1.2] * 100
+    assert followed(worse) is None, "far above what it had come to, and not back where it began"
+
+
+def test_one_easy_row_at_the_start_kills_no_run_of_single_rows() -> None:
+    draw = random.Random(3)
+    rows = [0.1, *(draw.uniform(1.5, 2.5) for _ in range(400))]
+    assert followed(rows, batch_size=1) is None
+    assert followed(rows, batch_size=16) is not None, "of so many rows it is no accident"
+
+
+def test_a_resumed_run_remembers_what_it_had_come_to(tmp_path: Path) -> None:
+    kept = CheckpointStore(tmp_path / "c", object_id="ad-0123456789ab", kind="adapter", key=None)
+    tiny.fine_tune(tiny.config(epochs=5, checkpoint_every=30), checkpoints=kept)
+    found = kept.latest()
+    assert found is not None
+    before = Reached.read(found.state["reached"])
+    assert before.low is not None and before.low < before.losses[0]
+
+
+def test_a_run_that_never_came_below_its_start_is_told_so() -> None:
+    told = Reached(losses=[2.0, 9.0, 5.0], holdout_losses=[(1, 8.0), (3, 5.0)]).risen(16)
+    assert told is not None and "never lower than 5" in told and "began at 2" in told
+    assert Reached(losses=[2.0, 9.0], holdout_losses=[(1, 1.9), (2, 5.0)]).risen(16) is None
+    assert Reached(losses=[2.0, 9.0]).risen(16) is None, "nothing was held out"
+    said: list[tuple[str, str]] = []
+    tiny.fine_tune(
+        tiny.config(learning_rate=1e-9, epochs=1), on_notice=lambda level, text: said.append((level, text))
+    )
+    assert any(level == "warning" and "taught the model nothing" in text for level, text in said)
+
+
+def test_what_is_good_of_a_run_that_went_wrong_is_from_before_it_did() -> None:
+    calm, far = [2.0, 1.8, 1.6], [3.6] * DIVERGED_STEPS
+
+    def good(losses: list[float], best_step: int, holdout_loss: float) -> bool:
+        measured = [(best_step, holdout_loss)]
+        return Reached(losses=losses, best_step=best_step, holdout_losses=measured).good(16)
+
+    assert good([*calm, *far], 3, 1.7)
+    assert not good([*calm, *far], 4, 1.7), "measured too late"
+    assert not good([*calm, *far], 3, 3.6), "as bad itself"
+    assert good(calm, 3, 1.7), "the next was no number"
+    assert not Reached(losses=[*calm, *far]).good(16) and not Reached().good(16)
 
 
 def test_patience_ends_a_run_that_gets_no_better_and_resumes_to_the_same_end(tmp_path: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from cloister.datasets.rows import Message, Row
 from cloister.errors import Conflict, Interrupted, InvalidInput, JobFailed
 from cloister.models.adapter import adapter_state
 from cloister.training.checkpoint import CheckpointStore
+from cloister.training.outcome import WentWrong
+from cloister.training.reached import DIVERGED_STEPS
 from cloister.training.rows import RowSource
 
 
@@ -76,6 +79,92 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
         model.get_base_model().model.norm.weight.fill_(math.inf)
     with pytest.raises(JobFailed, match="step 1"):
         tiny.fine_tune(made=model)
+
+
+def going_wrong(at: int) -> tuple[Any, Callable[[str, int, int], None]]:
+    """A model, and what makes its loss no number from the step after `at` on: a weight that is not finite any more."""
+    model = tiny.adapted()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("train", at):
+            with torch.no_grad():
+                model.get_base_model().model.norm.weight.fill_(math.nan)
+
+    return model, progress
+
+
+def test_of_a_run_whose_loss_becomes_no_number_the_best_before_is_kept(tmp_path: Path) -> None:
+    model, progress = going_wrong(7)
+    with pytest.raises(WentWrong, match="step 8") as caught:
+        tiny.fine_tune(tiny.config(eval_every=3), made=model, on_progress=progress)
+    kept = caught.value.kept
+    assert kept is not None and caught.value.code == "diverged" and isinstance(caught.value, JobFailed)
+    assert kept.best_step == min(kept.holdout_losses, key=lambda pair: pair[1])[0] == 6
+    steps = [0]
+
+    def count(stage: str, done: int, total: int) -> None:
+        steps[0] = done if stage == "train" else steps[0]
+
+    with pytest.raises(Interrupted):  # the same run, cut off where it was best
+        tiny.fine_tune(
+            tiny.config(eval_every=3),
+            checkpoints=store(tmp_path / "c"),
+            on_progress=count,
+            should_stop=lambda: steps[0] == 6,
+        )
+    there = store(tmp_path / "c").latest()
+    assert there is not None and tiny.same_adapter(kept.best, there.groups["adapter"])
+    assert tiny.same_adapter(adapter_state(model), kept.best), "the model holds what is kept"
+    assert kept.last == {} and kept.steps == 7 and len(kept.losses) == 7
+    assert kept.train_loss == pytest.approx(sum(kept.losses[:6]) / 6)
+    assert "adapter of step 6" in caught.value.message
+
+
+@pytest.mark.parametrize("missing", ["hold-out", "measured"])
+def test_nothing_is_kept_of_a_run_that_went_wrong_before_it_was_measured(missing: str) -> None:
+    model, progress = going_wrong(4)
+    settings = tiny.config(eval_every=2 if missing == "hold-out" else 6)
+    with pytest.raises(WentWrong, match="Nothing was measured before") as caught:
+        tiny.fine_tune(settings, made=model, on_progress=progress, holdout=0 if missing == "hold-out" else 16)
+    assert caught.value.kept is None
+
+
+def test_a_hold_out_loss_that_is_no_number_ends_it_too() -> None:
+    """Damaged after the last step and before its measuring: the step itself went well."""
+    model = tiny.adapted()
+    stages: list[str] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        stages.append(stage)
+        if (stage, done) == ("train", 12):
+            with torch.no_grad():
+                model.get_base_model().model.norm.weight.fill_(math.inf)
+
+    with pytest.raises(
+        WentWrong, match=r"hold-out loss is not a finite number after step 12.*of step 6"
+    ) as caught:
+        tiny.fine_tune(made=model, on_progress=progress)
+    assert caught.value.kept is not None and caught.value.kept.best_step == 6
+
+
+def test_a_run_that_diverges_keeps_the_adapter_from_before() -> None:
+    """From step 8 on the weights give wrong answers, a hundred times as sure of them: numbers, but far above."""
+    model = tiny.adapted()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("train", 8):
+            with torch.no_grad():
+                model.get_base_model().model.norm.weight.mul_(100)
+
+    with pytest.raises(WentWrong) as caught:
+        tiny.fine_tune(tiny.config(epochs=6, eval_every=4), made=model, on_progress=progress)
+    error, kept = caught.value, caught.value.kept
+    assert "The loss grew from" in error.message, "it diverged, and was a number to the end"
+    assert kept is not None
+    assert kept.best_step == 4 and kept.steps == 8 + DIVERGED_STEPS
+    assert kept.holdout_loss == min(loss for _, loss in kept.holdout_losses)
+    assert kept.holdout_loss is not None and kept.holdout_loss < kept.losses[0]
+    assert f"adapter of step {kept.best_step}," in error.message
 
 
 def test_a_frozen_adapter_ends_the_run() -> None:

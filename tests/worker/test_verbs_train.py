@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 import tiny
 import worker_jobs
-from cloister.api import TrainConfig
-from cloister.errors import Interrupted, InvalidInput, Tampered
+from cloister.api import EvaluateConfig, TrainConfig
+from cloister.errors import Diverged, Interrupted, InvalidInput, Tampered
 from cloister.training.ranks import Ranks
 from cloister.training.rows import RowSource
 from cloister.vault import ObjectReader
-from cloister.worker.verbs import measuring, train
+from cloister.worker.verbs import evaluate, measuring, train
 from worker_jobs import Recorder
 
 SETTINGS: TrainConfig = tiny.config(learning_rate=1e-2)
@@ -105,6 +107,62 @@ def test_cut_off_and_resumed(stored: Any, tmp_path: Path) -> None:
         k: v for k, v in wanted.items() if k not in of_this_attempt
     }
     assert not any(name.startswith("checkpoints") for name in files(out))
+
+
+def breaks_after(step: int, monkeypatch: pytest.MonkeyPatch, number: float) -> Recorder:
+    """A worker that hears of everything, and whose base is multiplied by that number after the step."""
+    loaded: list[Any] = []
+    load = train.load_base
+
+    def keep(*given: Any, **more: Any) -> Any:
+        loaded.append(load(*given, **more))
+        return loaded[-1]
+
+    def breaks(recorder: Recorder) -> bool:
+        if loaded and recorder.progressed[-1][:2] == ("train", step):
+            with torch.no_grad():
+                loaded.pop()[0].model.norm.weight.mul_(number)
+        return False
+
+    monkeypatch.setattr(train, "load_base", keep)
+    return Recorder(stop_when=breaks)
+
+
+def test_a_run_that_goes_wrong_stores_its_best_adapter_and_says_what_happened(
+    stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    often = SETTINGS.model_copy(update={"eval_every": 3, "checkpoint_every": 3})
+    values = train.run(job(stored, out, often), breaks_after(7, monkeypatch, math.nan))
+    assert files(out) == {"manifest.json", "adapter_config.json", "best/adapter.safetensors", "history.json"}
+    assert values["failure"]["code"] == "diverged" and "step 8" in values["failure"]["message"]
+    assert values["best_step"] == 6 and values["steps"] == 7
+    with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+        reader.check(full=True)
+        assert reader.manifest.details["went_wrong"] == values["failure"]["message"]
+        assert reader.manifest.details["best_step"] == 6
+        history = msgspec.json.decode(reader.read("history.json"))
+    assert history["failure"] == values["failure"] and len(history["losses"]) == 7
+    seen = Recorder()
+    measured = {"dataset": stored.dataset, "base": stored.base, "adapter": worker_jobs.as_input(out)}
+    monkeypatch.undo()
+    scores = evaluate.run(
+        worker_jobs.job(
+            "evaluate", EvaluateConfig(), worker_jobs.output(tmp_path, "evaluation", "ev"), inputs=measured
+        ),
+        seen,
+    )
+    assert scores["tuned"]["loss"] == pytest.approx(values["holdout_loss"], abs=1e-4)
+    assert any("went wrong" in said for level, said in seen.noticed if level == "warning")
+
+
+def test_a_run_that_goes_wrong_before_it_was_measured_stores_nothing(
+    stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    with pytest.raises(Diverged, match="Nothing was measured"):
+        train.run(job(stored, out), breaks_after(2, monkeypatch, math.nan))
+    assert not (Path(out.path) / "manifest.json").exists()
 
 
 def test_another_dataset_may_be_the_holdout(stored: Any, tmp_path: Path) -> None:

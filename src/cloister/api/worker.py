@@ -105,7 +105,11 @@ class Notice(Document):
 
 
 class Result(Document):
-    """The job's end, well. `values` are numbers and short words that the authority keeps."""
+    """The job's end, with something made. `values` are numbers and short words that the authority keeps.
+
+    A run whose numbers went wrong, and that has an adapter from before, says so in `values["failure"]` (`code`,
+    `message`, `remedy`): the adapter is kept, and the job ends as failed.
+    """
 
     event: Literal["result"] = "result"
     values: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from cloister.appliance.asking import Asking
 from cloister.appliance.catalogue import find
 from cloister.appliance.jobs import ERRORS, PENDING, announce
 from cloister.appliance.peer import Peer
-from cloister.appliance.runs import find_run
+from cloister.appliance.runs import find_run, require_adapter
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
 from cloister.errors import Conflict, InvalidInput, NotFound
 
@@ -112,8 +112,7 @@ class Evaluations(Asking):
 
 def _inputs(session: Session, run: RunRow) -> dict[str, ObjectRow]:
     """What a run is measured on. Errors: Conflict where it has no adapter yet, or is being measured."""
-    if run.adapter is None:
-        raise Conflict("the run has no adapter yet", where=run.name, remedy="Wait for it, or resume it.")
+    adapter = require_adapter(session, run)
     job = session.get(JobRow, run.evaluate_job) if run.evaluate_job else None
     if job is not None and job.state in PENDING:
         raise Conflict(
@@ -122,7 +121,7 @@ def _inputs(session: Session, run: RunRow) -> dict[str, ObjectRow]:
     inputs = {
         "dataset": find(session, ObjectKind.DATASET, run.dataset),
         "base": find(session, ObjectKind.BASE, run.base),
-        "adapter": find(session, ObjectKind.ADAPTER, run.adapter),
+        "adapter": find(session, ObjectKind.ADAPTER, adapter),
     }
     if run.holdout is not None:
         inputs["holdout"] = find(session, ObjectKind.DATASET, run.holdout)

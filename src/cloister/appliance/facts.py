@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from cloister.api import Classification, ObjectKind
 from cloister.appliance.peer import NOBODY, asker
 from cloister.appliance.personal_data import personal_in
-from cloister.appliance.runs import earlier_adapter
+from cloister.appliance.runs import earlier_adapter, went_wrong
 from cloister.appliance.state import (
     ApprovalRow,
     ClassificationRow,
@@ -94,6 +94,7 @@ def run_facts(session: Session, run: RunRow) -> Facts:
         _measured(run.evaluation or {}),
         classification=run_class(session, run),
         evaluated=bool(run.evaluation),
+        went_wrong=went_wrong(session, run) is not None,
     )
 
 
@@ -169,6 +170,7 @@ def model_facts(session: Session, model: ObjectRow) -> Facts:
         _measured(measured or {}),
         classification=data_class(session, nearest_data(session, model)),
         evaluated=bool(measured),
+        went_wrong=run is not None and went_wrong(session, run) is not None,
     )
 
 

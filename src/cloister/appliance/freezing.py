@@ -36,7 +36,7 @@ from cloister.appliance.facts import (
     run_of_model,
 )
 from cloister.appliance.personal_data import personal_in
-from cloister.appliance.runs import find_run, run_inputs
+from cloister.appliance.runs import find_run, run_inputs, went_wrong
 from cloister.appliance.shred_plan import plan_of, roots_of
 from cloister.appliance.state import ObjectRow
 from cloister.errors import InvalidInput
@@ -145,6 +145,8 @@ def freeze_deployment(session: Session, request: dict[str, Any], now: datetime) 
         shown.append(
             f"trained on {run.dataset}, base {run.base}, measured on {run.holdout or 'its hold-out'}"
         )
+        if (why := went_wrong(session, run)) is not None:
+            shown.append(f"its run went wrong: {why}")
     shown.append(_measured(facts, measured))
     shown += _verdict(measured)
     return Frozen(
@@ -225,6 +227,7 @@ def freeze_export(session: Session, request: dict[str, Any], now: datetime) -> F
     asked = ExportRequest.model_validate(request["request"])
     model = find(session, ObjectKind.MODEL, str(request["reference"]))
     run = run_of_model(session, model)
+    why = went_wrong(session, run) if run is not None else None
     if asked.form == "plain":
         told = ["leaves in the open: whoever has the folder has the model"]
     else:
@@ -238,6 +241,7 @@ def freeze_export(session: Session, request: dict[str, Any], now: datetime) -> F
         summary=(
             f"model: {_told(model)}",
             *([f"of the run {run.name} ({run.run_id}) by {run.created_by}"] if run is not None else []),
+            *([f"its run went wrong: {why}"] if why is not None else []),
             *told,
             "once out, nothing here reaches it: no shred, no revocation",
         ),

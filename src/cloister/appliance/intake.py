@@ -1,4 +1,5 @@
-"""Taking in what a job has made: its object enters the catalogue, and the job is done.
+"""Taking in what a job has made: its object enters the catalogue, and the job is done; or has failed, where it says
+that its numbers went wrong and what it made is from before.
 
 While the vault is locked or the ledger refuses, it waits; the result is kept meanwhile. It reads no
 row: a worker's output stays sealed.
@@ -12,12 +13,14 @@ import math
 import shutil
 
 import structlog
+from pydantic import ValidationError
 
-from cloister.api import JobState, Result
+from cloister.api import Failure, JobState, Problem, Result
 from cloister.appliance.endings import Endings
 from cloister.appliance.jobs import OUTPUT_KIND, Completion, Finished, announce, job_row
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
+from cloister.appliance.worker_events import problem_of
 from cloister.errors import LedgerUnavailable, Locked, OutOfSpace
 
 log = structlog.get_logger()
@@ -26,6 +29,8 @@ RETRY_S = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Pauses of a finished job whose result cannot be entered yet."""
 HELD_UP = (Locked, LedgerUnavailable, OutOfSpace)
 """What passes: a job waits for its end."""
+FAILURE = "failure"
+"""Where among its values a run says that it went wrong."""
 
 
 class Intake:
@@ -83,7 +88,20 @@ class Intake:
         with self._state.read() as session:
             row = session.get_one(JobRow, job_id)
         output = self._home.output_folder(job_id)
-        index = await self._recorder.record(None, "job.done", *filter(None, (job_id, row.subject)))
+        failure = failure_in(row, result)
+        about = [name for name in (job_id, row.subject) if name is not None]
+        if failure is None:
+            index = await self._recorder.record(None, "job.done", *about)
+        else:
+            index = await self._recorder.record(
+                None,
+                "job.failed",
+                *about,
+                reason=failure.code,
+                name=row.name,
+                verb=row.verb,
+                kept=f"step {result.values.get('best_step')}",
+            )
         complete = self.completions.get(row.verb)
         if complete is not None:
             await complete(job_id, result.values, index)
@@ -98,11 +116,28 @@ class Intake:
         )
         with self._state.change() as change:
             row = job_row(change, job_id)
-            row.state, row.ended_at, row.result, row.error = JobState.DONE, change.now, result.values, None
-            row.stopping = None
+            row.state = JobState.DONE if failure is None else JobState.FAILED
+            row.ended_at, row.stopping = change.now, None
+            row.result = {name: value for name, value in result.values.items() if name != FAILURE}
+            row.error = failure.model_dump() if failure is not None else None
             change.session.add(stored)
             change.session.flush()
             announce(change, row)
             change.event(f"{stored.kind}.registered", stored.object_id, name=stored.name)
             self._on_done(change, row, stored)
         await asyncio.to_thread(shutil.rmtree, output.parent, ignore_errors=True)
+
+
+def failure_in(row: JobRow, result: Result) -> Problem | None:
+    """What went wrong with a run that made an adapter all the same; None where nothing did. Never quietly as a success:
+    one that does not say it as it should has failed, too."""
+    told = result.values.get(FAILURE)
+    if told is None:
+        return None
+    try:
+        failure = Failure.model_validate({"event": "failure", **told})
+    except (TypeError, ValidationError):
+        failure = Failure(code="diverged", message="The run went wrong, and does not say how.")
+    measure = f"`cloister evaluate {row.name}` says what the adapter that was kept is worth."
+    problem = problem_of(failure, 422)
+    return problem.model_copy(update={"remedy": " ".join(filter(None, (problem.remedy, measure)))})

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from cloister.api import JobState, ObjectKind, RotateConfig
 from cloister.appliance.ids import new_id
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.appliance.store import Change
-from cloister.errors import NotFound
+from cloister.errors import Conflict, NotFound
 
 OUTPUT_KIND = {
     "import": ObjectKind.DATASET,
@@ -114,6 +116,20 @@ def job_row(change: Change, job_id: str) -> JobRow:
     if row is None:
         raise NotFound("there is no job of that id", where=job_id)
     return row
+
+
+def refuse_resume(session: Session, row: JobRow) -> None:
+    """Errors: Conflict where a job has not ended, or has its result; also that of a run that went wrong."""
+    if row.state not in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED, JobState.PAUSED):
+        raise Conflict(
+            f"the job is {row.state}; only one that ended without its result resumes", where=row.job_id
+        )
+    if row.verb == "train" and session.get(ObjectRow, (row.subject, row.output_version)) is not None:
+        raise Conflict(
+            "the run went wrong, and would again; its adapter from before that is kept",
+            where=row.name,
+            remedy="Start another run with a lower learning rate; `cloister run show` says what is kept.",
+        )
 
 
 def announce(change: Change, row: JobRow) -> None:

@@ -35,6 +35,7 @@ from cloister.appliance.jobs import (
     announce,
     job_row,
     new_job,
+    refuse_resume,
 )
 from cloister.appliance.outlook import Outlook
 from cloister.appliance.parts import Parts
@@ -199,7 +200,7 @@ class Queue:
             if row is None:
                 raise NotFound("there is no job of that id", where=job_id, remedy="See `cloister run list`.")
             refuse_shredded_job(session, row)
-        self._refuse_resume(row)
+            refuse_resume(session, row)
         if row.verb not in RESUMABLE:
             raise Conflict(
                 f"{row.verb} cannot resume", where=job_id, remedy="Start it again with its source."
@@ -210,7 +211,7 @@ class Queue:
         with self._state.change() as change:
             row = job_row(change, job_id)
             refuse_shredded_job(change.session, row)
-            self._refuse_resume(row)
+            refuse_resume(change.session, row)
             row.state, row.resume, row.error, row.ended_at = JobState.QUEUED, not fresh, None, None
             row.stopping, row.asked_by = None, peer.uid
             row.attempts = 0  # how often it goes on by itself counts from when somebody last asked for it
@@ -219,13 +220,6 @@ class Queue:
                 forget_points(change.session, job_id)
             announce(change, row)
         self._wake.set()
-
-    @staticmethod
-    def _refuse_resume(row: JobRow) -> None:
-        if row.state not in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED, JobState.PAUSED):
-            raise Conflict(
-                f"the job is {row.state}; only one that ended without its result resumes", where=row.job_id
-            )
 
     @property
     def lacking(self) -> dict[str, str]:

@@ -35,7 +35,7 @@ from cloister.appliance.jobs import DRY_RUN, announce
 from cloister.appliance.parts import Parts
 from cloister.appliance.peer import Peer, asker
 from cloister.appliance.queue import Queue
-from cloister.appliance.runs import find_run, refuse_taken_run, run_inputs, went_on_from
+from cloister.appliance.runs import find_run, refuse_taken_run, require_adapter, run_inputs, went_on_from
 from cloister.appliance.side import SideSocket
 from cloister.appliance.state import JobRow, RunRow
 from cloister.errors import Conflict
@@ -317,14 +317,11 @@ class Requests(Asking):
         with self._state.read() as session:
             refuse_taken_name(session, ObjectKind.MODEL, request.name)
             run = find_run(session, request.run)
-            if run.adapter is None:
-                raise Conflict(
-                    "the run has no adapter yet", where=run.name, remedy="Wait for it, or resume it."
-                )
+            adapter = require_adapter(session, run)
             inputs = {
                 "dataset": find(session, ObjectKind.DATASET, run.dataset),
                 "base": find(session, ObjectKind.BASE, run.base),
-                "adapter": find(session, ObjectKind.ADAPTER, run.adapter),
+                "adapter": find(session, ObjectKind.ADAPTER, adapter),
             }
             if run.holdout is not None:
                 inputs["holdout"] = find(session, ObjectKind.DATASET, run.holdout)

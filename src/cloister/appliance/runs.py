@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cloister.api import LoraConfig, ObjectKind, RunRequest
+from cloister.api import JobState, LoraConfig, ObjectKind, RunRequest, TrainConfig
 from cloister.appliance.catalogue import find
-from cloister.appliance.jobs import new_job
+from cloister.appliance.jobs import PENDING, new_job
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
 from cloister.appliance.store import Change
 from cloister.appliance.tombstones import refuse_shredded
@@ -35,6 +35,33 @@ def find_run(session: Session, reference: str) -> RunRow:
     return row
 
 
+def require_adapter(session: Session, run: RunRow) -> str:
+    """The id of a run's adapter. Errors: Conflict where there is none, saying whether there will be one."""
+    if run.adapter is not None:
+        return run.adapter
+    state = session.get_one(JobRow, run.train_job).state
+    if state in PENDING:
+        raise Conflict(
+            "the run has no adapter yet",
+            where=run.name,
+            remedy=f"Wait for it: `cloister run watch {run.name}`.",
+        )
+    verb = "retry" if state == JobState.FAILED else "resume"
+    raise Conflict(
+        f"the run is {state} and has no adapter",
+        where=run.name,
+        remedy=f"See `cloister run {verb} {run.name}`.",
+    )
+
+
+def went_wrong(session: Session, run: RunRow) -> str | None:
+    """What went wrong with a run whose adapter is from before that; None where nothing did."""
+    job = session.get_one(JobRow, run.train_job)
+    if run.adapter is None or job.state != JobState.FAILED or job.error is None:
+        return None
+    return str(job.error.get("detail"))
+
+
 def refuse_taken_run(session: Session, name: str) -> None:
     """Errors: Conflict."""
     if session.scalars(select(RunRow).where(RunRow.name == name)).first() is not None:
@@ -54,10 +81,7 @@ def run_inputs(session: Session, asked: RunRequest) -> dict[str, ObjectRow]:
         inputs["holdout"] = find(session, ObjectKind.DATASET, asked.holdout)
     if asked.from_run is not None:
         earlier = find_run(session, asked.from_run)
-        if earlier.adapter is None:
-            raise Conflict(
-                "the run has no adapter yet", where=earlier.name, remedy="Wait for it, or resume it."
-            )
+        adapter = require_adapter(session, earlier)
         if earlier.base != inputs["base"].object_id:
             raise InvalidInput(
                 "the run to go on from has another base model, and an adapter fits its own alone",
@@ -71,13 +95,23 @@ def run_inputs(session: Session, asked: RunRequest) -> dict[str, ObjectRow]:
                 where=earlier.name,
                 remedy="Leave `lora` out: it is then the earlier run's.",
             )
-        inputs["adapter"] = find(session, ObjectKind.ADAPTER, earlier.adapter)
+        inputs["adapter"] = find(session, ObjectKind.ADAPTER, adapter)
     if asked.rebase_of is not None:
         repeated = find_run(session, asked.rebase_of)
         learnt = session.get_one(JobRow, repeated.train_job).inputs
+        then, now = learnt.get("base"), inputs["base"]
+        same = then and (then["object_id"], then["version"]) == (now.object_id, now.version)
+        if same and TrainConfig.frozen(repeated.train) == asked.train:
+            raise InvalidInput(
+                "that is the base of the run itself, and nothing would come out otherwise",
+                where=now.name,
+                remedy=f"Name another; `cloister run start --from-run {repeated.name}` goes on with what it learnt.",
+            )
         for role in ("dataset", "holdout"):
-            then, now = learnt.get(role), inputs.get(role)
-            if (then and (then["object_id"], then["version"])) != (now and (now.object_id, now.version)):
+            before, after = learnt.get(role), inputs.get(role)
+            if (before and (before["object_id"], before["version"])) != (
+                after and (after.object_id, after.version)
+            ):
                 raise Conflict(
                     f"the {role} is not the version that the run was made of",
                     where=repeated.name,
@@ -108,14 +142,16 @@ def went_on_from(session: Session, run: RunRow) -> str | None:
 
 
 def after_job(change: Change, job: JobRow, stored: ObjectRow) -> None:
-    """What follows from a job, in the same commit: a run's adapter, then its evaluation."""
+    """What follows from a job, in the same commit: a run's adapter, then its evaluation, where the run went well."""
     column = RunRow.train_job if job.verb == "train" else RunRow.evaluate_job
     run = change.session.scalars(select(RunRow).where(column == job.job_id)).first()
     if run is None:
         return
     if job.verb == "train":
         run.adapter = stored.object_id
-        if run.evaluate is not None:
+        if (
+            run.evaluate is not None and job.state == JobState.DONE
+        ):  # what is kept of a failed one is measured when asked
             inputs = {
                 role: change.session.get_one(ObjectRow, (reference["object_id"], reference["version"]))
                 for role, reference in job.inputs.items()

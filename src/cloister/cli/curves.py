@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloister.cli.output import JsonFlag, describe, flattened, print_json, print_table, say, visible
+from cloister.cli.output import (
+    JsonFlag,
+    describe,
+    flattened,
+    print_json,
+    print_table,
+    say,
+    standing,
+    visible,
+    warn_of,
+)
 from cloister.cli.session import connect
 
 if TYPE_CHECKING:
@@ -108,6 +118,8 @@ def compare(
     print_table(
         heads, [(name, _shown(a), _shown(b)) for name, a, b in results], empty="Neither has a result."
     )
+    for run in runs:
+        warn_of(run)
     if runs[0].dataset != runs[1].dataset or runs[0].holdout != runs[1].holdout:
         say("! They were measured on different rows: their figures cannot be compared.")
     drawn = [found for found in curves if found.points]
@@ -148,7 +160,7 @@ def _results(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
 
 def _outcome(run: Run) -> dict[str, Any]:
     result = run.train_job.result
-    found: dict[str, Any] = {"state": describe(run.evaluate_job or run.train_job)}
+    found: dict[str, Any] = {"state": describe(standing(run))}
     found |= {name.replace("_", " "): result[name] for name in _TOLD if name in result}
     for side in ("base", "tuned"):
         scores = (run.evaluation or {}).get(side) or {}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
+from cloister.cli.output import JsonFlag, print_json, print_table, say, visible, warn_of
 from cloister.cli.receiving import received, write_new
 from cloister.cli.session import connect, watch
 from cloister.errors import Denied, InvalidInput, NotFound
@@ -210,6 +210,7 @@ def print_evaluation(run: Run, names: Mapping[str, Any] | None = None) -> None:
     from cloister.evaluation import columns
 
     table, verdict, full = _full(run)
+    warn_of(run)
     say(f"On {table.rows} held-out rows, the same for every line; 95% intervals.")
     told = names or {}
     tables = [

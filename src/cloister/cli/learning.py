@@ -262,6 +262,10 @@ _SHARES = ("accuracy", "exact_match")
 
 def _figure(run: Run, name: str) -> float | None:
     """Of a run that is done: the hold-out loss of its best step, or a score of its evaluation."""
+    if (
+        run.train_job.state == "failed"
+    ):  # what is kept of it is from before it went wrong: of fewer steps than it was to take
+        return None
     told = run.train_job.result.get("holdout_loss")
     if name != "loss":
         told = ((run.evaluation or {}).get("tuned") or {}).get(name)

@@ -10,7 +10,7 @@ import typer
 
 from cloister.cli import shredding
 from cloister.cli.leaving import Left
-from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
+from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible, warn_of
 from cloister.cli.session import connect, watch
 
 app = typer.Typer(no_args_is_help=True)
@@ -32,6 +32,7 @@ def merge(
     config = validated(MergeConfig, max_new_tokens=max_new_tokens)
     request = validated(MergeRequest, name=name, run=run, config=config)
     with connect() as client:
+        warn_of(client.run(run))
         job = watch(client, client.merge(request).job_id, quiet=json)
         stored = client.model(job.subject or name)
     if json:

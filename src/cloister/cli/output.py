@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloister.shown import describe, duration, moment, size, visible
+from cloister.shown import describe, duration, moment, size, standing, visible, went_wrong
 
 if TYPE_CHECKING:
-    from cloister.api import Job
+    from cloister.api import Job, Run
 
 __all__ = [
     "JsonFlag",
@@ -24,7 +24,9 @@ __all__ = [
     "print_table",
     "say",
     "size",
+    "standing",
     "visible",
+    "warn_of",
 ]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
@@ -84,6 +86,13 @@ def say(text: str) -> None:
     """
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+def warn_of(run: Run) -> None:
+    """Say of a run whose numbers went wrong what they did, wherever what was kept of it is used."""
+    wrong = went_wrong(run)
+    if wrong is not None:
+        say(f"! {visible(run.name)} went wrong: {visible(wrong)}")
 
 
 class Live:

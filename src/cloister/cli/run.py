@@ -9,7 +9,18 @@ import typer
 
 from cloister.cli import curves, run_files, shredding
 from cloister.cli.leaving import leaving
-from cloister.cli.output import JsonFlag, describe, duration, moment, print_json, print_table, say, visible
+from cloister.cli.output import (
+    JsonFlag,
+    describe,
+    duration,
+    moment,
+    print_json,
+    print_table,
+    say,
+    standing,
+    visible,
+    warn_of,
+)
 from cloister.cli.session import connect, watch
 
 if TYPE_CHECKING:
@@ -222,10 +233,12 @@ def rebase(
 
 
 def _watch(client: Client, reference: str, *, quiet: bool) -> Run:
-    """Follow training, then the evaluation that comes after it."""
+    """Follow training, then the evaluation that comes after it. Errors: what either failed with, also where an adapter
+    from before was kept; not while that is measured."""
     run = client.run(reference)
-    watch(client, run.train_job.job_id, quiet=quiet)
-    run = client.run(run.run_id)
+    if run.evaluate_job is None or run.train_job.state != "failed":
+        watch(client, run.train_job.job_id, quiet=quiet)
+        run = client.run(run.run_id)
     if run.evaluate_job is not None:
         watch(client, run.evaluate_job.job_id, quiet=quiet)
     return client.run(run.run_id)
@@ -252,6 +265,11 @@ def _print_evaluation(run: Run) -> None:
         empty="Not measured.",
     )
 
+    before, after = base.get("loss"), tuned.get("loss")
+    if isinstance(before, int | float) and isinstance(after, int | float) and after >= before:
+        say(
+            "! Tuned, its loss on these rows is no lower than the base's: this run was worth nothing, or did harm."
+        )
     full = run.evaluation.get("full")
     if full is not None:
         for sentence in full["verdict"]["sentences"]:
@@ -268,6 +286,7 @@ def watch_run(reference: Reference, json: JsonFlag = False) -> None:
     """Pick up a run's progress where it is. Ctrl-C leaves it running."""
     with connect() as client:
         run = _watch(client, reference, quiet=json)
+    warn_of(run)
     print_json(run) if json else _print_evaluation(run)
 
 
@@ -288,7 +307,7 @@ def list_(json: JsonFlag = False) -> None:
                 _number(r.train_job.result.get("holdout_loss")),
                 _number((r.evaluation or {}).get("tuned", {}).get("exact_match")),
                 moment(r.created_at),
-                describe(r.evaluate_job or r.train_job),
+                describe(standing(r)),
             )
             for r in found
         ],

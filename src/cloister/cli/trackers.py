@@ -29,6 +29,10 @@ def write_tensorboard(folder: Path, curve: Curve) -> Path:
     return target
 
 
+_STATUS = {"queued": 2, "done": 3, "failed": 4, "cancelled": 5, "interrupted": 5}
+"""MLflow's RunStatus: scheduled, finished, failed, killed; what has not ended is running, 1."""
+
+
 def write_mlflow(folder: Path, run: Run, curve: Curve) -> Path:
     """One run in an `mlruns` folder, experiment 0, as MLflow's file store lays it out.
 
@@ -89,7 +93,7 @@ def write_mlflow(folder: Path, run: Run, curve: Curve) -> Path:
                     "source_type": 4,
                     "source_version": "",
                     "start_time": started,
-                    "status": 3 if run.train_job.state == "done" else 1,
+                    "status": _STATUS.get(run.train_job.state, 1),
                     "tags": [],
                     "user_id": run.created_by,
                 }

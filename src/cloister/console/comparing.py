@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from cloister.console.paint import facts, grid, marked, number, outside, stack, state, styled, titled
-from cloister.shown import describe, duration, moment
+from cloister.shown import describe, duration, moment, went_wrong
 
 if TYPE_CHECKING:
     from cloister.api import Job, Run
@@ -30,8 +30,11 @@ def evaluation(run: Run) -> Text:
         if key in tuned
     ]
     count = number(run.evaluation.get("rows"))
+    wrong = went_wrong(run)
     return stack(
-        titled(f"On {count} held-out rows", grid(rows, ("", "base", "tuned", ""))), _worth(run.evaluation)
+        marked("warn", "Of a run that went wrong: ") + outside(wrong, 400) if wrong is not None else "",
+        titled(f"On {count} held-out rows", grid(rows, ("", "base", "tuned", ""))),
+        _worth(run.evaluation),
     )
 
 

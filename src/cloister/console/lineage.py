@@ -11,7 +11,7 @@ from rich.text import Text
 from cloister.console.paint import ago, outside, state, styled
 from cloister.console.picture import Picture
 from cloister.console.widgets.rows import Line
-from cloister.shown import duration, size
+from cloister.shown import duration, size, standing
 
 if TYPE_CHECKING:
     from cloister.api import Job, Run, StoredObject
@@ -42,7 +42,7 @@ def _runs(picture: Picture, runs: Sequence[Run], now: datetime) -> list[Line]:
                 (
                     styled("└─ " if last else "├─ ", "dim") + outside(run.name, 28),
                     Text("run"),
-                    state((run.evaluate_job or run.train_job).state),
+                    state(standing(run).state),
                     Text(_exact(run)),
                     Text(ago(run.created_at, now)),
                     outside(run.created_by, 12),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from cloister.console.first_steps import first_steps
 from cloister.console.picture import Picture, read
-from cloister.shown import counted, describe, visible
+from cloister.shown import counted, describe, standing, visible
 
 if TYPE_CHECKING:
     from cloister.api import Event, Run, Status
@@ -109,7 +109,7 @@ def _lines(picture: Picture) -> Iterator[str]:
         )
         yield f"Dataset {data.name}, version {data.version}, {data.classification or 'restricted'}: {counts}."
     for run in picture.runs:
-        yield f"Run {run.name}: {describe(run.evaluate_job or run.train_job)}."
+        yield f"Run {run.name}: {describe(standing(run))}."
         yield from _measured(run)
     for model in picture.models:
         yield f"Merged model {model.name}."

@@ -2,7 +2,8 @@
 
 A file is a list of `{"roles": [...], "action": ..., "kind": ..., "allow": true, "because": "<policy id>"}`;
 `kind` may be left out where the action has only one, `because` always. About the thing: its `classification`
-(public unless given), `evaluated` (true unless given: better than its base in all numbers), for approvals and jobs
+(public unless given), `evaluated` (true unless given: better than its base in all numbers), `wrong` (false unless
+given: its run went wrong, and its adapter is from before), for approvals and jobs
 `own` (asked for by the same account), and for approvals `before` (it approved something on the same data before) and
 `asked` (it asked for something on the same data before, which was approved). `consent` is what
 somebody else has said: none, approved, or signed;
@@ -51,6 +52,7 @@ class Case(BaseModel):
     classification: Classification = "public"
     consent: Literal["none", "approved", "signed"] = "none"
     evaluated: bool = True
+    wrong: bool = False
     own: bool = False
     before: bool = False
     asked: bool = False
@@ -111,7 +113,9 @@ def parse_cases(raw: bytes, where: str) -> list[Case]:
 
 
 def _facts(case: Case) -> Facts:
-    facts = replace(MILDEST, classification=case.classification, personal=case.personal)
+    facts = replace(
+        MILDEST, classification=case.classification, personal=case.personal, went_wrong=case.wrong
+    )
     if not case.evaluated:
         facts = replace(facts, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds())
     if case.own:

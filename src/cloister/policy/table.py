@@ -35,6 +35,9 @@ _SITUATIONS: dict[str, dict[str | None, Facts]] = {
         "measured better": MILDEST,
         "measured no better": replace(MILDEST, tuned=MILDEST.base, evaluation=Bounds()),
         "not measured": replace(MILDEST, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds()),
+        "went wrong, not measured": replace(
+            MILDEST, went_wrong=True, evaluated=False, tuned=Scores(), base=Scores(), evaluation=Bounds()
+        ),
     },
     "read": {
         "no personal data": MILDEST,

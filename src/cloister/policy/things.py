@@ -105,12 +105,13 @@ def _decimals(numbers: Mapping[str, float | None]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a thing. `requester` is a job's and an approval's: who asked (uid). Three are an approval's: for
-    which action, and who gave, and who asked for, what was approved before on the same data. `personal` is a run's: the
-    worst of its datasets."""
+    """What is known of a thing. `went_wrong` is a model's: its run's numbers did, and its adapter is from before.
+    `requester` is a job's and an approval's: who asked (uid). Three are an approval's: for which action, and who gave,
+    and who asked for, what was approved before on the same data. `personal` is a run's: the worst of its datasets."""
 
     classification: Classification = CLASSIFICATIONS[-1]
     evaluated: bool = False
+    went_wrong: bool = True
     tuned: Scores = field(default_factory=Scores)
     base: Scores = field(default_factory=Scores)
     evaluation: Bounds = field(default_factory=Bounds)
@@ -132,6 +133,7 @@ class Facts:
         if kind in ("Model", "Deployment"):
             found |= {
                 "evaluated": self.evaluated,
+                "wentWrong": self.went_wrong,
                 "tuned": self.tuned.for_cedar(),
                 "base": self.base.for_cedar(),
                 "evaluation": self.evaluation.for_cedar(),
@@ -165,6 +167,7 @@ STRICTEST = Facts()
 MILDEST = Facts(
     classification=CLASSIFICATIONS[0],
     evaluated=True,
+    went_wrong=False,
     tuned=Scores(loss=0.0, exact_match=1.0, accuracy=1.0, macro_f1=1.0),
     base=Scores(loss=1000.0, exact_match=0.0, accuracy=0.0, macro_f1=0.0),
     evaluation=Bounds(

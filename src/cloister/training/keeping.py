@@ -48,6 +48,12 @@ class Keeping:
             JobFailed: the base model in memory is another one, or processes read different checkpoints.
         """
         found = self._checkpoints.latest(damaged)
+        # Told also by one that finds none: another that finds one would wait for it.
+        steps = self._ranks.gather(torch.tensor([-1 if found is None else found.step]))
+        if len({int(step) for step in steps}) > 1:
+            raise JobFailed(
+                "The processes of this run do not read the same checkpoint.", remedy="Resume it once more."
+            )
         if found is None:
             return None
         state = found.state
@@ -67,11 +73,6 @@ class Keeping:
             torch.cuda.set_rng_state(trainer[_of_rank("rng.cuda", self._ranks.rank)], self._device)
         load_optimizer(self._optimizer, trainer, state["optimizer"])
         reached = Reached.read(state["reached"])
-        steps = self._ranks.gather(torch.tensor([found.step]))
-        if any(int(step) != found.step for step in steps):
-            raise JobFailed(
-                "The processes of this run do not read the same checkpoint.", remedy="Resume it once more."
-            )
         best: Adapter = {}
         if reached.best_step:
             best = found.groups["adapter" if reached.best_step == found.step else "best"]

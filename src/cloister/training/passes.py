@@ -121,7 +121,9 @@ class Passes:
         nats = torch.zeros(1, dtype=torch.float64, device=self._device)
         self._model.eval()
         try:
-            with torch.no_grad(), torch.random.fork_rng(enabled=True):
+            # Of this process's device alone: to fork that of every GPU would open each of them here.
+            drawn_on = [self._device] if self._device.type == "cuda" else []
+            with torch.no_grad(), torch.random.fork_rng(devices=drawn_on):
                 for done in range(0, len(batches), ranks.size):
                     if self._tell.should_stop():
                         return None

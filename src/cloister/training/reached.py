@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import takewhile
+from statistics import median
 from typing import Any
 
 from cloister.api import TrainConfig
 
 DIVERGED_STEPS = 20
-"""So many steps in a row must be worse than the start before a run counts as diverged."""
+"""So many steps in a row must be far worse than before, for a run to count as diverged."""
+TELLING_ROWS = 8
+"""Rows whose mean loss says where a run stands."""
+LOW_STEPS = 3
+"""So many steps in a row, at least, say where a run had come to."""
+BACK = 0.9
+"""From so much of the loss that it began with on, a run is back there."""
 
 
 @dataclass
 class Reached:
-    """`micro_batch_size`, `packed` and `recompute` are how rows go through the model; 0 and None before the probe."""
+    """`micro_batch_size`, `packed` and `recompute` are how rows go through the model; 0 and None before the probe.
+    `low` is the loss that it had come to before the last steps, None before there are enough."""
 
     step: int = 0
     evaluated: int = 0
@@ -32,6 +41,7 @@ class Reached:
     recompute: bool | None = None
     losses: list[float] = field(default_factory=list)
     holdout_losses: list[tuple[int, float]] = field(default_factory=list)
+    low: float | None = None
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Reached:
@@ -54,11 +64,58 @@ class Reached:
         losses = [loss for _, loss in self.holdout_losses]
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
-    def diverged(self) -> bool:
-        """Whether the last steps were all far above the first: half as much again, and half a nat.
+    def diverged(self, batch_size: int) -> str | None:
+        """In what way the last steps show that it did; None where they do not. Asked after each step.
 
-        The first step's loss is the base model's, since an adapter begins as nothing; a run that stays so far above it
-        learns nothing that a better rate would not.
+        Either all of them are far above where it began, or all are far above where it had come to, and it is back where
+        it began: what it had learnt is lost. Far is half as much again, and half a nat.
         """
+        if len(self.losses) <= DIVERGED_STEPS:
+            return None
+        self._settle_low(batch_size)
         recent = self.losses[-DIVERGED_STEPS:]
-        return len(self.losses) > DIVERGED_STEPS and min(recent) > 1.5 * self.losses[0] + 0.5
+        start, now = self.start(batch_size), median(recent)
+        if min(recent) > _far(start):
+            return f"The loss grew from {start:.3f} to {self.losses[-1]:.3f} by step {self.step} and stayed there."
+        if self.low is not None and min(recent) > _far(self.low) and now >= BACK * start:
+            return (
+                f"The loss had fallen from {start:.3f} to {self.low:.3f} and is back at {now:.3f} by step {self.step}: "
+                "what was learnt is lost."
+            )
+        return None
+
+    def start(self, batch_size: int) -> float:
+        """The loss that it began with, which is the base's, since an adapter begins as nothing: of the first steps,
+        as many as it takes for a few rows, since one row alone may be an easy one."""
+        first = self.losses[: -(-TELLING_ROWS // batch_size)]
+        return math.fsum(first) / len(first)
+
+    def risen(self, batch_size: int) -> str | None:
+        """Of a run that is over: that its hold-out loss never was below where it began; None where it was."""
+        if not self.holdout_losses or self.lowest() < self.start(batch_size):
+            return None
+        return (
+            f"The hold-out loss was never lower than {self.lowest():.4g}, and the training loss began at "
+            f"{self.start(batch_size):.4g}: this run taught the model nothing, or made it worse. "
+            "Lower the learning rate."
+        )
+
+    def good(self, batch_size: int) -> bool:
+        """Of a run that went wrong: whether the best adapter is from before. It was measured on a hold-out, ahead of
+        the last steps that are all far above where it had come to, and was not itself so far above it."""
+        if not self.losses or not self.holdout_losses:
+            return False
+        bound = _far(self.start(batch_size) if self.low is None else min(self.low, self.start(batch_size)))
+        far = takewhile(lambda loss: loss > bound, reversed(self.losses))
+        return self.lowest() <= bound and 0 < self.best_step <= len(self.losses) - sum(1 for _ in far)
+
+    def _settle_low(self, batch_size: int) -> None:
+        """Where the loss had come to before the last steps: the lowest middle of so many in a row."""
+        steps = max(LOW_STEPS, -(-TELLING_ROWS // batch_size))
+        before = self.losses[-DIVERGED_STEPS - steps : -DIVERGED_STEPS]
+        if len(before) == steps:
+            self.low = min(median(before), math.inf if self.low is None else self.low)
+
+
+def _far(loss: float) -> float:
+    return 1.5 * loss + 0.5

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from cloister.api import TrainConfig
-from cloister.errors import Interrupted, InvalidInput, JobFailed
-from cloister.models.adapter import adapter_state, begun_with, require_movement
+from cloister.errors import Diverged, Interrupted, InvalidInput, JobFailed
+from cloister.models.adapter import adapter_state, begun_with, require_movement, set_adapter_state
 from cloister.models.loss import liger_loss
 from cloister.training.batches import Batches
 from cloister.training.checkpoint import CheckpointStore
@@ -24,9 +24,9 @@ from cloister.training.fused import fuse
 from cloister.training.keeping import Adapter, Keeping
 from cloister.training.observer import Level, Observer, Window
 from cloister.training.optimizer import make_optimizer
-from cloister.training.outcome import TrainOutcome
+from cloister.training.outcome import TrainOutcome, WentWrong, outcome_of
 from cloister.training.passes import Passes
-from cloister.training.ranks import Ranks
+from cloister.training.ranks import Ranks, require_alike
 from cloister.training.reached import Reached
 from cloister.training.rows import RowSource, TokenRows, tokenise
 from cloister.training.schedule import Schedule, plan_schedule
@@ -81,8 +81,10 @@ def train(
         InvalidInput: rows that cannot be learned from, all named at once.
         Interrupted: `should_stop` said so; a checkpoint was written before.
         Conflict: the checkpoint is of another configuration or other rows.
-        JobFailed: the loss is no finite number or grew far above where it began, a layer of the adapter never
-            moved, or the base model in memory is not what it was before the run was cut off.
+        WentWrong: the loss is no finite number or grew far above where it began. It has the best adapter from before,
+            where there is one, and the model then holds that.
+        JobFailed: a layer of the adapter never moved, or the base model in memory is not what it was before the run
+            was cut off.
     """
     # Set up.
     started = clock()
@@ -114,6 +116,9 @@ def train(
     except _Stopped:
         run.reached.seconds = before + clock() - started
         run.interrupt()
+    except Diverged as error:
+        run.reached.seconds = before + clock() - started
+        raise WentWrong(error, run.kept()) from None
     finally:
         run.batches.close()
 
@@ -202,6 +207,9 @@ class _Run:
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.schedule = plan_schedule(config, self.steps_per_epoch)
+        # What one GPU draws at random another kind draws otherwise: all begin with the first one's adapter.
+        with torch.no_grad():
+            ranks.share([parameter.detach() for parameter in self.parameters])
         self.best = {}
         self.begun = begun_with(model)
         model.train()
@@ -249,7 +257,7 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm, foreach=True)
         value = float(nats) / supervised
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):
-            raise JobFailed(
+            raise Diverged(
                 f"The loss or its gradient is not a finite number at step {reached.step + 1}.",
                 remedy="Lower the learning rate or max_grad_norm, or lengthen the warm-up.",
             )
@@ -262,11 +270,8 @@ class _Run:
         reached.tokens += tokens
         reached.supervised_tokens += supervised
         reached.losses.append(value)
-        if reached.diverged():
-            raise JobFailed(
-                f"The loss grew from {reached.losses[0]:.3f} to {value:.3f} by step {reached.step} and stayed there.",
-                remedy="Lower the learning rate, or lengthen the warm-up.",
-            )
+        if (how := reached.diverged(config.batch_size)) is not None:
+            raise Diverged(how, remedy="Lower the learning rate, or lengthen the warm-up.")
         reached.train_seconds += self.clock() - started
         self._window.add(tokens, supervised, self.clock() - started)
         if reached.step % METRICS_EVERY == 0 or reached.step == self.schedule.total_steps:
@@ -290,7 +295,10 @@ class _Run:
             if loss is None:
                 raise _Stopped
             if not math.isfinite(loss):
-                raise JobFailed(f"The hold-out loss is not a finite number after step {reached.step}.")
+                raise Diverged(
+                    f"The hold-out loss is not a finite number after step {reached.step}.",
+                    remedy="Lower the learning rate, or lengthen the warm-up.",
+                )
             self.tell.metrics(reached.step, {"holdout_loss": loss})
         if loss is None or loss < reached.lowest():
             reached.best_step = reached.step
@@ -342,27 +350,23 @@ class _Run:
 
     def finish(self) -> TrainOutcome:
         self._require_movement()
-        reached = self.reached
-        last_epoch = reached.losses[-self.steps_per_epoch :]
-        return TrainOutcome(
-            steps=reached.step,
-            train_loss=math.fsum(last_epoch) / len(last_epoch),
-            holdout_loss=dict(reached.holdout_losses).get(reached.best_step),
-            best_step=reached.best_step,
-            tokens=reached.tokens,
-            supervised_tokens=reached.supervised_tokens,
-            tokens_per_s=reached.tokens / max(reached.train_seconds, 1e-9),
-            seconds=reached.seconds,
-            losses=reached.losses,
-            holdout_losses=reached.holdout_losses,
-            best=self.best,
-            last=self._adapter(),
-            packed=bool(reached.packed),
-            longest=int(self.rows.lengths.max()),
-            epoch_rows=len(self.rows),
-            epoch_tokens=int(self.rows.lengths.sum()),
-            fell_back=reached.fell_back(self.config),
-        )
+        if (risen := self.reached.risen(self.config.batch_size)) is not None:
+            self.tell.notice("warning", risen)
+        return self._outcome(self.reached.step, self._adapter())
+
+    def kept(self) -> TrainOutcome | None:
+        """What a run had come to before it went wrong; None where nothing is worth keeping. The model holds it then."""
+        if not self.reached.good(self.config.batch_size):
+            return None
+        set_adapter_state(self.model, self.best)
+        try:
+            self._require_movement()
+        except JobFailed:
+            return None
+        return self._outcome(self.reached.best_step, {})
+
+    def _outcome(self, end: int, last: Adapter) -> TrainOutcome:
+        return outcome_of(self.reached, self.config, self.rows, self.steps_per_epoch, end, self.best, last)
 
     # --- helpers ---
 
@@ -379,6 +383,7 @@ class _Run:
         return {name: tensor.to("cpu", copy=True) for name, tensor in adapter_state(self.model).items()}
 
     def _require_movement(self) -> None:
+        require_alike(self.parameters, self.ranks)
         frozen = [
             name for name, p in self.model.named_parameters() if "lora_" in name and not p.requires_grad
         ]

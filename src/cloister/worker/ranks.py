@@ -35,6 +35,8 @@ OUTPUT = "output"
 _MODULE = "cloister.worker.ranks"
 _WAIT_S = 10.0
 NOTICED_S = 15.0
+READY_S = 600.0
+"""So long the others have to load their libraries."""
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -139,8 +141,14 @@ def _start(place: _Place) -> subprocess.Popen[bytes]:
 
 
 def _wait_for(processes: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    """Until each of the others is about to join. Raises JobFailed where one ended instead."""
+    """Until each of the others is about to join. Raises JobFailed where one ended instead, or comes to nothing."""
+    end = time.monotonic() + READY_S
     while not all((folder / f"ready-{rank}").exists() for rank in range(1, len(processes) + 1)):
+        if time.monotonic() > end:
+            raise JobFailed(
+                f"Not all {len(processes) + 1} processes of this run had begun after {READY_S / 60:.0f} minutes.",
+                remedy="Resume it; where it happens again, see `cloister doctor` and this machine's load.",
+            )
         if any(process.poll() is not None for process in processes):
             raise _fault(processes) or JobFailed("A process of this run ended before it began.")
         time.sleep(0.05)

@@ -23,6 +23,7 @@ from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.curves import Curves
 from cloister.console.widgets.frame import Words
 from cloister.console.widgets.rows import Line
+from cloister.shown import standing
 
 if TYPE_CHECKING:
     from cloister.api import Curve, Job, Run
@@ -233,8 +234,9 @@ class RunsPlace(ListPlace):
 
 
 def now_job(run: Run) -> Job:
-    """The job of a run that matters now: its evaluation once that was begun."""
-    return run.evaluate_job or run.train_job
+    """The job of a run that matters now: its evaluation once that was begun, unless what it measured is of a run that
+    went wrong."""
+    return standing(run)
 
 
 def _far(job: Job) -> Text:

@@ -75,6 +75,10 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         emit.progress("load", 1, 1)
 
         bench = _Bench(rows, task, tuned.tokens(holdout), tuned, config, emit)
+        wrong = given.adapter.manifest.details.get("went_wrong")
+        if wrong is not None:
+            bench.notes.append(f"Of a run that went wrong: {wrong}")
+            emit.notice("warning", bench.notes[-1])
         bench.measure_pair()
         values = compare(bench.scores("base"), bench.scores("tuned"), len(rows))
         lines, primary = bench.lines, task.primary

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from cloister.api import JobDocument, TrainConfig
-from cloister.errors import CloisterError, InvalidInput, JobFailed
+from cloister.errors import CloisterError, InvalidInput
 from cloister.models.adapter import (
     add_adapter,
     read_adapter,
@@ -25,7 +25,8 @@ from cloister.models.adapter import (
 )
 from cloister.models.load import load_base
 from cloister.training.checkpoint import CheckpointStore
-from cloister.training.ranks import Ranks
+from cloister.training.outcome import WentWrong
+from cloister.training.ranks import Ranks, device_of
 from cloister.training.recipe import train
 from cloister.training.rows import RowSource
 from cloister.vault import ObjectReader
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 
 def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
-    """Fine-tune; returns what the authority keeps of it."""
+    """Fine-tune; returns what the authority keeps of it. Of a run that went wrong and had come to something before,
+    that is stored all the same: `failure` then says what went wrong."""
     config = TrainConfig.model_validate(job.config)
     if config.processes == 1:
         return _run(job, config, emit, Ranks())
@@ -51,16 +53,20 @@ def take_part(job: JobDocument, ranks: Ranks) -> None:
     config = TrainConfig.model_validate(job.config)
     with ExitStack() as stack:
         given = _open(job, config, ranks, stack)
-        train(
-            given.model,
-            given.tokenizer,
-            given.rows,
-            config,
-            given.checkpoints,
-            holdout=given.holdout,
-            resume=job.resume,
-            ranks=ranks,
-        )
+        try:
+            train(
+                given.model,
+                given.tokenizer,
+                given.rows,
+                config,
+                given.checkpoints,
+                holdout=given.holdout,
+                resume=job.resume,
+                ranks=ranks,
+            )
+        except WentWrong as wrong:
+            if wrong.kept is None:
+                raise
         _peaks(job, ranks)
 
 
@@ -96,13 +102,7 @@ def _open(job: JobDocument, config: TrainConfig, ranks: Ranks, stack: ExitStack)
         bound_to_what_is_free(ranks.size)
     device: str = job.device
     if ranks.size > 1 and job.device == "cuda":
-        if torch.cuda.device_count() < ranks.size:
-            raise JobFailed(
-                f"{ranks.size} processes need a GPU each, and the job has {torch.cuda.device_count()}.",
-                remedy="Run `nvidia-smi`: it was given as many; or start it on fewer with `--devices`.",
-            )
-        torch.cuda.set_device(ranks.rank)
-        device = f"cuda:{ranks.rank}"
+        device = str(device_of(ranks.rank, ranks.size, "nccl"))
     dataset = stack.enter_context(opening.open_dataset(job, "dataset"))
     base = stack.enter_context(opening.open_object(job, "base"))
     holdout = measuring.open_holdout(job, dataset, stack)
@@ -153,28 +153,35 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
                 f"{both} of {len(given.holdout)} rows of {given.holdout.name} ask what is trained on, which is no "
                 "test. `cloister dataset derive ONE --merge OTHER` splits both datasets anew.",
             )
-        outcome = train(
-            given.model,
-            given.tokenizer,
-            given.rows,
-            config,
-            given.checkpoints,
-            holdout=given.holdout,
-            resume=job.resume,
-            on_progress=emit.progress,
-            on_metrics=emit.metrics,
-            on_notice=emit.notice,
-            should_stop=emit.should_stop,
-            ranks=ranks,
-        )
+        went_wrong = None
+        try:
+            outcome = train(
+                given.model,
+                given.tokenizer,
+                given.rows,
+                config,
+                given.checkpoints,
+                holdout=given.holdout,
+                resume=job.resume,
+                on_progress=emit.progress,
+                on_metrics=emit.metrics,
+                on_notice=emit.notice,
+                should_stop=emit.should_stop,
+                ranks=ranks,
+            )
+        except WentWrong as wrong:
+            if wrong.kept is None:
+                raise
+            went_wrong, outcome = wrong, wrong.kept
 
         peaks = _peaks(job, ranks)
 
         emit.progress("store", 0, 1)
         for name, state in (("best", outcome.best), ("last", outcome.last)):
-            set_adapter_state(given.model, state)
-            save_adapter(given.model, writer, name)
-        values = {
+            if state:
+                set_adapter_state(given.model, state)
+                save_adapter(given.model, writer, name)
+        values: dict[str, Any] = {
             "steps": outcome.steps,
             "train_loss": outcome.train_loss,
             "holdout_loss": outcome.holdout_loss,
@@ -192,6 +199,12 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
             "devices": ranks.size if job.device == "cuda" else 1,
             "peak_bytes_by_process": peaks,
         }
+        if went_wrong is not None:
+            values["failure"] = {
+                "code": went_wrong.code,
+                "message": went_wrong.message,
+                "remedy": went_wrong.remedy,
+            }
         with writer.create("history.json") as file:
             history = {"losses": outcome.losses, "holdout_losses": outcome.holdout_losses, **values}
             file.write(msgspec.json.encode(history))
@@ -218,6 +231,7 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
                 "train_loss": outcome.train_loss,
                 "holdout_loss": outcome.holdout_loss,
                 "best_step": outcome.best_step,
+                **({} if went_wrong is None else {"went_wrong": went_wrong.message}),
             },
         )
         given.checkpoints.remove()
