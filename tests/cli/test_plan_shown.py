@@ -46,3 +46,5 @@ def test_time_money_and_measuring_are_told_beside_memory(
     ):  # fmt: skip
         assert wanted in shown, wanted
     assert ("It fits." in shown) == fits
+    plan._print(found.model_copy(update={"fits": True, "refused": True}))
+    assert "It fits, and would be refused all the same." in capsys.readouterr().err

@@ -207,6 +207,12 @@ def test_what_would_refuse_the_run_is_told_before_it_waits() -> None:
         return plan_run(LLAMA_8B, config, LENGTHS, holdout, machine, Known(), Prices()).notes
 
     assert notes(TrainConfig(max_length=2048)) == []
+    (bold,) = notes(TrainConfig(max_length=2048, learning_rate=1.0))
+    assert "learning rate of 1 is far above" in bold
+    assert not plan_run(
+        LLAMA_8B, TrainConfig(max_length=2048), LENGTHS, LENGTHS, CPU, Known(), Prices()
+    ).refused
+    assert plan_run(LLAMA_8B, TrainConfig(max_length=1024), LENGTHS, LENGTHS, CPU, Known(), Prices()).refused
     (long,) = notes(TrainConfig(max_length=1024))
     assert "2048 tokens" in long and "max_length is 1024" in long
     (patient,) = notes(TrainConfig(max_length=2048, patience=2), held=0)

@@ -57,7 +57,8 @@ class RunPlan(BaseModel):
 
     `memory_measured`, `time_measured`, `lengths_measured`, `measuring_measured`: whether that comes from what was
     measured on this machine, or is estimated. `money` and `energy_kwh` are None where the settings have no price;
-    `staff_money` is what of the money the data take to be made ready.
+    `staff_money` is what of the money the data take to be made ready. `refused`: the run would be, before its first
+    step, for what `notes` says first.
     """
 
     device: str
@@ -83,4 +84,5 @@ class RunPlan(BaseModel):
     staff_money: float | None = None
     currency: str = "EUR"
     serve: ServePlan
+    refused: bool = False
     notes: list[str] = []

@@ -201,6 +201,10 @@ def derive(
         print_json(stored)
         return
     counts = stored.counts
+    if sample is not None and counts.get("rows", 0) < sample:
+        say(
+            f"! {sample:,} rows were asked for, and {counts.get('rows', 0):,} were there to draw from: all are in it."
+        )
     said = [
         f"{counts[field]} {words}"
         for field, words in (

@@ -18,6 +18,8 @@ from cloister.cli.session import connect, watch
 from cloister.errors import Denied, InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    import ast
+
     from cloister.api import Run
     from cloister.client import Client
 
@@ -105,6 +107,7 @@ def measure(
                 raise InvalidInput("name the file and its function", where=metric, remedy="FILE.py:FUNCTION")
             wanted["metric"] = function
             descriptors["metric"], wanted["metric_sha256"] = stack.enter_context(_opened(Path(path)))
+            _require_function(Path(path), function)
         if glossary is not None:
             descriptors["glossary"], wanted["glossary_sha256"] = stack.enter_context(_opened(glossary))
         table = validated(
@@ -123,6 +126,36 @@ def measure(
         watch(client, job.job_id, quiet=json)
         run = client.run(reference)
     print_json(run.evaluation) if json else print_evaluation(run)
+
+
+def _require_function(path: Path, name: str) -> None:
+    """See, without running it, that a file is Python and has that function: the sandbox would say so after a wait.
+
+    Errors: InvalidInput.
+    """
+    import ast
+
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise InvalidInput("is not Python", where=f"{path}{line}") from None
+    functions = [one.name for one in tree.body if isinstance(one, ast.FunctionDef)]
+    # What else may give a name: bound, imported, or defined under a condition.
+    other = [one for one in tree.body if not isinstance(one, ast.FunctionDef | ast.ClassDef | ast.Expr)]
+    if name not in functions and not any(_names_it(one, name) for one in other):
+        told = f"It has {', '.join(functions[:5])}." if functions else "It has no function."
+        raise InvalidInput(f"has no function {visible(name)}", where=str(path), remedy=visible(told))
+
+
+def _names_it(tree: ast.AST, name: str) -> bool:
+    import ast
+
+    return any(
+        name in (getattr(one, "id", None), getattr(one, "name", None), getattr(one, "asname", None))
+        or (isinstance(one, ast.alias) and one.name == "*")
+        for one in ast.walk(tree)
+    )
 
 
 @app.command()

@@ -99,7 +99,7 @@ def _print(plan: RunPlan) -> None:
     for note in plan.notes:
         say(f"! {note}")
     if plan.fits:
-        say("It fits.")
+        say("It fits, and would be refused all the same." if plan.refused else "It fits.")
         return
     say(
         "! It does not fit."

@@ -26,6 +26,8 @@ from cloister.planning.time import (
 
 WIDE = 2.0
 """A guess that nothing measured may be off by so much either way."""
+BOLD_RATE = 0.01
+"""A learning rate above this one is said to be far above what adapters take."""
 SERVED_CONTEXT = 2048
 
 
@@ -64,7 +66,7 @@ def plan_run(
     """The plan, with `evaluate` also of what is measured after training. Nothing is refused here: what does not fit is
     said, with what would."""
     correction = _median(known.peaks)
-    notes = list(_refusals(config, train, holdout, machine))
+    refusals = list(_refusals(config, train, holdout, machine))
     train, holdout = train.windowed(config.max_length), holdout.windowed(config.max_length)
     parts = training_parts(shape, config, train, machine.device, held_out=holdout.tokens)
     memory = round(_together(config, machine) * sum(part.bytes for part in parts) * (correction or 1.0))
@@ -98,7 +100,8 @@ def plan_run(
         staff_money=cost.staff,
         currency=cost.currency,
         serve=ServePlan(memory=served, available=machine.memory, fits=served <= machine.memory),
-        notes=notes,
+        refused=bool(refusals),
+        notes=[*refusals, *_doubts(config)],
     )
 
 
@@ -116,6 +119,15 @@ def _refusals(config: TrainConfig, train: Lengths, holdout: Lengths, machine: Ma
         yield "There is no hold-out, and patience counts looks at one: the run would be refused."
     if config.optimizer == "paged_adamw_8bit" and machine.device != "cuda":
         yield "paged_adamw_8bit needs a GPU: the run would be refused. Use `optimizer: auto`."
+
+
+def _doubts(config: TrainConfig) -> Iterator[str]:
+    """What is let be, and seldom meant."""
+    if config.learning_rate > BOLD_RATE:
+        yield (
+            f"A learning rate of {config.learning_rate:g} is far above what adapters take (0.00001 to 0.001): the "
+            "run may lose all that it learns."
+        )
 
 
 def _together(config: TrainConfig, machine: Machine) -> int:
