@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from breaking_rank import breaking
 
 import tiny
 import worker_jobs
 from cloister.errors import CloisterError, Interrupted
 from cloister.models import load
+from cloister.training import recipe
 from cloister.vault import ObjectReader
 from cloister.worker import ranks
 from cloister.worker.verbs import train
@@ -68,6 +70,21 @@ def test_two_processes_give_the_losses_of_one_also_cut_off_and_resumed(
     assert any((Path(cut.path) / "checkpoints").iterdir())
     train.run(job(stored, cut, 2, resume=True), Recorder())
     assert history(cut) == history(two)
+
+
+@pytest.mark.slow
+def test_two_processes_keep_what_was_good_of_a_run_that_goes_wrong(
+    stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "_MODULE", "breaking_rank")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(recipe._Run, "take_step", breaking(recipe._Run.take_step))
+    out = worker_jobs.output(tmp_path, "adapter", "ad")
+    values = train.run(job(stored, out, 2), Recorder())
+    assert values["failure"]["code"] == "diverged" and values["best_step"] == 6
+    assert len(values["peak_bytes_by_process"]) == 2, "both ended in order"
+    with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+        reader.check(full=True)
 
 
 @pytest.mark.slow
