@@ -12,6 +12,7 @@ from tests.cli.cli_shell import Shell
 from tests.conftest import Appliance, import_base, import_rows
 
 from cloister.demo.claims import generate
+from cloister.evaluation.verdict import HEADLINES
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +66,7 @@ def test_what_is_kept_is_worth_something_and_stays_of_a_run_that_failed(watched:
     asked = ("--rows", "4", "--few-shot", "0", "--retrieve", "0", "--repeat", "0", "--no-general")
     said = shell("evaluate", "wild", *asked)
     assert "! wild went wrong" in said.stderr and "note: Of a run that went wrong" in said.stdout
+    assert any(headline in said.stdout.splitlines() for headline in HEADLINES.values())
     evaluation = shell.json("run", "show", "wild")["evaluation"]
     assert evaluation["tuned"]["loss"] < evaluation["base"]["loss"] - 1
     assert "train failed" in shell("run", "list").stdout, "not the evaluation, which is done"

@@ -241,6 +241,7 @@ def export(
 def print_evaluation(run: Run, names: Mapping[str, Any] | None = None) -> None:
     """The whole table in words; the verdict comes last. With `names`, those of its groups, and a table by label."""
     from cloister.evaluation import columns
+    from cloister.evaluation.verdict import HEADLINES
 
     table, verdict, full = _full(run)
     warn_of(run)
@@ -260,6 +261,7 @@ def print_evaluation(run: Run, names: Mapping[str, Any] | None = None) -> None:
     for note in full.get("notes", ()):
         print(f"note: {note}")
     print(f"note: times, and what is reckoned from them, are of {table.timed_with}, not of vLLM")
+    print(HEADLINES[verdict.advice])
     for sentence in verdict.sentences:
         print(sentence)
 

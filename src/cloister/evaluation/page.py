@@ -12,7 +12,7 @@ from typing import Any
 from cloister.evaluation import columns
 from cloister.evaluation.columns import Columns
 from cloister.evaluation.table import Table
-from cloister.evaluation.verdict import Verdict
+from cloister.evaluation.verdict import HEADLINES, Verdict
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1a1a1a }
@@ -24,12 +24,6 @@ th:first-child, td:first-child { text-align: left }
 .deploy { border-color: #2a7d46 } .do-not-deploy { border-color: #a33 } .cannot-tell, .weigh { border-color: #b8860b }
 footer { margin-top: 2rem; color: #666; font-size: .85rem }
 """
-_ADVICE = {
-    "deploy": "It was worth it.",
-    "weigh": "It was worth it, at a price: weigh it.",
-    "do-not-deploy": "It was not worth it.",
-    "cannot-tell": "It cannot be told yet.",
-}
 
 
 def page(
@@ -44,7 +38,7 @@ def page(
     names = names or {}
     parts = [
         f"<h1>{escape(facts.get('run', 'An evaluation'))}: was it worth it?</h1>",
-        f'<div class="verdict {said.advice}"><p><strong>{_ADVICE[said.advice]}</strong></p>',
+        f'<div class="verdict {said.advice}"><p><strong>{HEADLINES[said.advice]}</strong></p>',
         *(f"<p>{escape(sentence)}</p>" for sentence in said.sentences),
         "</div>",
         f"<h2>On {table.rows} held-out rows, the same for all, with 95% intervals</h2>",

@@ -17,6 +17,13 @@ from cloister.evaluation.table import BASE, FEW_SHOT, LARGER, LOWER_IS_BETTER, R
 
 Advice = Literal["deploy", "weigh", "do-not-deploy", "cannot-tell"]
 Reservation = Literal["general-abilities-lost", "larger-model-better"]
+HEADLINES: dict[Advice, str] = {
+    "deploy": "It was worth it.",
+    "weigh": "It was worth it, at a price: weigh it.",
+    "do-not-deploy": "It was not worth it.",
+    "cannot-tell": "It cannot be told yet.",
+}
+"""The advice in a sentence, for whoever reads no other."""
 NOTICED = 0.03
 """A gain of fewer points than that is not worth a model of one's own."""
 NOTICED_NATS = 0.02
