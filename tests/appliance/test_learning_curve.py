@@ -129,3 +129,20 @@ def test_a_share_is_told_as_it_is_and_its_errors_make_the_curve() -> None:
     assert found["sizes"][0]["loss"] == {"value": 1.0, "low": None, "high": None}
     assert 0 < found["curve"]["gain"]["value"] < 0.05
     assert "error (accuracy)" in " ".join(found["sentences"]) and "±" in found["sentences"][-1]
+
+
+def test_what_is_kept_of_a_run_that_went_wrong_is_no_point_of_the_curve() -> None:
+    now = "2026-01-01T00:00:00+00:00"
+    job = {"job_id": "jb-1", "verb": "train", "subject": None, "requested_by": "x", "created_at": now}
+    made = [
+        Run.model_validate({
+            "run_id": f"rn-{size}", "name": f"c-{size}-s0", "dataset": "d", "base": "b", "holdout": None,
+            "train": {"max_rows": size}, "evaluate": {}, "created_at": now, "created_by": "x", "adapter": "ad-1",
+            "train_job": {**job, "state": state, "result": {"holdout_loss": 1.0}},
+            "evaluation": {"rows": 100, "tuned": {"accuracy": 0.5}},
+        })
+        for size, state in ((20, "done"), (40, "failed"))
+    ]  # fmt: skip
+    good, wrong = gathered(made, "accuracy")["sizes"]
+    assert good["runs"] == 1 and good["accuracy"]["value"] == 0.5
+    assert (wrong["asked"], wrong["runs"], wrong["accuracy"]) == (1, 0, None)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from console_world import NARROW, WIDE, console, until
-from recorded import LIVE, MEASURED, NOW, Recorded, run
+from recorded import LIVE, MEASURED, NOW, Recorded, job, run
 from textual.containers import VerticalScroll
 
-from cloister.api import TrainConfig
+from cloister.api import Problem, TrainConfig
 
 
 def test_two_runs_are_compared_by_what_differs_and_what_was_measured() -> None:
@@ -77,6 +77,38 @@ def test_the_numbers_of_the_moment_are_called_by_their_names() -> None:
             text = await until(app, lambda text: "memory, MiB" in text)
             for wanted in ("812", "tokens/s", "2710", "hold-out loss", "33m00s left"):
                 assert wanted in text, wanted
+
+    asyncio.run(walk())
+    client.close()
+
+
+def test_a_run_that_went_wrong_stays_failed_when_what_is_kept_of_it_was_measured() -> None:
+    what = "The loss grew from 2.0 to 9.0 by step 90. What is kept is the adapter of step 60."
+    error = Problem(
+        title="Diverged", status=422, code="diverged", detail=what, remedy="Lower the learning rate."
+    )
+    trained = job("w", "train", "failed", error=error, result={"steps": 90, "holdout_loss": 1.5})
+    wild = run("wild", trained, evaluation=MEASURED, adapter="ad-wwwwwwwwwwww").model_copy(
+        update={"evaluate_job": job("v", "evaluate", "done")}
+    )
+    client = Recorded()
+    client.answers["runs"] = [wild]
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, WIDE, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "1 alert" in text)
+            await pilot.press("3")
+            text = await until(app, lambda text: "× failed" in text)
+            line = next(one for one in text.splitlines() if "wild" in one and "×" in one).split("│")[0]
+            assert "× failed" in line and "done" not in line
+            await pilot.press("enter")
+            told = await until(app, lambda text: "Of a run that went wrong" in text)
+            said = " ".join(told.replace("│", " ").split())
+            assert "adapter of step 60" in said and "try: Lower the learning rate." in said
+            await pilot.press("escape", "4")
+            tree = await until(app, lambda text: "└─" in text and "wild" in text)
+            assert any("wild" in one and "× failed" in one for one in tree.splitlines())
 
     asyncio.run(walk())
     client.close()

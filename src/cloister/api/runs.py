@@ -103,7 +103,10 @@ class RunRequest(Document):
 
 
 class Run(BaseModel):
-    """One fine-tuning: its jobs, and what came of it. `from_run` is the id of the run that it went on from."""
+    """One fine-tuning: its jobs, and what came of it. `from_run` is the id of the run that it went on from.
+
+    A run whose numbers went wrong has a `train_job` that failed, and an `adapter` where there was a good one before.
+    """
 
     run_id: str
     name: str
