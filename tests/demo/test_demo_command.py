@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloister.demo import story
 from cloister.demo.search import BLOCK, find_leaks, needles
 
 
@@ -90,3 +91,12 @@ def test_the_search_skips_holes_and_finds_what_lies_around_them(tmp_path: Path) 
 
 def test_the_search_looks_for_several_forms() -> None:
     assert len(set(needles("canary-0123456789abcdef"))) == 5
+
+
+def test_a_home_that_is_kept_is_told_with_what_opens_it(
+    short_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after a failure, where nothing says what to try next."""
+    story._clean_up(short_folder, keep=True, stage=story.Stages(quiet=False))
+    said = capsys.readouterr().out
+    assert str(short_folder / "home") in said and story.KEPT_PASSPHRASE in said

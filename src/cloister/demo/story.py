@@ -366,7 +366,7 @@ def _clean_up(root: Path, *, keep: bool, stage: Stages) -> None:
     with contextlib.suppress(OSError, CloisterError):
         embedded.stop(Home(root / "home"))
     if keep:
-        stage.say(f"Kept: {root / 'home'}")
+        stage.say(f"Kept: {root / 'home'}; it opens with: {KEPT_PASSPHRASE}")
         return
     shutil.rmtree(root, ignore_errors=True)
 
