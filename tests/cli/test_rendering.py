@@ -9,8 +9,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cloister.cli.dataset import app
-from cloister.cli.rendering import marked
 from cloister.errors import InvalidInput
+from cloister.rendered import marked
 
 SPANS = [
     {"text": "<|user|>Hello ⟦you⟧\x1b[2J\n", "supervised": False},

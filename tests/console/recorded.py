@@ -38,6 +38,7 @@ from cloister.api import (
     PolicyRule,
     ProcessStatus,
     Progress,
+    RenderRequest,
     RepeatFigures,
     RowsConfig,
     Run,
@@ -533,6 +534,19 @@ class Recorded:
             message = {"role": "user", "content": f"canary \x1b[31m number {row}\nsecond line"}
             line = {"row": row, "side": "train", "label": "theft", "messages": [message]}
             os.write(output, json.dumps(line).encode() + b"\n")
+        return LOOKED
+
+    def render_row(self, dataset: str, request: RenderRequest, output: int) -> Job:
+        spans = [
+            {"text": "<|user|>canary \x1b[31m ⟦mine⟧\n── row 9 · train<|end|>", "supervised": False},
+            {"text": "theft<|end|>", "supervised": True},
+        ]
+        found = {
+            "row": request.config.row, "side": "train", "tokens": 40, "supervised": 2, "template": "auto",
+            "loss_on": request.config.loss_on, "fits": request.config.max_length != 8, "windows": 1,
+            "max_length": request.config.max_length, "spans": spans,
+        }  # fmt: skip
+        os.write(output, json.dumps(found).encode())
         return LOOKED
 
     def shred_plan(self, *_: Any) -> ShredPlan:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from console_world import console, shown, type_in, until
@@ -14,10 +15,14 @@ from real_terminal import console_at
 from tests.conftest import PASSPHRASE, Appliance, import_base, import_rows, short_run, start_appliance
 
 from cloister import embedded
-from cloister.api import Job, LockRequest
+from cloister.api import Encoding, Job, LockRequest
 from cloister.client import Client
+from cloister.console.asking_import import files_in
+from cloister.errors import InvalidInput
 from cloister.home import Home
 from cloister.verifier import parse_vkey, verify_proof
+
+ENCODINGS = get_args(Encoding)
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"q {i}"}, {"role": "assistant", "content": "a"}]}
@@ -69,7 +74,7 @@ def test_an_empty_appliance_is_led_to_its_first_data(tmp_path: Path) -> None:
             await pilot.press("enter")
             await type_in(pilot, "claims")
             await pilot.press("enter", "enter", "down", "enter")  # do: a dry run
-            await pilot.press("tab", "tab", "tab", *["enter"] * 4, "tab", *["enter"] * 2)
+            await pilot.press(*["tab"] * 4, *["enter"] * 4, "tab", *["enter"] * 2)
             found = await until(app, lambda text: "claims.jsonl:21" in text, seconds=60)
             assert "A dry run of claims" in found and "× refused" in found
             await pilot.press("escape", "2")
@@ -367,7 +372,7 @@ def test_an_import_goes_on_whose_console_was_cut_off(full: Appliance, tmp_path: 
         terminal.shows("→ train")
         terminal.press("2", "w", "i")
         terminal.shows("Bring data in")
-        terminal.press(str(source), "enter", "left", "enter", *["\t"] * 9, "end", "\x7f", "1", "enter")
+        terminal.press(str(source), "enter", "left", "enter", *["\t"] * 10, "end", "\x7f", "1", "enter")
         wait_until(
             lambda: len(imports()) > before and all(job.state != "waiting-source" for job in imports())
         )
@@ -458,7 +463,7 @@ def test_a_file_is_mapped_brought_in_and_removed(full: Appliance, tmp_path: Path
             await type_in(pilot, str(source))
             await pilot.press("tab")
             await type_in(pilot, "spoken")
-            await pilot.press(*["tab"] * 7)
+            await pilot.press(*["tab"] * 8)
             await type_in(pilot, str(mapped))
             await pilot.press("tab", "enter", "down", "enter", "tab", "enter", "enter")  # after it: remove
             told = await until(app, lambda text: "Remove spoken.jsonl after the import" in text)
@@ -472,3 +477,49 @@ def test_a_file_is_mapped_brought_in_and_removed(full: Appliance, tmp_path: Path
     assert not source.exists()
     (entry,) = full.client.search_ledger(action="dataset.remove-source").entries
     assert entry.objects[0] == full.client.dataset("spoken").object_id
+
+
+def test_several_files_in_another_encoding_become_one_dataset_and_are_removed(
+    full: Appliance, tmp_path: Path
+) -> None:
+    for number in range(2):
+        rows = "".join(f"Schaden {n} an der Tür;Müll {number}\n" for n in range(20))
+        (tmp_path / f"teil-{number}.csv").write_bytes(f"frage;antwort\n{rows}".encode("latin-1"))
+
+    async def walk() -> None:
+        async with console(full.home.authority_socket, size=(120, 50)) as (app, pilot):
+            await pilot.press("2", "w")
+            await until(app, lambda text: "ARMED" in text)
+            await pilot.press("i")
+            await until(app, lambda text: "Bring data in" in text)
+            await type_in(pilot, str(tmp_path / "teil-*.csv"))
+            await pilot.press("tab")
+            await type_in(pilot, "umlaute")
+            await pilot.press(*["tab"] * 4, "enter", *["down"] * ENCODINGS.index("latin-1"), "enter", "tab")
+            await type_in(pilot, "frage")
+            await pilot.press("tab")
+            await type_in(pilot, "antwort")
+            await pilot.press("tab", "tab", "tab", "enter", "down", "enter", "tab", "enter", "enter")
+            told = await until(app, lambda text: "Remove 2 files after the import" in text)
+            assert "teil-0.csv, teil-1.csv: on" in told
+            await type_in(pilot, "umlaute")
+            await pilot.press("enter")
+            await until(app, lambda text: "sealed: 40 rows (csv, chat)" in text, seconds=60)
+
+    asyncio.run(walk())
+    assert not list(tmp_path.iterdir())
+    assert len(full.client.search_ledger(action="dataset.remove-source").entries) >= 2
+
+
+def test_a_line_names_one_file_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.csv", "b.csv", "c, d.csv", "e[1].csv"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert files_in(" c, d.csv ") == [Path("c, d.csv")], "what is a path as it stands is one"
+    assert files_in("e[1].csv") == [Path("e[1].csv")]
+    assert files_in("b.csv, a.csv") == [Path("b.csv"), Path("a.csv")]
+    assert [path.name for path in files_in(f"{tmp_path}/?.csv")] == ["a.csv", "b.csv"]
+    assert files_in("gone.csv") == [Path("gone.csv")], "opening it says so"
+    for wrong, why in (("x*.csv", "no file fits"), (" , ", "name a file"), ("a.csv, ?.csv", "named twice")):
+        with pytest.raises(InvalidInput, match=why):
+            files_in(wrong)

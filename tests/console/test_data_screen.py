@@ -20,11 +20,12 @@ from cloister.api import (
     Job,
     LengthFigures,
     Progress,
+    RenderRequest,
     ReportRequest,
     RowsConfig,
 )
 from cloister.console.reporting import STEPS, told
-from cloister.console.revealing import MOST, Revealed, numbers, spelled
+from cloister.console.revealing import LONGEST, MOST, Revealed, as_learnt, numbers, spelled
 from cloister.errors import InvalidInput, NotFound
 from cloister.shown import visible
 
@@ -43,6 +44,10 @@ class Noting(Recorded):
     def derive(self, dataset: str, request: DeriveRequest) -> Job:
         self.asked.append(request)
         return LOOKED
+
+    def render_row(self, dataset: str, request: RenderRequest, output: int) -> Job:
+        self.asked.append(request)
+        return super().render_row(dataset, request, output)
 
     def show_rows(self, dataset: str, request: RowsConfig, output: int) -> Job:
         self.asked.append(request)
@@ -168,6 +173,49 @@ def test_rows_are_revealed_by_name_and_leave_nothing() -> None:
     asyncio.run(walk())
     client.close()
     assert [request.rows for request in client.asked] == [(0, 1)]
+
+
+def test_a_row_as_a_run_would_learn_it_is_shown_on_the_record_and_gone_again() -> None:
+    client = Noting()
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, WIDE, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            await until(app, lambda text: "letters" in text)
+            await pilot.press("t")
+            await until(app, lambda text: "A row as a run would learn it" in text)
+            await pilot.press("backspace", "3", "tab", "tab", "tab", "tab", "8", "enter")
+            asked = await until(app, lambda text: "go on the ledger" in text)
+            assert "row 3 of claims, confidential" in asked and not client.asked
+            await type_in(pilot, "claims")
+            await pilot.press("enter")
+            told = await until(app, lambda text: "canary" in text)
+            assert "⟦theft<|end|>⟧" in told and "\\u27e6mine\\u27e7" in told, "the marks are ours alone"
+            assert "── row 3 · train · 40 tokens, 2 learnt · template auto · loss on assistant" in told
+            assert "│ ── row 9" in told, "no line of the row passes for one of ours"
+            assert "longer than 8 tokens" in told
+            assert all(line == visible(line) for line in told.splitlines())
+            await pilot.press("escape")
+            await until(app, lambda text: "canary" not in text)
+            gc.collect()
+            kept = [one for one in gc.get_objects() if isinstance(one, Text | Content)]
+            assert not [one for one in kept if "canary" in one.plain]
+
+    asyncio.run(walk())
+    client.close()
+    (request,) = client.asked
+    assert (request.config.row, request.config.max_length) == (3, 8) and request.base
+
+
+def test_a_row_that_is_too_long_for_a_dialog_says_so() -> None:
+    found = {
+        "row": 0, "side": "train", "tokens": 9, "supervised": 9, "template": None, "loss_on": "all", "fits": True,
+        "windows": 1, "max_length": None, "spans": [{"text": "x" * (LONGEST + 5), "supervised": True}],
+    }  # fmt: skip
+    text = as_learnt(found).plain
+    assert text.count("x") < LONGEST + 5 and f"the first {LONGEST:,} are shown." in text
 
 
 def test_a_wrong_name_reveals_nothing() -> None:

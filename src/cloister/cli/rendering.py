@@ -1,29 +1,21 @@
-"""`cloister dataset render`: a row as a run would learn it, what is learnt told apart by marks and by weight.
-
-The marks are ours alone: where the row's own text has one, it is shown as an escape.
-"""
+"""`cloister dataset render`: a row as a run would learn it, what is learnt told apart by marks and by weight."""
 
 from __future__ import annotations
 
 import json as json_module
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloister.cli.output import JsonFlag, print_json, say, visible
+from cloister.cli.output import JsonFlag, print_json, say
 from cloister.cli.receiving import received
 from cloister.cli.session import connect
 from cloister.cli.validation import validated
+from cloister.rendered import facts_of, marked, warnings_of
 
 if TYPE_CHECKING:
     from rich.text import Text
-
-BEGIN, END = "⟦", "⟧"
-"""Around what is learnt."""
-_ESCAPES = str.maketrans({mark: mark.encode("unicode_escape").decode() for mark in (BEGIN, END)})
-LEARNT = "bold green"
 
 
 def render(
@@ -58,23 +50,10 @@ def render(
     if json:
         print_json(found)
         return
-    print(visible("── " + " · ".join(_facts(found))))
+    print(facts_of(found))
     _print_marked(marked(found["spans"]))
-    for warning in _warnings(found):
+    for warning in warnings_of(found):
         say(f"! {warning}")
-
-
-def marked(spans: Sequence[dict[str, Any]]) -> Text:
-    """The stretches as one text, safe to look at; what is learnt between `⟦` and `⟧`, and styled."""
-    from rich.text import Text
-
-    text = Text()
-    for span in spans:
-        shown = visible(span["text"], lines=True).translate(_ESCAPES)
-        text.append(
-            f"{BEGIN}{shown}{END}" if span["supervised"] else shown, LEARNT if span["supervised"] else ""
-        )
-    return text
 
 
 def _print_marked(text: Text) -> None:
@@ -85,18 +64,3 @@ def _print_marked(text: Text) -> None:
         Console(highlight=False, emoji=False).print(text, soft_wrap=True)
     else:
         print(text.plain)
-
-
-def _facts(found: dict[str, Any]) -> list[str]:
-    facts = [f"row {found['row']}", found["side"], f"{found['tokens']} tokens, {found['supervised']} learnt"]
-    if found["template"] is not None:
-        facts += [f"template {found['template']}", f"loss on {found['loss_on']}"]
-    return facts
-
-
-def _warnings(found: dict[str, Any]) -> list[str]:
-    if not found["fits"]:
-        return [f"It is longer than {found['max_length']} tokens: a run of that length refuses it."]
-    if found["windows"] > 1:
-        return [f"It is read in {found['windows']} windows of at most {found['max_length']} tokens."]
-    return []

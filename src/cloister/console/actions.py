@@ -160,6 +160,10 @@ ACTIONS = (
         "dataset.reveal", "v", "reveal", "see rows of the dataset, which is recorded", "data",
         policy="dataset.reveal",
     ),
+    _look(
+        "dataset.render", "t", "as learnt", "see a row as a run would learn it, every token; which is recorded",
+        "data", policy="dataset.reveal", bar=False,
+    ),
     _change(
         "dataset.derive", "n", "derive", "make a dataset of this one: a sample, no repeats, no personal data",
         "data", policy="dataset.derive",

@@ -1,15 +1,15 @@
-"""Looking into a dataset: its report, its rows, which is recorded, and another dataset made of it."""
+"""Looking into a dataset: its report, its rows, which is recorded, one as a run would learn it, and another dataset."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.text import Text
 
 from cloister.console.asking import checked, ended, followed, given
 from cloister.console.paint import outside, stack, state
 from cloister.console.reporting import told
-from cloister.console.revealing import Revealed, numbers, rows_of, spelled
+from cloister.console.revealing import Revealed, as_learnt, numbers, render_of, rows_of, spelled
 from cloister.console.screens.dialogs import Field
 from cloister.shown import visible
 
@@ -114,6 +114,68 @@ def ask_rows(console: ConsoleApp, one: StoredObject) -> None:
         [
             Field("labels", "Names of the labels too", choices=("no", "yes")),
             Field("rows", "Rows", "0-4", help="numbers from 0, such as 0-4,17; 100 at most", needed=True),
+        ],
+        go_on,
+        note=outside(one.name, style="bold"),
+    )
+
+
+def ask_render(console: ConsoleApp, one: StoredObject) -> None:
+    """Which row, and how a run would render it; then as rows are revealed: said to be recorded, by name, until Esc."""
+    from cloister.api import LossOn, RenderConfig, RenderRequest, TemplateName
+
+    bases = tuple(dict.fromkeys(base.name for base in console.picture.bases))
+    if not bases:
+        console.say("A base model's tokenizer renders, and there is none yet: 4 brings one in.", "warn")
+        return
+
+    def go_on(values: dict[str, str]) -> None:
+        def make() -> RenderRequest:
+            longest = int(values["length"]) if values["length"] else None
+            config = checked(
+                RenderConfig,
+                row=int(values["row"]),
+                template=values["template"],
+                loss_on=values["loss"],
+                max_length=longest,
+            )
+            return checked(RenderRequest, base=values["base"], config=config)
+
+        request = given(console, make)
+        if request is None:
+            return
+        console.confirm(
+            f"Reveal a row of {visible(one.name, limit=60)} as a run would learn it",
+            stack(
+                outside(f"row {request.config.row} of {one.name}, {one.classification or 'restricted'}"),
+                state("recorded", "warn") + Text(": your account and this row's number go on the ledger."),
+                Text("What is shown passes through your terminal, and whatever records it. Esc ends it."),
+            ),
+            one.name,
+            "see it",
+            lambda: console.request(
+                lambda client: render_of(client, one.object_id, request),
+                lambda found: console.push_screen(
+                    Revealed(f"A row of {visible(one.name, limit=60)}, as learnt: recorded", as_learnt(found))
+                ),
+                doing=f"render a row of {one.name}",
+                quiet=True,
+            ),
+        )
+
+    console.ask_form(
+        "A row as a run would learn it",
+        [
+            Field("row", "Row", "0", help="its number, from 0", needed=True, number=int),
+            Field("base", "Base model", choices=bases, help="its tokenizer renders"),
+            Field("template", "Template", choices=get_args(TemplateName), help="auto, model: the base's own"),
+            Field("loss", "Learnt is", choices=get_args(LossOn), help="every answer, the last, or all"),
+            Field(
+                "length",
+                "Longest row",
+                help="in tokens: tells whether it is longer; may stay empty",
+                number=int,
+            ),
         ],
         go_on,
         note=outside(one.name, style="bold"),

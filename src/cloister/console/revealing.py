@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from cloister.console.forgetting import forget_drawn
+from cloister.console.paint import marked as noted
 from cloister.console.paint import outside, quoted, stack
 from cloister.console.screens.dialogs import Tell
 from cloister.errors import InvalidInput
+from cloister.rendered import BEGIN, END, facts_of, marked, warnings_of
 from cloister.shown import visible
 
 if TYPE_CHECKING:
-    from cloister.api import RowsConfig
+    from cloister.api import RenderRequest, RowsConfig
     from cloister.client import Client
 
 LONGEST = 20_000
@@ -43,6 +46,18 @@ def numbers(text: str) -> tuple[int, ...]:
 
 def rows_of(client: Client, dataset: str, request: RowsConfig) -> list[dict[str, Any]]:
     """The rows, or the labels. Errors: those of `Client.show_rows`."""
+    content = _written(lambda output: client.show_rows(dataset, request, output))
+    return [json.loads(line) for line in content.splitlines()]
+
+
+def render_of(client: Client, dataset: str, request: RenderRequest) -> dict[str, Any]:
+    """A row as a run would learn it. Errors: those of `Client.render_row`."""
+    found: dict[str, Any] = json.loads(_written(lambda output: client.render_row(dataset, request, output)))
+    return found
+
+
+def _written(show: Callable[[int], object]) -> bytes:
+    """All that is written to the descriptor that `show` is given."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pieces: list[bytes] = []
 
@@ -53,17 +68,31 @@ def rows_of(client: Client, dataset: str, request: RowsConfig) -> list[dict[str,
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
-        client.show_rows(dataset, request, writing)
+        show(writing)
     finally:
         os.close(writing)
         reader.join()
         os.close(reading)
-    return [json.loads(line) for line in b"".join(pieces).splitlines()]
+    return b"".join(pieces)
 
 
 def spelled(lines: list[dict[str, Any]]) -> Text:
     """Rows as text, every control character an escape."""
     return stack(*(_label(line) if "number" in line else _row(line) for line in lines))
+
+
+def as_learnt(found: dict[str, Any]) -> Text:
+    """A rendered row: what it is, then its own words, each line behind a bar, with what is learnt between marks."""
+    text = marked(found["spans"])
+    cut = len(text) > LONGEST
+    lines = text[:LONGEST].split("\n", allow_blank=True)
+    return stack(
+        outside(facts_of(found), style="bold"),
+        *(noted("warn", warning) for warning in warnings_of(found)),
+        Text(f"{BEGIN} {END} stand around what is learnt.", "dim"),
+        Text("\n").join([Text("│ ", "dim").append_text(line) for line in lines]),
+        noted("warn", f"Of {len(text):,} characters the first {LONGEST:,} are shown.") if cut else "",
+    )
 
 
 def _label(line: dict[str, Any]) -> Text:

@@ -11,8 +11,8 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console.approving import in_a_line
-from cloister.console.asking import ask_dataset
-from cloister.console.asking_data import ask_derive, ask_report, ask_rows, show_report
+from cloister.console.asking_data import ask_derive, ask_render, ask_report, ask_rows, show_report
+from cloister.console.asking_import import ask_dataset
 from cloister.console.asking_jobs import about_job, ask_cancel
 from cloister.console.asking_out import ask_forget
 from cloister.console.asking_shred import ask_shred
@@ -163,6 +163,11 @@ class DataPlace(ListPlace):
         one = self._newest()
         if one is not None:
             ask_rows(self.console, one)
+
+    def do_dataset_render(self) -> None:
+        one = self._newest()
+        if one is not None:
+            ask_render(self.console, one)
 
     def do_dataset_derive(self) -> None:
         one = self._newest()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
-from cloister.console.asking import ask_base, ask_dataset
+from cloister.console.asking import ask_base
+from cloister.console.asking_import import ask_dataset
 from cloister.console.asking_jobs import about_job, ask_cancel, ask_resume
 from cloister.console.asking_run import ask_run
 from cloister.console.asking_vault import ask_initialise, ask_lock, ask_unlock
