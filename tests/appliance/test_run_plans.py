@@ -139,3 +139,28 @@ async def test_a_run_that_was_made_tells_of_texts_and_one_that_fell_back_nothing
     assert plan(max_length=1024).rows == pytest.approx(127_000 / 1023 + 40, rel=0.02)
     trained(world, config, result)
     assert plan().memory_measured
+
+
+@moment
+async def test_a_rate_at_which_a_run_went_wrong_is_warned_of(world: World) -> None:
+    with world.authority.state.change() as change:
+        for row in change.session.scalars(select(ObjectRow)):
+            row.details = DETAILS
+            row.counts = {"rows": 100, "train_rows": 80, "holdout_rows": 20}
+
+    def warned(rate: float) -> list[str]:
+        train = TrainConfig(learning_rate=rate)
+        request = PlanRequest(dataset="rows", base="base", evaluate=None, train=train)
+        return [note for note in world.authority.run_plans.plan(request).notes if "went wrong" in note]
+
+    trained(world, TrainConfig(learning_rate=0.003), {})
+    assert warned(0.003) == [], "it went well"
+    for rate, code in ((0.005, "diverged"), (0.002, "diverged"), (0.0001, "out-of-space")):
+        trained(world, TrainConfig(learning_rate=rate), {})
+        with world.authority.state.change() as change:
+            job = change.session.scalars(select(JobRow).order_by(JobRow.ended_at.desc())).first()
+            assert job is not None
+            job.state, job.error = JobState.FAILED, {"code": code, "detail": "x"}
+    assert warned(0.0019) == []
+    (told,) = warned(0.002)
+    assert "learning rate of 0.002: take a lower one" in told

@@ -28,7 +28,7 @@ from cloister.appliance.gpus import Gpus
 from cloister.appliance.parts import Parts
 from cloister.appliance.room import GIB, memory_of
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
-from cloister.errors import Conflict
+from cloister.errors import Conflict, Diverged
 from cloister.planning.lengths import Lengths
 from cloister.planning.memory import training_parts
 from cloister.planning.plan import Known, Machine, plan_run
@@ -69,8 +69,10 @@ class RunPlans:
             known = _known(session, base, machine)
             if evaluate is not None:
                 known = replace(known, evaluations=_evaluated(session, base, machine, evaluate))
+            warned = _went_wrong(session, dataset, base, request.train)
         prices = self._settings.prices.planned
-        return plan_run(shape, request.train, train, holdout, machine, known, prices, evaluate)
+        found = plan_run(shape, request.train, train, holdout, machine, known, prices, evaluate)
+        return found if warned is None else found.model_copy(update={"notes": [*found.notes, warned]})
 
     def _machine(self, count: int) -> Machine:
         """The roomiest device that a run may get, without the reserve; of several the least."""
@@ -86,6 +88,30 @@ class RunPlans:
             return Machine("cpu", max(0, memory_of("MemTotal") - reserve), cores, watts=watts)
         best = sorted(gpus, key=lambda gpu: -(gpu.memory_total or 0))[: max(1, count)][-1]
         return Machine("cuda", best.memory_total or 0, cores, gpu=best.name or "GPU", watts=watts)
+
+
+def _went_wrong(session: Session, dataset: ObjectRow, base: ObjectRow, config: TrainConfig) -> str | None:
+    """That a run on this dataset and base went wrong at no higher a learning rate; None where none did."""
+    rows = session.execute(
+        select(RunRow, JobRow)
+        .join(JobRow, JobRow.job_id == RunRow.train_job)
+        .where(
+            JobRow.state == JobState.FAILED,
+            RunRow.dataset == dataset.object_id,
+            RunRow.base == base.object_id,
+        )
+        .order_by(JobRow.ended_at.desc())
+        .limit(PAST)
+    ).all()
+    rates = [
+        (TrainConfig.frozen(run.train).learning_rate, run.name)
+        for run, job in rows
+        if (job.error or {}).get("code") == Diverged.code
+    ]
+    rate, name = min(rates, default=(0.0, ""))
+    if not name or config.learning_rate < rate:
+        return None
+    return f"The run {name}, on the same dataset and base, went wrong at a learning rate of {rate:g}: take a lower one."
 
 
 def _shape(base: ObjectRow) -> ModelShape:
