@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from dataclasses import replace
+from datetime import timedelta
+from operator import is_
 from typing import Any
 
 import pytest
@@ -343,6 +346,35 @@ def test_work_on_data_shows_how_far_it_is_and_what_is_left() -> None:
             assert "read 25%" in line and "1m35s" in line
             await pilot.press("home", "enter")
             await until(app, lambda text: "read 30/120" in text and "1m35s left" in text)
+
+    asyncio.run(walk())
+    client.close()
+
+
+def test_only_lines_of_what_changed_are_made_anew() -> None:
+    client = Recorded()
+
+    async def walk() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("2")
+            await until(app, lambda text: "letters" in text)
+            place: Any = app.screen
+            before = list(place._all)
+            read_again = tuple(one.model_copy(deep=True) for one in app.picture.datasets)
+            app.picture = replace(app.picture, datasets=read_again)
+            app.show()
+            assert len(before) > 1 and all(map(is_, place._all, before))
+            other = read_again[0].model_copy(update={"classification": "public"})
+            app.picture = replace(app.picture, datasets=(other, *read_again[1:]))
+            app.show()
+            changed = [new for new, old in zip(place._all, before, strict=True) if new is not old]
+            assert [line.copied for line in changed] == [other.object_id]
+            assert "public" in changed[0].cells[2].plain
+            app.clock = lambda: NOW + timedelta(days=400)
+            app.show()
+            assert not any(map(is_, place._all, before))
 
     asyncio.run(walk())
     client.close()

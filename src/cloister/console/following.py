@@ -5,7 +5,6 @@ Workers post messages and never touch a widget; what they found is shown here. I
 
 from __future__ import annotations
 
-import gc
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 5.0
 """The status is read so often even where no event tells of anything."""
 WATCH_EVERY_S = 1.0
+COLLECT_EVERY_S = 0.5
 AHEAD_S = 1.5
 """After so long the first screen stands."""
 GATHER_S = 0.25
@@ -102,7 +102,8 @@ class Following(Shell):
             return
         self._begun = True
         if not self.is_headless:
-            gc.freeze()  # what is loaded now stays: it is not looked through again and again
+            self.collector.begin()
+            self.set_interval(COLLECT_EVERY_S, self.collector.look)
             self.set_timer(AHEAD_S, lambda: in_thread(_load_ahead))
         in_thread(self.feed.follow)
         self.reread(())

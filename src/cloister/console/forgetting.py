@@ -10,6 +10,7 @@ DRAWING = ("rich", "textual")
 
 def forget_drawn() -> None:
     """Empty every cache of theirs. What is on the screen now is drawn from its widgets, as before."""
+    gc.unfreeze()  # the collector tells of no object that was frozen, and what held the content is to go, too
     for one in gc.get_objects():
         if isinstance(one, functools._lru_cache_wrapper) and one.__module__.partition(".")[0] in DRAWING:
             one.cache_clear()

@@ -113,14 +113,17 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Text:
 
 
 def hung(text: Text, width: int, console: Console) -> Text:
-    """Lines of `facts` that are longer than `width` go on below their value, not below its name."""
+    """Lines of `facts` that are longer than `width` go on below their value, not below its name. The text itself,
+    where none is."""
     lines = []
+    hangs = False
     for line in text.split("\n", allow_blank=True):
         label = next((one.end for one in line.spans if one.start == 0 and one.style == "dim"), 0)
         room = width - label
         if line.cell_len <= width or not line.plain[:label].endswith("  ") or room < LEAST:
             lines.append(line)
             continue
+        hangs = True
         before, value = line[:label], line[label:]
         if any(map(str.isspace, value.plain)):
             parts = list(value.wrap(console, room))
@@ -131,7 +134,7 @@ def hung(text: Text, width: int, console: Console) -> Text:
             part.rstrip()
             lines.append(before + part)
             before = Text(" " * label)
-    return Text("\n").join(lines)
+    return Text("\n").join(lines) if hangs else text
 
 
 def flat(values: Mapping[str, Any], lead: str = "", depth: int = 3) -> Iterator[tuple[str, object]]:

@@ -10,23 +10,51 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.events import Event, Key
+from textual.screen import Screen
 
+from cloister.console.collecting import Collector
 from cloister.console.keys import KeyOrder
+from cloister.console.painted import Painted
 from cloister.console.theme import THEME
 
 SWITCH_S = 0.001
 """Threads that read give way to keys so soon."""
 
 
+LONGEST_S = 0.25
+"""So long a screen that comes is waited for at most."""
+
+
 def in_thread(work: Callable[[], None]) -> None:
     """Do it beside the screen. Leaving the console waits for no such thread: what it asked for goes on."""
     threading.Thread(target=work, daemon=True).start()
+
+
+def when_told(screen: Screen[Any], then: Callable[[], None]) -> None:
+    """Do it once a screen and all that is in it have taken in what they were told until now."""
+
+    def each() -> None:
+        inside = list(screen.walk_children())
+        left = len(inside)
+
+        def one() -> None:
+            nonlocal left
+            left -= 1
+            if not left and not screen.call_later(then):
+                then()
+
+        for widget in inside:
+            if not widget.call_later(one):
+                one()
+
+    if not screen.call_later(each):
+        then()
 
 
 def fault(error: BaseException) -> str:
@@ -49,10 +77,33 @@ class Shell(App[None]):
     def __init__(self) -> None:
         super().__init__(ansi_color=True)
         self._keys = KeyOrder(self)
+        self.collector = Collector()
         self.register_theme(THEME)
         self.set_reactive(Shell.theme, THEME.name)  # from the start: nothing is styled twice
         self.stylesheet.set_variables(self.get_css_variables())
         self.animation_level = "none"
+
+    def push_screen(self, screen: Any, *args: Any, **options: Any) -> Any:
+        """Put a screen over the one in front."""
+        self.delay_update()
+        return super().push_screen(screen, *args, **options)
+
+    def delay_update(self, delay: float = LONGEST_S) -> None:
+        """Paint nothing until the screen that comes is laid out with what it shows: then once. Textual lays it out
+        and paints it several times on the way, and elsewhere waits for a fixed time."""
+        self._begin_batch()
+        held = True
+
+        def paint() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._end_batch()
+                if not self._batch_count and self.screen_stack and isinstance(self.screen, Painted):
+                    self.screen.paint()
+
+        self.set_timer(delay, paint)
+        self.call_later(lambda: when_told(self.screen, paint))
 
     def on_terminal(self) -> int:
         """Run on this terminal, until it is left or ended. Returns the exit code."""
@@ -80,6 +131,8 @@ class Shell(App[None]):
         self._close_messages_no_wait()
 
     async def on_event(self, event: Event) -> None:
+        if isinstance(event, Key):
+            self.collector.typed()
         if not isinstance(event, Key) or event.is_forwarded or not self.screen_stack:
             await super().on_event(event)
         elif not self._keys.holds(event):

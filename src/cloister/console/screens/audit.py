@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,17 +90,7 @@ class AuditPlace(ListPlace):
     def lines(self, picture: Picture) -> list[Line]:
         entries = self._found.entries if self._found is not None else []
         return [
-            Line(
-                f"{self._ledger}:{entry.index}",
-                (
-                    Text(str(entry.index)),
-                    outside(_clock(entry.time), 14),
-                    outside(entry.actor, 16),
-                    outside(entry.action, 26),
-                    _decision(entry),
-                    outside(" ".join(entry.objects), 34),
-                ),
-            )
+            self.line(f"{self._ledger}:{entry.index}", (entry,), partial(_cells, entry))
             for entry in reversed(entries)
         ]
 
@@ -265,6 +256,17 @@ class AuditPlace(ListPlace):
 
 
 WHAT = {"control": "what people and jobs did.", "gateway": "requests to the models."}
+
+
+def _cells(entry: LedgerEntry) -> tuple[Text, ...]:
+    return (
+        Text(str(entry.index)),
+        outside(_clock(entry.time), 14),
+        outside(entry.actor, 16),
+        outside(entry.action, 26),
+        _decision(entry),
+        outside(" ".join(entry.objects), 34),
+    )
 
 
 def _clock(time: str) -> str:

@@ -12,12 +12,12 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from cloister.console import chatting
 from cloister.console.forgetting import forget_drawn
 from cloister.console.paint import marked, outside, styled
+from cloister.console.painted import Dialog
 from cloister.console.widgets.entry import Prompt
 from cloister.shown import visible
 
@@ -30,7 +30,7 @@ LONGEST = 40_000
 KEYS = "Enter ask (nothing: begin anew)   ↑↓ PgUp PgDn scroll   Esc end, forget it"
 
 
-class ChatPane(ModalScreen[None]):
+class ChatPane(Dialog[None]):
     """`names` are the deployments, one or two. Closed, it holds no word of the conversation, and its key is revoked."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -64,26 +64,29 @@ class DataPlace(ListPlace):
             if job.verb in VERBS and job.state in MOVING
         ]
         return moving + [
-            Line(
-                f"{one.object_id} {one.version}",
-                (
-                    outside(one.name, 26),
-                    Text(str(one.version)),
-                    classed(
-                        one.classification,
-                        held=one.object_id in held,
-                        asked=not asked.isdisjoint((one.object_id, one.name)),
-                    ),
-                    Text(number(one.counts.get("rows"))),
-                    Text(number(one.counts.get("holdout_rows"))),
-                    Text(size(one.sealed_bytes)),
-                    outside(one.created_by, 12),
-                    Text(ago(one.created_at, now)),
-                ),
-                copied=one.object_id,
+            self._line(
+                one,
+                held=one.object_id in held,
+                asked=one.object_id in asked or one.name in asked,
+                age=ago(one.created_at, now),
             )
             for one in sorted(picture.datasets, key=lambda one: (one.name, -one.version))
         ]
+
+    def _line(self, one: StoredObject, *, held: bool, asked: bool, age: str) -> Line:
+        def cells() -> tuple[Text, ...]:
+            return (
+                outside(one.name, 26),
+                Text(str(one.version)),
+                classed(one.classification, held=held, asked=asked),
+                Text(number(one.counts.get("rows"))),
+                Text(number(one.counts.get("holdout_rows"))),
+                Text(size(one.sealed_bytes)),
+                outside(one.created_by, 12),
+                Text(age),
+            )
+
+        return self.line(f"{one.object_id} {one.version}", (one, held, asked, age), cells, one.object_id)
 
     def about(self, key: str, picture: Picture) -> Text:
         job = next((job for job in picture.jobs if job.job_id == key), None)

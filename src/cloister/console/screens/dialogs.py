@@ -13,11 +13,11 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Input, OptionList, Select, Static
 
 from cloister.console.paint import marked, outside
+from cloister.console.painted import Dialog
 from cloister.console.widgets.entry import Entry
 from cloister.console.widgets.frame import Words
 
@@ -25,7 +25,7 @@ TITLE = 150
 """Columns of a title, which may have a name in it: two lines."""
 
 
-class Tell(ModalScreen[None]):
+class Tell(Dialog[None]):
     """A title, a text that scrolls, closed by Esc, q or Enter; one that is shown this `once`, by Esc alone."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -67,7 +67,7 @@ class Tell(ModalScreen[None]):
             self.dismiss(None)
 
 
-class Confirm(ModalScreen[bool]):
+class Confirm(Dialog[bool]):
     """What an action touches, and the object's name to be typed. Esc changes nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave")]
@@ -134,7 +134,7 @@ class Field:
         return None
 
 
-class Form(ModalScreen[dict[str, str] | None]):
+class Form(Dialog[dict[str, str] | None]):
     """Fields below each other; Enter goes on, and after the last one the form is done."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

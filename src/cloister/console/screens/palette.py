@@ -8,12 +8,12 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from cloister.console.actions import ACTIONS, BY_ID, EVERYWHERE, Action
 from cloister.console.paint import styled
+from cloister.console.painted import Dialog
 from cloister.console.picture import Picture
 from cloister.console.widgets.entry import Entry
 
@@ -21,7 +21,7 @@ NARROW = 110
 """Below so many columns a dialog is as wide as the screen."""
 
 
-class Palette(ModalScreen[str | None]):
+class Palette(Dialog[str | None]):
     """Answers the id of an action. What belongs to another screen is named with it, and leads there."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

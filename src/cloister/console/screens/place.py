@@ -5,19 +5,19 @@ It shows a picture and does actions by calling the application; it never asks th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
 
 from cloister.console.actions import ACTIONS, EVERYWHERE
 from cloister.console.paint import outside, styled
+from cloister.console.painted import Painted
 from cloister.console.picture import Picture
 from cloister.console.widgets.entry import Entry
 from cloister.console.widgets.frame import KeyBar, Saying, TopBar, Words
@@ -45,7 +45,7 @@ def bindings(scope: str) -> list[BindingType]:
     ]
 
 
-class Place(Screen[None]):
+class Place(Painted[None]):
     """`scope` is its name in the registry, `needs` the shelves that it shows."""
 
     scope: ClassVar[str]
@@ -55,8 +55,6 @@ class Place(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.word = ""
-        # It is styled as it comes in. Without this, Textual reads every style sheet again, twice a new screen.
-        self._css_update_count = self.app._css_update_count
 
     @property
     def console(self) -> ConsoleApp:
@@ -134,9 +132,26 @@ class ListPlace(Place):
     def __init__(self) -> None:
         super().__init__()
         self._all: list[Line] = []
+        self._made: dict[str, tuple[tuple[object, ...], Line]] = {}
+        self._made_before = self._made
 
     def lines(self, picture: Picture) -> list[Line]:
         raise NotImplementedError
+
+    def line(
+        self,
+        key: str,
+        of: tuple[object, ...],
+        cells: Callable[[], tuple[Text, ...]],
+        copied: str | None = None,
+    ) -> Line:
+        """The line of that key, where there may be many: the same as before while what it is made `of` is, which is
+        all that its cells tell of."""
+        made = self._made_before.get(key)
+        if made is None or made[0] != of:
+            made = (of, Line(key, cells(), copied))
+        self._made[key] = made
+        return made[1]
 
     def about(self, key: str, picture: Picture) -> Text:
         raise NotImplementedError
@@ -156,6 +171,7 @@ class ListPlace(Place):
         self.focus_content()
 
     def show(self, picture: Picture) -> None:
+        self._made_before, self._made = self._made, {}
         self._all = self.lines(picture)
         self.sift()
 

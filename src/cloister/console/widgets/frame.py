@@ -58,6 +58,7 @@ class Words(Static):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(markup=False, id=id)
         self._shown: Text | None = None
+        self._drawn: Text | None = None
 
     @property
     def told(self) -> str:
@@ -71,10 +72,13 @@ class Words(Static):
             self._draw()
 
     def _draw(self) -> None:
-        if self._shown is not None:
-            self.update(
-                hung(self._shown, self.size.width, self.app.console) if self.size.width else self._shown
-            )
+        if self._shown is None:
+            return
+        width = self.size.width
+        drawn = hung(self._shown, width, self.app.console) if width else self._shown
+        if drawn is not self._drawn:
+            self._drawn = drawn
+            self.update(drawn, layout=self.styles.auto_dimensions)
 
     def on_resize(self) -> None:
         self._draw()

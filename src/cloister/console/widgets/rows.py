@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import is_
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -51,6 +52,11 @@ class Line:
         return tuple(cell_len(cell.plain) for cell in self.cells)
 
 
+def _same(before: Line | None, now: Line) -> Line:
+    """The line as it was, which was drawn already, where it still says the same."""
+    return before if before is not None and (before is now or before == now) else now
+
+
 class Rows(ScrollView, can_focus=True):
     """Lines under headings; one of them is chosen."""
 
@@ -88,9 +94,11 @@ class Rows(ScrollView, can_focus=True):
     def show_lines(self, lines: Sequence[Line]) -> None:
         """Show these, at most `MOST`; what is there already stays where it is."""
         before, chosen = self._lines, self.chosen
+        if len(lines) == len(before) and all(map(is_, lines, before)):
+            return
         known = {line.key: line for line in before}
         fresh = list({line.key: line for line in reversed(lines)}.values())[::-1][:MOST]  # no key twice
-        fresh = [known[line.key] if known.get(line.key) == line else line for line in fresh]
+        fresh = [_same(known.get(line.key), line) for line in fresh]
         self._lines = fresh
         if chosen is not None:
             self.cursor_row = self._place_of(chosen.key)
