@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from rich.cells import cached_cell_len
 
-from cloister.console.collecting import DUE, LONG_REST_S, OVERDUE, REST_S, WHOLE_S, Collector
+from cloister.console.collecting import DUE, LONG_REST_S, OVERDUE, REST_S, WHOLE, Collector
 from cloister.console.forgetting import forget_drawn
 
 
@@ -72,18 +72,18 @@ def test_nothing_is_looked_through_where_nothing_is_due() -> None:
     assert gc.get_stats()[2]["collections"] == passes
 
 
-def test_what_outlived_a_pass_is_looked_through_in_a_long_rest() -> None:
+def test_what_outlived_passes_is_looked_through_in_a_long_rest() -> None:
     clock = Clock()
     collector = Collector(clock)
     ring = Ring()
     gone = weakref.ref(ring)
     collector.begin()
     del ring
-    old_ring()
-    clock.now += REST_S
-    collector.look()
+    for _ in range(WHOLE):
+        old_ring()
+        clock.now += REST_S
+        collector.look()
     assert gone() is not None
-    clock.now += WHOLE_S
     collector.typed()
     clock.now += LONG_REST_S
     collector.look()
@@ -98,7 +98,7 @@ def test_what_was_drawn_is_forgotten_though_the_collector_left_it_aside() -> Non
     gone = weakref.ref(ring)
     collector.begin()
     assert cached_cell_len.cache_info().currsize
-    forget_drawn()
+    forget_drawn(collector)
     assert not cached_cell_len.cache_info().currsize
     del ring
     clock.now += REST_S

@@ -10,15 +10,15 @@ import gc
 import time
 from collections.abc import Callable
 
-REST_S = 1.0
-"""Without a key for so long, nobody waits for one just now."""
-LONG_REST_S = 30.0
-WHOLE_S = 600.0
-"""What outlived a pass is looked through again so often, in a long rest."""
-DUE = 10
-"""So many short passes make a long one due: Python's own number."""
-OVERDUE = 100
+REST_S = 0.15
+"""Without a key for so long, none comes just now."""
+LONG_REST_S = 5.0
+DUE = 5
+"""So many short passes make a long one due: of some milliseconds, as what outlives it is not looked through again."""
+OVERDUE = 30
 """And so many where nobody rests."""
+WHOLE = 50
+"""So many long passes make one due over what outlived them, too."""
 
 
 class Collector:
@@ -26,7 +26,9 @@ class Collector:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._typed_at = self._whole_at = clock()
+        self._typed_at = clock()
+        self._passes = 0
+        self._thawed = False
 
     def begin(self) -> None:
         """From now on. What is loaded by now stays."""
@@ -38,17 +40,22 @@ class Collector:
         """A key came."""
         self._typed_at = self._clock()
 
+    def thaw(self) -> None:
+        """What outlived passes counts as new: the next one, in the next rest, is over all of it."""
+        gc.unfreeze()
+        self._thawed = True
+
     def look(self) -> None:
         """Make the pass that is due, if this is the time for it."""
-        now = self._clock()
-        rest = now - self._typed_at
+        rest = self._clock() - self._typed_at
         if rest < REST_S:
             return
-        whole = not gc.get_freeze_count() or (rest >= LONG_REST_S and now - self._whole_at >= WHOLE_S)
-        if whole:
-            self._whole_at = now
-            gc.unfreeze()
+        if rest >= LONG_REST_S and self._passes >= WHOLE:
+            self.thaw()
+        if self._thawed:
+            self._thawed, self._passes = False, 0
         elif gc.get_count()[2] < DUE:
             return
+        self._passes += 1
         gc.collect()
         gc.freeze()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 5.0
 """The status is read so often even where no event tells of anything."""
 WATCH_EVERY_S = 1.0
-COLLECT_EVERY_S = 0.5
+COLLECT_EVERY_S = 0.25
 AHEAD_S = 1.5
 """After so long the first screen stands."""
 GATHER_S = 0.25

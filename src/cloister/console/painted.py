@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from textual._context import visible_screen_stack
 from textual.events import ScreenResume
 from textual.geometry import Size
 from textual.screen import ModalScreen, Screen
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import RenderOptions, Visual
 
 Result = TypeVar("Result")
 
@@ -51,5 +55,28 @@ class Painted(Screen[Result]):
         super()._on_timer_update()
 
 
+class Behind(Visual):
+    """A screen that stands behind another one, as it was drawn."""
+
+    def __init__(self, screen: Screen[Any]) -> None:
+        self._screen = screen
+
+    def render_strips(
+        self, width: int, height: int | None, style: Style, options: RenderOptions
+    ) -> list[Strip]:
+        return self._screen._compositor.render_strips()[:height]
+
+    def get_optimal_width(self, rules: Any, container_width: int) -> int:
+        return container_width
+
+    def get_height(self, rules: Any, width: int) -> int:
+        return self._screen._compositor.size.height
+
+
 class Dialog(ModalScreen[Result], Painted[Result]):
-    """A screen over another one, which keeps its keys to itself."""
+    """A screen over another one, which keeps its keys to itself. The first base is the one that gives the style."""
+
+    def render(self) -> Any:
+        """The screen behind, as it is: nothing tints it."""
+        behind = visible_screen_stack.get([])
+        return Behind(behind.pop()) if behind and behind[-1] is not self else super().render()

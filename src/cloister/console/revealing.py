@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.text import Text
 
@@ -24,6 +24,7 @@ from cloister.shown import visible
 if TYPE_CHECKING:
     from cloister.api import RenderRequest, RowsConfig
     from cloister.client import Client
+    from cloister.console.app import ConsoleApp
 
 LONGEST = 20_000
 """Characters of one text that are shown."""
@@ -126,4 +127,4 @@ class Revealed(Tell):
 
     def on_unmount(self) -> None:
         self._text = Text("")
-        self.app.call_later(forget_drawn)
+        self.app.call_later(forget_drawn, cast("ConsoleApp", self.app).collector)

@@ -90,7 +90,7 @@ class ChatPane(Dialog[None]):
             chatting.end(self._chat)
             self._chat = None
         self._forget()
-        self.app.call_later(forget_drawn)
+        self.app.call_later(forget_drawn, self.console.collector)
 
     def _forget(self) -> None:
         self._turn += 1
