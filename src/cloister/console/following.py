@@ -91,6 +91,7 @@ class Following(Shell):
         self._watch = Watch(clock)
         self._taken_at = 0.0
         self._begun = False
+        self._shown: tuple[Place | None, Picture] = (None, self.picture)
         self._draft = Draft()
 
     def on_mount(self) -> None:
@@ -106,7 +107,7 @@ class Following(Shell):
             self.set_interval(COLLECT_EVERY_S, self.collector.look)
             self.set_timer(AHEAD_S, lambda: in_thread(_load_ahead))
         in_thread(self.feed.follow)
-        self.reread(())
+        self._read_first()
         self.set_interval(LOOK_EVERY_S, self._look)
         self.set_interval(WATCH_EVERY_S, self._look_out)
 
@@ -130,11 +131,14 @@ class Following(Shell):
         return (status.environment.name if status is not None else None) or self.machine
 
     def entered(self, place: Place) -> None:
-        """A screen came to the front: show it, and read what it needs and nobody read yet."""
-        self.show()
-        self.reread(name for name in (*ALWAYS, *place.needs) if name not in self.picture.read)
-        if not self._begun:
-            place.call_after_refresh(self._begin)
+        """A screen came to the front: show it, where that was not done behind a dialog; once it is painted, read what
+        it needs and nobody read yet."""
+        if self._shown[0] is not place or self._shown[1] is not self.picture:
+            self.show()
+        place.call_after_refresh(self._read_first if self._begun else self._begin)
+
+    def _read_first(self) -> None:
+        self.reread(name for name in self._needed() if name not in self.picture.read)
 
     def show(self) -> None:
         """Show the picture on the screen in front, and around it; nothing any more while the console ends."""
@@ -148,6 +152,7 @@ class Following(Shell):
         )
         place.query_one(KeyBar).show(self.picture, armed=self.armed)
         place.show(self.picture)
+        self._shown = (place, self.picture)
 
     def hush(self) -> None:
         """What was said on this screen was heard."""

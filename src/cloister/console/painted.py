@@ -47,6 +47,10 @@ class Painted(Screen[Result]):
         if not self.app._batch_count:  # else it is drawn for nobody
             super()._compositor_refresh()
 
+    async def _invoke_and_clear_callbacks(self) -> None:
+        if not self.app._batch_count:  # what is to be done after it was painted is done then
+            await super()._invoke_and_clear_callbacks()
+
     def _on_timer_update(self) -> None:
         """What is to be laid out and painted whole is painted once, not first where it moved."""
         if self._layout_required and self._repaint_required and not self.app._batch_count:

@@ -99,8 +99,11 @@ class Shell(App[None]):
             if held:
                 held = False
                 self._end_batch()
-                if not self._batch_count and self.screen_stack and isinstance(self.screen, Painted):
-                    self.screen.paint()
+                if not self._batch_count:
+                    for screen in self.screen_stack:
+                        screen.check_idle()  # what it has to do after a paint
+                    if self.screen_stack and isinstance(self.screen, Painted):
+                        self.screen.paint()
 
         self.set_timer(delay, paint)
         self.call_later(lambda: when_told(self.screen, paint))

@@ -52,7 +52,7 @@ class AuditPlace(ListPlace):
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
-        self._ask()
+        self.call_after_refresh(self._ask)
 
     def _look(self) -> None:
         """Ask again while this screen is in front and shows the newest."""
