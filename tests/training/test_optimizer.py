@@ -7,7 +7,7 @@ import torch
 
 from cloister.api import TrainConfig
 from cloister.errors import Tampered
-from cloister.training.optimizer import load_optimizer, make_optimizer, optimizer_state
+from cloister.training.optimizer import AdapterOptimizer, load_optimizer, optimizer_state
 
 CPU = torch.device("cpu")
 
@@ -17,22 +17,23 @@ def parameters() -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(5))]
 
 
-def step(optimizer: torch.optim.Optimizer, own: list[torch.nn.Parameter], seed: int) -> None:
+def step(optimizer: AdapterOptimizer, own: list[torch.nn.Parameter], seed: int) -> None:
     torch.manual_seed(seed)
     for parameter in own:
         parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
+    optimizer.gradients()
+    optimizer.step(0.01)
 
 
 def test_state_goes_through_json_and_tensors_to_the_last_bit() -> None:
     config = TrainConfig(learning_rate=0.01, weight_decay=0.1)
     one, other = parameters(), parameters()
-    first = make_optimizer(one, config, CPU)
+    first = AdapterOptimizer(one, config, CPU)
     for seed in range(3):
         step(first, one, seed)
     tensors, document = optimizer_state(first)
     copied = {name: tensor.clone() for name, tensor in tensors.items()}
-    second = make_optimizer(other, config, CPU)
+    second = AdapterOptimizer(other, config, CPU)
     load_optimizer(second, copied, json.loads(json.dumps(document)))
     with torch.no_grad():
         for a, b in zip(one, other, strict=True):
@@ -44,7 +45,7 @@ def test_state_goes_through_json_and_tensors_to_the_last_bit() -> None:
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
     own = parameters()
-    optimizer = make_optimizer(own, TrainConfig(), CPU)
+    optimizer = AdapterOptimizer(own, TrainConfig(), CPU)
     step(optimizer, own, 0)
     tensors, document = optimizer_state(optimizer)
     tensors.popitem()
@@ -57,9 +58,44 @@ def test_a_length_of_dora_does_not_decay(decay: float) -> None:
     """It is no difference from the base: at zero it would take the base's own weight with it."""
     matrix, length = parameters()
     before = [tensor.detach().clone() for tensor in (matrix, length)]
-    optimizer = make_optimizer([matrix, length], TrainConfig(learning_rate=0.1, weight_decay=decay), CPU)
+    optimizer = AdapterOptimizer([matrix, length], TrainConfig(learning_rate=0.1, weight_decay=decay), CPU)
     for parameter in (matrix, length):
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    optimizer.gradients()
+    optimizer.step(0.1)
     assert torch.equal(length, before[1])
     assert torch.allclose(matrix, before[0] * (1 - 0.1 * decay))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_state_by_parameter_of_an_earlier_version_is_taken_up(decay: float) -> None:
+    config = TrainConfig(learning_rate=0.01, weight_decay=decay)
+    plain, own = parameters(), parameters()
+    groups = (
+        [{"params": plain}]
+        if not decay
+        else [{"params": plain[:1]}, {"params": plain[1:], "weight_decay": 0.0}]
+    )
+    earlier = torch.optim.AdamW(groups, lr=0.01, weight_decay=decay, fused=True)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        for parameter in plain:
+            parameter.grad = torch.randn_like(parameter)
+        earlier.step()
+    later = AdapterOptimizer(own, config, CPU)
+
+    class Earlier:
+        torch = earlier
+
+    tensors, document = optimizer_state(Earlier())
+    copied = {name: tensor.clone() for name, tensor in tensors.items()}
+    load_optimizer(later, copied, json.loads(json.dumps(document)))
+    with torch.no_grad():
+        for mine, theirs in zip(own, plain, strict=True):
+            mine.copy_(theirs)
+    step(later, own, 9)
+    torch.manual_seed(9)
+    for parameter in plain:
+        parameter.grad = torch.randn_like(parameter)
+    earlier.step()
+    assert all(torch.allclose(mine, theirs, atol=1e-7) for mine, theirs in zip(own, plain, strict=True))

@@ -15,7 +15,7 @@ from cloister.errors import Conflict, JobFailed
 from cloister.models.adapter import set_adapter_state
 from cloister.training.checkpoint import CheckpointStore
 from cloister.training.fingerprint import rows_fingerprint, weights_fingerprint
-from cloister.training.optimizer import load_optimizer, optimizer_state
+from cloister.training.optimizer import AdapterOptimizer, load_optimizer, optimizer_state
 from cloister.training.ranks import Ranks
 from cloister.training.reached import Reached
 from cloister.training.rows import TokenRows
@@ -32,7 +32,7 @@ class Keeping:
         model: nn.Module,
         rows: TokenRows,
         config: TrainConfig,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdapterOptimizer,
         ranks: Ranks,
         device: torch.device,
     ) -> None:

@@ -23,7 +23,7 @@ from cloister.training.checkpoint import CheckpointStore
 from cloister.training.fused import fuse
 from cloister.training.keeping import Adapter, Keeping
 from cloister.training.observer import Level, Observer, Window
-from cloister.training.optimizer import make_optimizer
+from cloister.training.optimizer import AdapterOptimizer
 from cloister.training.outcome import TrainOutcome, WentWrong, outcome_of
 from cloister.training.passes import Passes
 from cloister.training.ranks import Ranks, require_alike
@@ -134,7 +134,7 @@ class _Run:
     batches: Batches
     holdout: TokenRows | None
     schedule: Schedule
-    optimizer: torch.optim.Optimizer
+    optimizer: AdapterOptimizer
     best: Adapter
     keeping: Keeping | None
 
@@ -196,7 +196,7 @@ class _Run:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise JobFailed("The model carries no adapter that trains.")
-        self.optimizer = make_optimizer(self.parameters, config, self.device)
+        self.optimizer = AdapterOptimizer(self.parameters, config, self.device)
         self.keeping = None
         if self.checkpoints is not None:
             self.keeping = Keeping(
@@ -247,24 +247,18 @@ class _Run:
         tokens = int(self.rows.lengths[rows].sum())
         rate = self.schedule.rate(reached.step)
         last = reached.step + 1 == self.schedule.total_steps
+        self.optimizer.clear()
         nats = self.passes.gradients(reached.step, supervised, last=last)
         self.ranks.add([nats])
-        if self.ranks.size > 1:
-            for parameter in self.parameters:
-                if parameter.grad is None:  # no row of this step fell to this process
-                    parameter.grad = torch.zeros_like(parameter)
-            self.ranks.add([p.grad for p in self.parameters if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm, foreach=True)
+        self.ranks.add(self.optimizer.gradients())
+        norm = self.optimizer.clip(config.max_grad_norm)
         value = float(nats) / supervised
         if not (math.isfinite(value) and bool(torch.isfinite(norm))):
             raise Diverged(
                 f"The loss or its gradient is not a finite number at step {reached.step + 1}.",
                 remedy="Lower the learning rate or max_grad_norm, or lengthen the warm-up.",
             )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(rate)
 
         reached.step += 1
         reached.tokens += tokens
