@@ -94,6 +94,19 @@ def test_the_table_tells_situations_apart_and_a_change_of_one_is_a_changed_cell(
     }
 
 
+def test_a_set_of_an_older_version_whose_schema_lacks_an_attribute_decides_as_it_did(
+    folder: Path, shipped: PolicySet
+) -> None:
+    schema, rules = folder / "cloister.cedarschema", folder / "approvals.cedar"
+    schema.write_text(schema.read_text().replace("wentWrong: Bool, ", ""))
+    with pytest.raises(InvalidInput, match="do not fit the schema"):
+        PolicySet.load(folder)
+    rules.write_text(rules.read_text().split("// A run whose loss was no number")[0])
+    before = PolicySet.load(folder)
+    otherwise = {(cell.action, cell.situation) for cell, _ in changed(before, shipped)}
+    assert otherwise == {("deployment.start", "went wrong, not measured")}
+
+
 def test_who_may_names_those_who_may_do_it_to_what_is_theirs(shipped: PolicySet) -> None:
     assert who_may(shipped, "job.raise", "Job") == ("operator",)
     assert set(who_may(shipped, "job.lower", "Job")) >= {"operator", "steward", "trainer"}

@@ -23,6 +23,7 @@ from cloister.errors import InvalidInput
 from cloister.policy.actions import ACTIONS, BY_NAME
 from cloister.policy.things import (
     APPROVED,
+    LATER,
     MILDEST,
     NO_CONSENT,
     OF_SOMEBODY,
@@ -115,6 +116,8 @@ class PolicySet:
             self._schema = cedarpy.Schema.from_str(files[SCHEMA])
         except ValueError as error:
             raise InvalidInput(f"not a Cedar schema: {error}", where=f"{where}/{SCHEMA}") from None
+        said = re.sub(r"//[^\n]*", "", files[SCHEMA])
+        self._unknown = frozenset(name for name in LATER if name not in said)
         found = cedarpy.validate_policies("\n".join(texts), self._schema)
         if not found.validation_passed:
             named = found.id_annotations_by_policy_id
@@ -167,9 +170,11 @@ class PolicySet:
         account = {"type": "Account", "id": question.account}
         roles = [{"type": "Role", "id": role} for role in sorted(question.roles)]
         thing = {"type": question.kind, "id": question.thing}
+        facts = question.facts.for_cedar(question.kind)
+        known = {name: value for name, value in facts.items() if name not in self._unknown}
         entities: list[dict[Any, Any]] = [
             {"uid": account, "attrs": {"uid": question.uid}, "parents": roles},
-            {"uid": thing, "attrs": question.facts.for_cedar(question.kind), "parents": []},
+            {"uid": thing, "attrs": known, "parents": []},
             *({"uid": role, "attrs": {}, "parents": []} for role in roles),
         ]
         request: dict[str, Any] = {

@@ -43,6 +43,10 @@ BOUNDS = (
 """Numbers of an evaluation's whole table that policies may refer to; `rows` and `advice` besides."""
 
 
+LATER = ("wentWrong",)
+"""Attributes that sets of an older version have no word for in their schemas, and no rule on."""
+
+
 def strictest(found: frozenset[Classification] | set[Classification]) -> Classification:
     """The strictest of several; that of nothing is the mildest."""
     return max(found, key=CLASSIFICATIONS.index, default=CLASSIFICATIONS[0])
