@@ -160,3 +160,55 @@ def test_the_cursor_begins_where_something_is_typed() -> None:
     asyncio.run(walk())
     client.close()
     assert told == [{"how": "first", "word": "x"}]
+
+
+def test_a_question_mark_asks_what_goes_into_the_field() -> None:
+    client: Any = Recorded()
+    told: list[dict[str, str]] = []
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            fields = [
+                Field("why", "Reason", help="stands in the ledger", needed=True),
+                Field("class", "Class", choices=("public", "internal")),
+                Field("word", "Word", secret=True),
+                Field("count", "Count", number=int),
+            ]
+            app.ask_form("A form", fields, told.append)
+            await until(app, lambda text: "? help" in text)
+            await pilot.press("question_mark")
+            text = await until(app, lambda text: "Help: A form" in text)
+            assert "stands in the ledger" in text and "needed" in text and "public" not in text
+            await pilot.press("escape")
+            await until(app, lambda text: "Help:" not in text)
+            await pilot.press("a", "question_mark", "tab", "question_mark")
+            text = await until(app, lambda text: "Help: A form" in text)
+            assert "public, internal" in text and "stands in the ledger" not in text
+            await pilot.press("escape", "tab", "question_mark", "tab", "question_mark")
+            await until(app, lambda text: "a whole number" in text)
+            await pilot.press("escape", "7", "enter")
+            await until(app, lambda _: told)
+
+    asyncio.run(walk())
+    client.close()
+    assert told == [{"why": "a?", "class": "public", "word": "?", "count": "7"}]
+
+
+def test_a_question_mark_asks_what_a_name_would_do() -> None:
+    client: Any = Recorded()
+    done: list[str] = []
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            app.confirm("End it", Text("all of it"), "it", "end it", lambda: done.append("it"))
+            await until(app, lambda text: "all of it" in text)
+            await pilot.press("question_mark")
+            text = await until(app, lambda text: "Help: End it" in text)
+            assert "Enter would end it" in text and not done
+            await pilot.press("escape", "i", "t", "enter")
+            await until(app, lambda _: done)
+
+    asyncio.run(walk())
+    client.close()

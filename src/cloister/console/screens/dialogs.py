@@ -16,13 +16,19 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import Input, OptionList, Select, Static
 
+from cloister.console.explaining import about_confirming, about_field
 from cloister.console.paint import marked, outside
 from cloister.console.painted import Dialog
 from cloister.console.widgets.entry import Entry
 from cloister.console.widgets.frame import Words
 
+EXPLAIN = Binding("question_mark", "explain", "help", priority=True)
 TITLE = 150
 """Columns of a title, which may have a name in it: two lines."""
+
+
+def _asks(focused: Widget | None) -> bool:
+    return not isinstance(focused, Entry) or focused.asks
 
 
 class Tell(Dialog[None]):
@@ -70,7 +76,7 @@ class Tell(Dialog[None]):
 class Confirm(Dialog[bool]):
     """What an action touches, and the object's name to be typed. Esc changes nothing."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave"), EXPLAIN]
 
     def __init__(self, title: str, touched: Text, name: str, doing: str) -> None:
         super().__init__()
@@ -87,7 +93,7 @@ class Confirm(Dialog[bool]):
             ask = Text("Type ") + outside(self._name, 80, "bold") + Text(f" and Enter to {self._doing}:")
             yield Static(ask, markup=False)
             yield Entry(id="name", select_on_focus=False, compact=True)
-            yield Static(Text("Esc: nothing is changed", "dim"), classes="keys", markup=False)
+            yield Static(Text("Esc: nothing is changed   ? help", "dim"), classes="keys", markup=False)
 
     def on_mount(self) -> None:
         self.query_one("#words", Words).tell(self._touched)
@@ -100,6 +106,12 @@ class Confirm(Dialog[bool]):
             self.query_one(".keys", Static).update(
                 Text("× that is not its name; Esc: nothing is changed", "bold red")
             )
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "explain" or _asks(self.focused)
+
+    def action_explain(self) -> None:
+        self.app.push_screen(Tell(f"Help: {self._title}", about_confirming(self._doing)))
 
     def action_leave(self) -> None:
         self.dismiss(False)
@@ -147,7 +159,9 @@ class Form(Dialog[dict[str, str] | None]):
         Binding("enter", "enter", "next", priority=True),
         Binding("pageup", "end(0)", "first", priority=True),
         Binding("pagedown", "end(-1)", "last", priority=True),
+        EXPLAIN,
     ]
+    BESIDE = "What the fields are about. ↑↓ scroll it."
 
     def __init__(
         self, title: str, fields: Sequence[Field], *, note: Text | None = None, problem: str | None = None
@@ -208,14 +222,14 @@ class Form(Dialog[dict[str, str] | None]):
         elif isinstance(self.focused, Input):
             last = self.focused.id == f"field-{self._fields[-1].name}"
             more = "PgUp first field   " if last else "PgDn last field   "
-            more = more if len(self._fields) > 1 else ""
+            more = (more if len(self._fields) > 1 else "") + ("? help   " if _asks(self.focused) else "")
             self._hint(Text(f"{'Enter do it' if last else 'Enter next'}   {more}Esc leave", "dim"))
         elif isinstance(self.focused, Select):
-            self._hint(Text("Enter choose   Tab next   Esc leave", "dim"))
+            self._hint(Text("Enter choose   Tab next   ? help   Esc leave", "dim"))
         elif isinstance(self.focused, OptionList):
             self._hint(Text("↑↓ Enter choose   Esc as it was", "dim"))
         else:
-            self._hint(Text("↑↓ scroll   Tab next   Esc leave", "dim"))
+            self._hint(Text("↑↓ scroll   Tab next   ? help   Esc leave", "dim"))
 
     def _hint(self, text: Text) -> None:
         self.query_one(".keys", Static).update(text)
@@ -224,7 +238,15 @@ class Form(Dialog[dict[str, str] | None]):
         """Enter goes on from every field but the last; an open list of choices has both keys for itself."""
         if action == "enter":
             return isinstance(self.focused, Input) and self.focused.id != f"field-{self._fields[-1].name}"
+        if action == "explain":
+            return _asks(self.focused)
         return action not in ("onward", "end") or isinstance(self.focused, Input | Select)
+
+    def action_explain(self) -> None:
+        """Say what the field is for that has the focus."""
+        inside = {one.id for one in self.focused.ancestors_with_self} if self.focused is not None else set()
+        field = next((one for one in self._fields if f"field-{one.name}" in inside), None)
+        self.app.push_screen(Tell(f"Help: {self._title}", about_field(field, self.BESIDE)))
 
     def action_onward(self) -> None:
         self.focus_next()

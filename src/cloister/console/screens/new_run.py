@@ -28,6 +28,11 @@ QUIET_S = 0.3
 class NewRun(Form):
     """Asks for a plan whenever its fields have rested, and shows the newest answer only."""
 
+    BESIDE = (
+        "What such a run would take: memory against what there is, time with its span, cost, each measured on this "
+        "machine or estimated. It follows as you type; where it does not fit, it says what to change."
+    )
+
     def __init__(self, title: str, fields: Sequence[Field], **more: Any) -> None:
         super().__init__(title, fields, **more)
         self._asked: dict[str, str] | None = None

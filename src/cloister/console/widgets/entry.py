@@ -59,6 +59,15 @@ class Entry(Input):
                 kept.append(" ")
         return "".join(kept)
 
+    @property
+    def asks(self) -> bool:
+        """Whether a question mark may ask what goes here: it is a character once there is one, and in a secret."""
+        return not self.value and not self.password
+
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        """Textual takes bindings of such keys away while it has the focus."""
+        return super().check_consume_key(key, character) and not (key == "question_mark" and self.asks)
+
     async def _on_key(self, event: Key) -> None:
         edit = self.EDITING.get(event.key)
         if edit is None:
