@@ -53,6 +53,8 @@ SHOWN_KEYS = {
     "enter": "Enter",
     "escape": "Esc",
     "equals_sign": "=",
+    "plus": "+",
+    "minus": "-",
 }
 
 
@@ -209,6 +211,14 @@ ACTIONS = (
     _change(
         "run.merge", "m", "merge", "merge the run's adapter into 16 bits", "runs", "models",
         policy="model.merge",
+    ),
+    _change(
+        "job.raise", "plus", "sooner", "one more priority: the run starts before those that have less", "runs",
+        policy="job.raise", bar=False,
+    ),
+    _change(
+        "job.lower", "minus", "later", "one less priority: runs that have more start before it", "runs",
+        policy="job.lower", bar=False,
     ),
     _end(
         "run.shred", "D", "shred", "destroy a run with its adapter, evaluation and merged models", "runs",

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cloister.console.paint import facts, outside, stack, state, styled, titled
+from cloister.errors import Conflict
 from cloister.shown import describe, moment
 
 if TYPE_CHECKING:
     from cloister.api import Job
+    from cloister.client import Client
+    from cloister.console.app import ConsoleApp
     from cloister.console.picture import Picture
     from cloister.console.screens.place import ListPlace
 
+HIGHEST = 10
+"""Of priorities; the lowest is as far below 0."""
 CANCELLED = ("waiting-source", "queued", "running", "paused", "interrupted")
 GOES_ON = ("paused", "interrupted", "cancelled")
 
@@ -35,11 +40,22 @@ def about_job(job: Job, picture: Picture) -> Text:
                     ("job", job.job_id),
                     ("by", f"{job.requested_by}, {moment(job.created_at)}"),
                     ("on", job.device),
+                    ("priority", priority_of(job)),
                 ]
             ),
             Text("X cancels it; leaving this screen, or the console, does not.", "dim"),
         ),
     )
+
+
+def signed(priority: int) -> str:
+    """`+1`, `0`, `-1`."""
+    return f"{priority:+}" if priority else "0"
+
+
+def priority_of(job: Job) -> str | None:
+    """Where it is not everybody's, as long as it counts."""
+    return signed(job.priority) if job.priority and job.state != "done" else None
 
 
 def chosen_job(place: ListPlace) -> Job | None:
@@ -73,6 +89,26 @@ def ask_cancel(place: ListPlace) -> None:
             doing=f"cancel {job.verb}",
         ),
     )
+
+
+def move(console: ConsoleApp, job: Job, by: int) -> None:
+    """Put it before others, or behind them: its priority goes up or down by one, from what it is by then."""
+    named = console.picture.subject_of(job) or job.verb
+    if job.state == "done":
+        console.say(f"{named} is done: its priority counts no more.", "warn")
+        return
+
+    def change(client: Client) -> Job:
+        priority = client.job(job.job_id).priority + by
+        if abs(priority) > HIGHEST:
+            raise Conflict(f"its priority is {signed(priority - by)}, and there is none beyond")
+        return client.raise_job(job.job_id, priority) if by > 0 else client.lower_job(job.job_id, priority)
+
+    def told(job: Job) -> None:
+        place = f": number {job.position} in the queue" if job.position is not None else ""
+        console.say(f"{named} has priority {signed(job.priority)}{place}.")
+
+    console.request(change, told, doing=f"put {named} {'before' if by > 0 else 'behind'} others")
 
 
 def ask_resume(place: ListPlace) -> None:

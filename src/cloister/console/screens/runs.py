@@ -12,6 +12,7 @@ from textual.widget import Widget
 from textual_plotext import PlotextPlot
 
 from cloister.console.asking import ask_merge
+from cloister.console.asking_jobs import move, priority_of
 from cloister.console.asking_run import ask_run
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation, progress, result, settings, side_by_side
@@ -108,6 +109,7 @@ class RunsPlace(ListPlace):
                     ("adapter", run.adapter),
                     ("run", run.run_id),
                     ("job", now_job(run).job_id),
+                    ("priority", priority_of(now_job(run))),
                     ("by", run.created_by),
                 ]
             ),
@@ -206,6 +208,17 @@ class RunsPlace(ListPlace):
             "cancel it",
             lambda: self._ask("cancel", lambda client, one: client.cancel_run(one), "is stopped."),
         )
+
+    def do_job_raise(self) -> None:
+        self._move(1)
+
+    def do_job_lower(self) -> None:
+        self._move(-1)
+
+    def _move(self, by: int) -> None:
+        run = self._run()
+        if run is not None:
+            move(self.console, now_job(run), by)
 
     def do_run_merge(self) -> None:
         run = self._run()
