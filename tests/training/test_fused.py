@@ -230,3 +230,20 @@ def test_positions_are_turned_as_transformers_does_to_the_bit(
         assert torch.equal(one, two)
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", lambda q, k, cos, sin: (q, k))
     assert not use_rotary(tiny.model())  # another function than Llama's is left alone
+
+
+def test_gradients_add_up_where_there_is_one_already_and_a_hook_sees_them() -> None:
+    model = tiny.adapted()
+    fuse(model)
+    ids = torch.arange(12).view(2, 6)
+
+    def backward() -> dict[str, torch.Tensor]:
+        model(input_ids=ids, labels=ids).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    once, twice = backward(), backward()
+    assert once
+    assert all(torch.allclose(twice[name], 2 * once[name], rtol=1e-5, atol=1e-9) for name in once)
+    name, parameter = next((n, p) for n, p in model.named_parameters() if "lora_B" in n)
+    parameter.register_hook(torch.zeros_like)
+    assert torch.equal(backward()[name], twice[name])

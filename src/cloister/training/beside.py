@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from cloister.training.lora import LoraForward, dense_weight
+from cloister.training.lora import LoraForward, added, dense_weight
 
 
 def join(layers: Sequence[LoraForward]) -> bool:
@@ -91,7 +91,7 @@ class _Apply(torch.autograd.Function):
         y = F.linear(rows, of.weight(x.dtype), of.bias())
         y.addmm_(low, b.t())
         ctx.save_for_backward(rows, a, b, low)
-        ctx.of = of
+        ctx.of, ctx.parameters = of, parameters
         return torch.split(y.view(*x.shape[:-1], y.shape[-1]), of.widths, -1)
 
     @staticmethod
@@ -101,9 +101,13 @@ class _Apply(torch.autograd.Function):
         of = cast(_Together, ctx.of)
         up = torch.cat(grads, -1).view(len(rows), -1)
         back = up @ b
-        grads_a = torch.split((back.t() @ rows).float(), of.ranks)
-        whole = (up.t() @ low).float()
-        grads_b = [whole[block] * scale for block, scale in zip(of.blocks, of.scales, strict=True)]
+        parts = torch.split(back.t() @ rows, of.ranks)
+        grads_a = [added(a, part) for a, part in zip(ctx.parameters[::2], parts, strict=True)]
+        whole = up.t() @ low
+        grads_b = [
+            added(b, whole[block], scale)
+            for b, block, scale in zip(ctx.parameters[1::2], of.blocks, of.scales, strict=True)
+        ]
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = up @ of.weight(up.dtype)

@@ -83,11 +83,21 @@ class LoraForward:
         return F.linear(x, dense_weight(self.base, x.dtype), self.base.bias)
 
 
+def added(parameter: Tensor, grad: Tensor, scale: float = 1.0) -> Tensor | None:
+    """`grad`, in the activations' type, times `scale`: added where the parameter has a gradient already, which is one
+    operation instead of three; else, or where a hook is to see it, returned in the parameter's type for autograd."""
+    if parameter.grad is None or parameter._backward_hooks:
+        return grad.to(parameter.dtype).mul_(scale)
+    parameter.grad.add_(grad, alpha=scale)
+    return None
+
+
 class _Lora(torch.autograd.Function):
     """y = x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ with W frozen; x [..., in], A [rank, in], B [out, rank]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: nn.Module, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        ctx.a, ctx.b = a, b
         rows = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), b.to(x.dtype)
         low = rows @ a.t()
@@ -103,8 +113,8 @@ class _Lora(torch.autograd.Function):
         rows, a, b, low = ctx.saved_tensors
         up = grad.reshape(-1, grad.shape[-1])
         back = (up @ b).mul_(ctx.scale)
-        grad_a = (back.t() @ rows).float()
-        grad_b = (low.t() @ up).t().float().mul_(ctx.scale)
+        grad_a = added(ctx.a, back.t() @ rows)
+        grad_b = added(ctx.b, (low.t() @ up).t(), ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = up @ dense_weight(ctx.base, up.dtype)

@@ -30,25 +30,43 @@ def use_rotary(model: nn.Module) -> bool:
 
 def _apply(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
     """Query and key [rows, heads, length, width], cos and sin [rows or 1, length, width]."""
-    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    cos, sin = cos.unsqueeze(unsqueeze_dim), _signed(sin).unsqueeze(unsqueeze_dim)
     turned = (cast(Tensor, _Rotary.apply(each, cos, sin)) for each in (q, k))  # type: ignore[no-untyped-call]
     return next(turned), next(turned)
 
 
+class _Signed:
+    """A sine whose first half is negative; made once for all layers, which are handed the same one."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, sin: Tensor) -> Tensor:
+        made = self._made
+        if made is None or made[0] is not sin:
+            first, second = sin.chunk(2, -1)
+            made = self._made = (sin, torch.cat((-first, second), -1))
+        return made[1]
+
+
+_signed = _Signed()
+
+
 class _Rotary(torch.autograd.Function):
-    """x·cos + (-x₂, x₁)·sin, x₁ and x₂ the halves of x; cos and sin are constants."""
+    """x·cos + (x₂, x₁)·sin, x₁ and x₂ the halves of x; cos and sin, negative in its first half, are constants."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        first, second = sin.chunk(2, -1)
-        one, two = x.chunk(2, -1)
-        turned = torch.cat((two, one), -1).mul_(torch.cat((-first, second), -1))
-        return turned.add_(x * cos)
+        return _swapped(x).mul_(sin).add_(x * cos)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        one, two = (grad * sin).chunk(2, -1)
-        return torch.cat((two, -one), -1).add_(grad * cos), None, None
+        return _swapped(grad * sin).add_(grad * cos), None, None
+
+
+def _swapped(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat((second, first), -1)
