@@ -299,3 +299,27 @@ def test_a_training_on_four_gpus_costs_that_of_four(history: dict[str, Any], sec
             return json.dumps(history).encode()
 
     assert evaluate._device_seconds(Adapter()) == seconds
+
+
+@pytest.mark.parametrize(
+    ("alike", "rows", "bound", "fits"),
+    [
+        (18, 19, 0.98, True),  # one, where none would be allowed
+        (17, 19, 0.98, False),
+        (126, 128, 0.98, True),
+        (125, 128, 0.98, False),
+        (98, 100, 0.98, True),
+        (18, 19, 1.0, False),
+        (19, 19, 1.0, True),
+    ],
+)
+def test_one_answer_alone_refuses_no_merge_unless_all_have_to_agree(
+    alike: int, rows: int, bound: float, fits: bool
+) -> None:
+    candidates = {"pristine": merge.Candidate(1.0, alike / rows), "nf4": merge.Candidate(1.0, 0.0)}
+    config = MergeConfig(min_agreement=bound)
+    if fits:
+        assert merge.choose(candidates, 1.0, config, rows) == "pristine"
+    else:
+        with pytest.raises(JobFailed, match="close to the adapter"):
+            merge.choose(candidates, 1.0, config, rows)

@@ -21,8 +21,8 @@ class BaseImportConfig(Document):
 class MergeConfig(Document):
     """Merge into 16 bits; both candidates are measured on up to `max_rows` hold-out rows.
 
-    Refused where the better candidate's greedy agreement with the adapter is under `min_agreement` or
-    its loss differs by more than `max_loss_gap` (nats a supervised token).
+    Refused where the better candidate's greedy agreement with the adapter is under `min_agreement`, but for a single
+    answer where that is below 1, or its loss differs by more than `max_loss_gap` (nats a supervised token).
     """
 
     max_rows: int = Field(default=128, ge=1)
