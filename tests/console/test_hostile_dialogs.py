@@ -15,7 +15,7 @@ from textual.events import Paste
 from textual.widgets import Input
 
 from cloister.api import AddedSlot, Event, IssuedClient, LedgerWitness
-from cloister.console import asking, asking_keeping, asking_out
+from cloister.console import asking, asking_import, asking_keeping, asking_out
 from cloister.console.actions import PLACES, in_scope
 from cloister.console.messages import Away
 from cloister.console.paint import outside, stack
@@ -202,8 +202,8 @@ def test_what_came_of_a_request_is_text(text: str) -> None:
         )
         if state == "done":
             job = job.model_copy(update={"error": None})
-        asking._imported(heard, text, job, [text])
-        asking._tried(heard, text, job, [text])
+        asking_import._imported(heard, text, job, [text])
+        asking_import._tried(heard, text, job, [text])
         asking_out._forgotten(heard, one, job)
         asking_keeping._backed_up(heard, job)
         asking.ended(heard, job, text)

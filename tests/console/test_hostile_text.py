@@ -27,7 +27,7 @@ from cloister.api import (
 from cloister.console import proving, system_parts
 from cloister.console.actions import PLACES
 from cloister.console.approving import in_a_line
-from cloister.console.asking import _listed as listed_problems
+from cloister.console.asking_import import _listed as listed_problems
 from cloister.console.asking_jobs import about_job
 from cloister.console.asking_run import expected, no_plan
 from cloister.console.asking_shred import lineage

@@ -46,11 +46,11 @@ def require_adapter(session: Session, run: RunRow) -> str:
             where=run.name,
             remedy=f"Wait for it: `cloister run watch {run.name}`.",
         )
-    verb = "retry" if state == JobState.FAILED else "resume"
+    retry, resume = f"`cloister run retry {run.name}`", f"`cloister run resume {run.name}`"
     raise Conflict(
         f"the run is {state} and has no adapter",
         where=run.name,
-        remedy=f"See `cloister run {verb} {run.name}`.",
+        remedy=f"See {retry if state == JobState.FAILED else resume}.",
     )
 
 
