@@ -45,8 +45,15 @@ def test_an_earlier_adapter_is_gone_on_from_and_lineage_follows(
 
     with pytest.raises(Conflict, match="not the version"):
         client.start_run(asked.model_copy(update={"name": "third", "from_run": None, "rebase_of": "first"}))
-    again = client.start_run(short_run("again").model_copy(update={**quick, "rebase_of": "first"}))
+    with pytest.raises(InvalidInput, match="nothing would come out otherwise"):
+        client.start_run(short_run("again", max_steps=4).model_copy(update={**quick, "rebase_of": "first"}))
+    again = client.start_run(
+        short_run("again", max_steps=3).model_copy(update={**quick, "rebase_of": "first"})
+    )
     client.cancel_run(again.run_id)
+    # One that went on from another begins afresh when it is repeated: on its own base, too, that is another run.
+    alone = asked.model_copy(update={"name": "alone", "from_run": None, "rebase_of": "second"})
+    client.cancel_run(client.start_run(alone).run_id)
 
     # Typed: its name follows from both, and what it cannot take along is said.
     shell = Shell(appliance.home.root)

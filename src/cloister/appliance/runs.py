@@ -99,14 +99,6 @@ def run_inputs(session: Session, asked: RunRequest) -> dict[str, ObjectRow]:
     if asked.rebase_of is not None:
         repeated = find_run(session, asked.rebase_of)
         learnt = session.get_one(JobRow, repeated.train_job).inputs
-        then, now = learnt.get("base"), inputs["base"]
-        same = then and (then["object_id"], then["version"]) == (now.object_id, now.version)
-        if same and TrainConfig.frozen(repeated.train) == asked.train:
-            raise InvalidInput(
-                "that is the base of the run itself, and nothing would come out otherwise",
-                where=now.name,
-                remedy=f"Name another; `cloister run start --from-run {repeated.name}` goes on with what it learnt.",
-            )
         for role in ("dataset", "holdout"):
             before, after = learnt.get(role), inputs.get(role)
             if (before and (before["object_id"], before["version"])) != (
@@ -117,6 +109,14 @@ def run_inputs(session: Session, asked: RunRequest) -> dict[str, ObjectRow]:
                     where=repeated.name,
                     remedy="Start a new run on each base: what is compared must have learnt the same rows.",
                 )
+        then, now = learnt.get("base"), inputs["base"]
+        same = then and (then["object_id"], then["version"]) == (now.object_id, now.version)
+        if same and "adapter" not in learnt and TrainConfig.frozen(repeated.train) == asked.train:
+            raise InvalidInput(
+                "that is the base of the run itself, and nothing would come out otherwise",
+                where=now.name,
+                remedy=f"Name another; `cloister run start --from-run {repeated.name}` goes on with what it learnt.",
+            )
     return inputs
 
 
