@@ -67,7 +67,7 @@ async def test_an_alert_lasts_from_its_cause_to_its_end(here: World) -> None:
     look.findings = [FULL]
     await alerts.refresh()
     assert alerts.listed()[0].acknowledged_by is None
-    told = [action for action in here.actions() if action.startswith("alert.")]
+    told = [action for action in here.entered() if action.startswith("alert.")]
     assert told == ["alert.raised", "alert.acknowledge", "alert.cleared", "alert.raised"]
     events = [event.kind for event in here.authority.state.events_after(0) if event.kind.startswith("alert.")]
     assert events == ["alert.raised", "alert.acknowledged", "alert.cleared", "alert.raised"]
@@ -92,7 +92,7 @@ async def test_an_alert_that_gets_worse_is_told_anew_and_waits_for_somebody_agai
     assert worse.raised_at == first.raised_at
     look.findings = [soon]
     await alerts.refresh()
-    told = [action for action in here.actions() if action.startswith("alert.")]
+    told = [action for action in here.entered() if action.startswith("alert.")]
     assert told == ["alert.raised", "alert.acknowledge", "alert.raised"]
     events = [event.kind for event in here.authority.state.events_after(0) if event.kind.startswith("alert.")]
     assert events == ["alert.raised", "alert.acknowledged", "alert.raised"]

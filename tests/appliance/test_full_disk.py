@@ -146,7 +146,7 @@ def test_an_alert_that_cannot_be_kept_is_told_once(
         filler.unlink()
         await looks([], *("raised", "cleared") * 3)
         assert alerts.listed() == []
-        entered = [action for action in here.actions() if action.startswith("alert.")]
+        entered = [action for action in here.entered() if action.startswith("alert.")]
         assert entered.count("alert.raised") <= 3 and entered.count("alert.cleared") <= 3
 
     async def outside() -> None:

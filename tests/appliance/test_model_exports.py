@@ -55,8 +55,8 @@ def shell(house: Appliance) -> Shell:
 
 
 def since(house: Appliance, mark: int) -> list[Any]:
-    """What was entered since, but for alerts, which come when they come."""
-    return [e for e in entries(house) if e.index >= mark and not e.action.startswith("alert.")]
+    """What was entered since, but for alerts and the gateway's own entries, which come when they come."""
+    return [e for e in entries(house) if e.index >= mark and not e.action.startswith(("alert.", "gateway."))]
 
 
 def mark(house: Appliance) -> int:

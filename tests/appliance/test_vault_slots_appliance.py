@@ -114,7 +114,10 @@ def test_a_change_that_cannot_be_entered_does_not_happen(appliance: Appliance) -
     with pytest.raises(InvalidInput):
         appliance.client.add_slot(NewSlot(kind="shares", threshold=3, count=2, proof=PROOF))
     assert appliance.client.slots() == before
-    assert appliance.client.ledger().entries == entries
+    entered = [entry.action for entry in appliance.client.entries(entries)]
+    assert [
+        action for action in entered if not action.startswith(("alert.", "gateway."))
+    ] == []  # these come when they come
     assert (appliance.home.keys / "keystore.db").read_bytes() == keystore
 
 
