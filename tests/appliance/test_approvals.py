@@ -361,7 +361,9 @@ def test_a_run_whose_data_became_restricted_while_it_waited_does_not_start(act: 
         return lambda client: client.start_run(short_run(name, dataset="behind", **train)).train_job.job_id
 
     first = act("trainer", start("in-front", epochs=1000))
+    end = time.monotonic() + 120
     while act("trainer", lambda client: client.job(first).state) != "running":
+        assert time.monotonic() < end
         time.sleep(0.05)
     job_id = act("trainer", start("waits"))
     act("steward", lambda c: c.classify("behind", ClassifyRequest(classification="restricted")).name)
@@ -468,8 +470,13 @@ def test_a_policy_set_changes_by_approval_and_voids_what_waited(
 
 
 def test_a_request_nobody_decides_on_ends(people: dict[str, str], keys: Path) -> None:
-    limits = {"allowed_signers": str(keys / "allowed"), "wait_h": 0.0008, "stands_days": 0.00004}
-    with shared_appliance(approvals=limits) as appliance:
+    """What waits ends, and so does what was approved; each under settings of its own, so that nothing hurries."""
+    hours, days = {"brief": 0.0008, "long": 72}, {"brief": 0.00004, "long": 30}
+
+    def limits(wait: str, stands: str) -> dict[str, Any]:
+        return {"allowed_signers": str(keys / "allowed"), "wait_h": hours[wait], "stands_days": days[stands]}
+
+    with shared_appliance(approvals=limits("brief", "long")) as appliance:
         path = appliance.home.authority_socket
 
         def in_time(client: Client) -> Any:
@@ -487,16 +494,28 @@ def test_a_request_nobody_decides_on_ends(people: dict[str, str], keys: Path) ->
 
             return as_account(people[person], inside)
 
+        def expired(approval: str) -> None:
+            end = time.monotonic() + 60
+            while as_person("auditor", lambda client: client.approval(approval).state) != "expired":
+                assert time.monotonic() < end
+                time.sleep(0.2)
+
         as_person("admin", lambda client: client.initialise(PASSPHRASE))
         as_person("steward", lambda client: import_rows(client, "brief", ROWS, holdout=0.0))
         first = as_person("steward", in_time)
-        time.sleep(3.2)
+        expired(first)
         late = give(as_person, "approver", first, lambda text: sign(keys, "approver", text))
         assert late["code"] == "conflict" and "expired" in late["told"]
+        settings = json.loads(appliance.home.settings_file.read_text())
+        settings["approvals"] = limits("long", "brief")
+        appliance.home.settings_file.write_text(json.dumps(settings))
+        embedded.stop(appliance.home)
+        embedded.start(appliance.home, gateway=False)
+        as_person("admin", lambda client: client.unlock(PASSPHRASE))
         second = as_person("steward", in_time)
         assert second != first
         assert give(as_person, "approver", second, lambda text: sign(keys, "approver", text)) == "approved"
-        time.sleep(3.7)
+        expired(second)
         gone = as_person(
             "steward", lambda c: c.shred("datasets", "brief", ShredRequest(confirm="brief")).state
         )
