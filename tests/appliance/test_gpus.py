@@ -24,6 +24,7 @@ from nvml_stand_in import GIB, Driver, build
 
 from cloister import embedded
 from cloister.api import GpuStatus
+from cloister.appliance import gpus as gpus_module
 from cloister.appliance.devices import Devices
 from cloister.appliance.finding import Finding
 from cloister.appliance.gpu_alarms import GpuAlarms
@@ -36,7 +37,8 @@ from cloister.client import Client
 from cloister.home import Home
 from cloister.policy.settings import AlertSettings, QueueSettings
 
-QUICK = AlertSettings(gpu_every_s=0.1, gpu_silent_s=1)
+OFTEN = AlertSettings(gpu_every_s=0.1, gpu_silent_s=60)
+SILENT_S = 4
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ async def watched(
     state: StateStore, present: tuple[int, ...] = (0,), clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[tuple[Gpus, GpuAlarms, Devices]]:
     devices = Devices(QueueSettings(), present)
-    gpus = Gpus(devices, QUICK, state.now, clock)
+    gpus = Gpus(devices, OFTEN, state.now, clock)
     running = asyncio.create_task(gpus.run())
     try:
         yield gpus, GpuAlarms(gpus, state), devices
@@ -77,7 +79,7 @@ async def watched(
 
 
 async def until(wanted: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not wanted():
             await asyncio.sleep(0.01)
 
@@ -224,7 +226,7 @@ def test_a_gpu_that_is_not_usable(
 
 def test_a_driver_that_hangs_is_an_alert_and_stalls_nobody(driver: Driver) -> None:
     async def inside(here: World) -> None:
-        await here.restart(alerts=QUICK)
+        await here.restart(alerts=OFTEN.model_copy(update={"gpu_silent_s": SILENT_S}))
         gpus = here.authority.gpus
         await here.until(gpus.listed)
         driver.say(hang=1)
@@ -232,13 +234,13 @@ def test_a_driver_that_hangs_is_an_alert_and_stalls_nobody(driver: Driver) -> No
         while gpus.problem is None:
             before = time.monotonic()
             await here.authority.overview.status()
-            assert time.monotonic() - before < 1
+            assert time.monotonic() - before < SILENT_S - 1
             await asyncio.sleep(0.02)
             beats += 1
         assert beats > 20, "the authority went on while its reader waited"
         await here.authority.alerts.refresh()
         (alert,) = [one for one in here.authority.alerts.listed() if one.key.startswith("gpu")]
-        assert alert.key == "gpu.driver" and "not answered for 1 seconds" in alert.cause
+        assert alert.key == "gpu.driver" and f"not answered for {SILENT_S} seconds" in alert.cause
         assert gpus.listed()[0].problem == "unknown" and gpus.listed()[0].memory_used is None
         assert b"cloister_gpu_driver_answers 0.0" in here.authority.figures.text()
         driver.say(hang=None)
@@ -250,7 +252,11 @@ def test_a_driver_that_hangs_is_an_alert_and_stalls_nobody(driver: Driver) -> No
     moment(inside)()
 
 
-def test_a_library_that_fails_or_dies_is_an_alert(driver: Driver, state: StateStore) -> None:
+def test_a_library_that_fails_or_dies_is_an_alert(
+    driver: Driver, state: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus_module, "RETRY_S", 1.0)
+
     async def inside() -> None:
         async with watched(state) as (gpus, alarms, _):
             await until(gpus.listed)
@@ -258,7 +264,7 @@ def test_a_library_that_fails_or_dies_is_an_alert(driver: Driver, state: StateSt
             (reader,) = readers()
             os.kill(reader, 11)
             await until(lambda: gpus.problem is not None)
-            assert "reading them ended" in by_key(alarms)["gpu.driver"].cause
+            assert "reading them ended" in by_key(alarms)["gpu.driver"].cause, "and is not begun anew at once"
             await until(lambda: gpus.problem is not None and "fails" in gpus.problem)
             driver.say(init=None)
             await until(lambda: gpus.problem is None)
@@ -276,8 +282,8 @@ def test_a_driver_that_is_not_loaded_matters_where_gpus_are_to_be_used(
             await until(lambda: gpus.problem is not None)
             assert "not loaded" in by_key(alarms)["gpu.driver"].cause
         devices = Devices(QueueSettings(), ())
-        quiet = Gpus(devices, QUICK, state.now)
-        await asyncio.wait_for(quiet.run(), 10)  # it ends: there is none, and never will be
+        quiet = Gpus(devices, OFTEN, state.now)
+        await asyncio.wait_for(quiet.run(), 120)  # it ends: there is none, and never will be
         assert quiet.problem is None and quiet.listed() == []
 
     asyncio.run(inside())
@@ -285,7 +291,7 @@ def test_a_driver_that_is_not_loaded_matters_where_gpus_are_to_be_used(
 
 def test_no_reader_outlives_its_authority(driver: Driver) -> None:
     async def inside(here: World) -> None:
-        await here.restart(alerts=QUICK)
+        await here.restart(alerts=OFTEN)
         await here.until(lambda: here.authority.gpus.listed())
         assert len(readers()) == 1
         await here.authority.stop()
@@ -299,7 +305,7 @@ def test_no_reader_outlives_its_authority(driver: Driver) -> None:
 async def test_without_a_gpu_nothing_is_started_and_nothing_said(here: World) -> None:
     if library_present() or Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has NVIDIA's library")
-    await asyncio.wait_for(here.authority.gpus.run(), 1)
+    await asyncio.wait_for(here.authority.gpus.run(), 60)
     assert readers() == []
     assert (await here.authority.overview.status()).gpus == []
     await here.authority.alerts.refresh()
@@ -400,11 +406,13 @@ def test_all_of_it_through_the_socket_and_the_command_line(running: Home, driver
         return ended.stdout
 
     with Client(running.authority_socket) as client:
-        end = time.monotonic() + 30
-        while not (found := [one for one in client.alerts() if one.key.startswith("gpu")]):
-            assert time.monotonic() < end
+        end = time.monotonic() + 120
+        while (found := {one.key for one in client.alerts() if one.key.startswith("gpu")}) != {
+            "gpu.0.xid.119",
+            "gpu.0.heat",
+        }:
+            assert time.monotonic() < end, found  # each is raised by itself
             time.sleep(0.2)
-    assert {one.key for one in found} == {"gpu.0.xid.119", "gpu.0.heat"}
     told = json.loads(command("alerts", "--json"))
     (xid,) = [one for one in told if one["key"] == "gpu.0.xid.119"]
     assert xid["severity"] == "critical" and "its own processor" in xid["cause"]
@@ -413,7 +421,7 @@ def test_all_of_it_through_the_socket_and_the_command_line(running: Home, driver
     assert (gpu["memory_used"], gpu["temperature_c"], gpu["holders"]) == (12 * GIB, 95, [])
     assert "NVIDIA H200, 12.0 GiB of 139.0 GiB, 35% busy, 95 °C, free" in " ".join(command("status").split())
     transport = httpx.HTTPTransport(uds=str(running.authority_socket))
-    with httpx.Client(transport=transport, base_url="http://authority") as raw:
+    with httpx.Client(transport=transport, base_url="http://authority", timeout=60) as raw:
         text = raw.get("/v1/metrics").text
     (memory,) = [line for line in text.splitlines() if line.startswith("cloister_gpu_memory_used_bytes{")]
     device, figure = memory.removeprefix("cloister_gpu_memory_used_bytes").split()
