@@ -16,7 +16,7 @@ from tests.appliance.role_accounts import as_account, made_accounts, needs_root,
 
 from cloister.client import Client
 
-API = {"requests_per_s": 40, "burst": 60, "streams": 8, "connections": 40}
+API = {"requests_per_s": 10, "burst": 60, "streams": 8, "connections": 40}
 HEAD = "{} HTTP/1.1\r\nHost: authority\r\n{}\r\n"
 ASKED = 25
 
@@ -35,7 +35,9 @@ class Flood:
         while rounds < 1 or not self.end.exists():
             for _ in range(80):
                 self.tell("connection", b"")
+            time.sleep(0.1)
             for one in self.kept:
+                self.look_again(one)
                 one.close()
             self.kept.clear()
             time.sleep(0.1)
@@ -45,15 +47,23 @@ class Flood:
                 length = f"content-type: application/json\r\ncontent-length: {size}\r\n"
                 self.tell(f"body {size}", HEAD.format("POST /v1/runs", length).encode() + b"[" * size)
             self.tell("head", HEAD.format("GET /v1/status", f"x: {'x' * (1 << 20)}\r\n").encode())
-            for _ in range(150):
+            for _ in range(250):
                 self.tell("request", HEAD.format("GET /v1/jobs", "connection: close\r\n").encode())
             rounds += 1
         return dict(self.answers)
 
+    def look_again(self, connection: socket.socket) -> None:
+        """A connection that was held on to may have been answered since: a busy machine takes its time."""
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            if b" 429 " in connection.recv(1 << 16)[:16]:
+                self.answers["connection: held"] -= 1
+                self.answers["connection: 429"] += 1
+
     def tell(self, what: str, data: bytes) -> None:
         """Send it on a connection of its own, and count what comes back; what does not answer is held on to."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(0.01 if what == "connection" else 5)
+        connection.settimeout(0.01 if what == "connection" else 60)
         try:
             connection.connect(str(self.path))
             with contextlib.suppress(OSError):  # it may be refused before its end
