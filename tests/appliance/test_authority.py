@@ -26,7 +26,7 @@ from cloister.verifier import verify_log
 
 def raw(appliance: Appliance) -> httpx.Client:
     transport = httpx.HTTPTransport(uds=str(appliance.home.authority_socket))
-    return httpx.Client(transport=transport, base_url="http://authority")
+    return httpx.Client(transport=transport, base_url="http://authority", timeout=60)
 
 
 def actions(appliance: Appliance) -> list[str]:
@@ -36,7 +36,7 @@ def actions(appliance: Appliance) -> list[str]:
 
 def test_a_second_authority_refuses_the_home(appliance: Appliance) -> None:
     command = [sys.executable, "-m", "cloister.appliance", "--home", str(appliance.home.root)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.returncode == Conflict.exit_code
     assert "runs over this home already" in second.stderr
     assert appliance.client.status().initialised
