@@ -54,7 +54,7 @@ def begin(appliance: Appliance, *command: str) -> subprocess.Popen[str]:
 
 
 def until(found: Callable[[], object]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not found():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -63,7 +63,7 @@ def until(found: Callable[[], object]) -> None:
 def leave(process: subprocess.Popen[str]) -> str:
     """Press ctrl-c: the terminal signals the whole group. Returns the last line, after what was said before."""
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "Traceback" not in said
     lines = said.splitlines()
@@ -99,15 +99,16 @@ def test_a_passphrase_that_never_comes(desk: Appliance) -> None:
 
 
 def reads_standard_input(pid: int) -> bool:
-    """Whether it waits in a system call whose first argument is descriptor 0."""
-    return Path(f"/proc/{pid}/syscall").read_text().split()[1:2] == ["0x0"]
+    """Whether it waits in the system call `read` for descriptor 0, and is not just starting."""
+    read = {"x86_64": "0", "aarch64": "63"}[os.uname().machine]
+    return Path(f"/proc/{pid}/syscall").read_text().split()[:2] == [read, "0x0"]
 
 
 def test_with_json_it_is_one_document(desk: Appliance) -> None:
     waiting = begin(desk, CLOISTER, "unlock", "--passphrase-fd", "0", "--json")
     until(lambda: reads_standard_input(waiting.pid))
     os.killpg(waiting.pid, signal.SIGINT)
-    out, said = waiting.communicate(timeout=60)
+    out, said = waiting.communicate(timeout=120)
     assert waiting.returncode == 130 and said == ""
     assert json.loads(out)["error"]["code"] == "left"
 
@@ -129,8 +130,37 @@ try:
 except Left:
     print("left")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("left\n", "")
+
+
+AT_THE_END = """
+import os, signal, sys
+from contextlib import contextmanager
+import cloister.cli.main as command
+
+leaving = command.leaving
+
+@contextmanager
+def pressed_at_its_end():
+    try:
+        with leaving():
+            yield
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+
+command.leaving = pressed_at_its_end
+sys.argv = ["cloister", *sys.argv[1:]]
+command.main()
+"""
+
+
+@pytest.mark.parametrize(("word", "code"), [("--version", 0), ("--no-such-option", 2)])
+def test_one_that_comes_when_all_is_done_adds_nothing(word: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, word], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
 
 
 def test_it_is_calm_from_the_first_moment_on(desk: Appliance) -> None:
@@ -140,7 +170,7 @@ def test_it_is_calm_from_the_first_moment_on(desk: Appliance) -> None:
         assert command.stdout is not None and command.stdout.readline() == "ready\n"
         time.sleep(number * 0.03)
         os.killpg(command.pid, signal.SIGINT)
-        _, said = command.communicate(timeout=60)
+        _, said = command.communicate(timeout=120)
         assert command.returncode in (0, 130), (number, said)
         assert "Traceback" not in said and "rror" not in said, (number, said)
         if command.returncode == 130:

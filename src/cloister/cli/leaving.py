@@ -35,6 +35,12 @@ def attend_ctrl_c() -> None:
     sys.unraisablehook = _swallowed
 
 
+def ignore_ctrl_c() -> None:
+    """From now on it adds nothing: all is done, or being told."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
 def _note(number: int, frame: FrameType | None) -> None:
     global _pressed
     _pressed = True

@@ -5,10 +5,9 @@ It loads the command line within its own reach, so that ctrl-c is calm from the 
 
 from __future__ import annotations
 
-import signal
 import sys
 
-from cloister.cli.leaving import Left, attend_ctrl_c, leaving
+from cloister.cli.leaving import Left, attend_ctrl_c, ignore_ctrl_c, leaving
 from cloister.errors import CloisterError
 
 EPILOG = (
@@ -41,16 +40,12 @@ def main() -> None:
     try:
         with leaving():
             attend_ctrl_c()
-            if sys.argv[1:] in ([], ["console"]) and sys.stdin.isatty() and sys.stdout.isatty():
-                from cloister.cli.opening import open_console
-
-                open_console()
-                return
-            from cloister.cli.root import build
-
-            build(NOUNS, EPILOG)(prog_name="cloister")
+            try:
+                _run()
+            finally:  # while an interrupt still becomes `Left`: afterwards nobody takes it
+                ignore_ctrl_c()
     except CloisterError as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-c adds nothing
+        ignore_ctrl_c()
         _report(error)
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -59,8 +54,17 @@ def main() -> None:
     except OSError as error:
         _report(CloisterError(f"the system refuses: {error.strerror}", where=str(error.filename or "")))
         sys.exit(CloisterError.exit_code)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _run() -> None:
+    if sys.argv[1:] in ([], ["console"]) and sys.stdin.isatty() and sys.stdout.isatty():
+        from cloister.cli.opening import open_console
+
+        open_console()
+        return
+    from cloister.cli.root import build
+
+    build(NOUNS, EPILOG)(prog_name="cloister")
 
 
 def _report(error: CloisterError) -> None:
