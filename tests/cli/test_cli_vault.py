@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,19 +61,12 @@ class Terminal:
         )
         os.close(slave)
         self.shown = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode  # a read may end within a character
 
     def read_until(self, text: str) -> str:
         """What is shown up to and with `text`."""
-        end = time.monotonic() + 60
         while text not in self.shown:
-            ready, _, _ = select.select([self.master], [], [], max(0.0, end - time.monotonic()))
-            assert ready, self.shown
-            try:
-                piece = os.read(self.master, 4096)
-            except OSError:
-                piece = b""
-            assert piece, self.shown
-            self.shown += piece.decode()
+            assert self._read(), self.shown
         found, self.shown = self.shown.split(text, 1)
         return found
 
@@ -81,16 +74,22 @@ class Terminal:
         os.write(self.master, text.encode() + b"\n")
 
     def end(self) -> int:
-        end = time.monotonic() + 60
-        while self.process.poll() is None and time.monotonic() < end:
-            if select.select([self.master], [], [], 0.1)[0]:
-                try:
-                    self.shown += os.read(self.master, 4096).decode()
-                except OSError:
-                    break
-        code = self.process.wait(60)
+        while self._read():
+            pass
+        code = self.process.wait(120)
         os.close(self.master)
         return code
+
+    def _read(self) -> bool:
+        """What comes next; false once nothing can come any more."""
+        ready, _, _ = select.select([self.master], [], [], 120)
+        assert ready, self.shown
+        try:
+            piece = os.read(self.master, 4096)
+        except OSError:  # the last who could write has ended
+            piece = b""
+        self.shown += self._decode(piece)
+        return bool(piece)
 
 
 def test_a_second_passphrase_through_one_descriptor(safe: Appliance) -> None:
