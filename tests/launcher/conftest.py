@@ -42,5 +42,5 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     for running in started:
         if running.process.poll() is None:
             running.process.terminate()
-        running.process.communicate(timeout=30)
+        running.process.communicate(timeout=120)
         assert running.wait_for_no_processes() == []

@@ -83,13 +83,13 @@ class Running:
                     found.append(int(entry.name))
         return found
 
-    def wait_for_no_processes(self, limit_s: float = 10.0) -> list[int]:
+    def wait_for_no_processes(self, limit_s: float = 60.0) -> list[int]:
         deadline = time.monotonic() + limit_s
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.01)
         return left
 
-    def wait_for_its_end(self, pid: int, limit_s: float = 10.0) -> bool:
+    def wait_for_its_end(self, pid: int, limit_s: float = 60.0) -> bool:
         """Whether the process `pid` ends in time."""
         deadline = time.monotonic() + limit_s
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:

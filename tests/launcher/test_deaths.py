@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 from launcher_process import SANDBOX, Running  # type: ignore[import-not-found]
+from tests.children import children_of
 
 from cloister.errors import CloisterError
 
@@ -49,7 +50,7 @@ def test_ending_the_launcher_politely_ends_them_too(launch: Launch) -> None:
     running = launch(TREE)
     asyncio.run(running.start())
     running.process.terminate()
-    assert running.process.wait(timeout=30) == 0
+    assert running.process.wait(timeout=120) == 0
     assert running.wait_for_no_processes() == []
     assert not running.client.path.exists()
 
@@ -101,11 +102,10 @@ def test_killing_bubblewrap_alone_ends_the_sandbox_and_is_told(launch: Launch) -
             name = f"jb-00000000000{index}"
             starting = asyncio.ensure_future(running.start(name))
             await asyncio.sleep(rng.uniform(0, 0.05))
-            children = subprocess.run(
-                ["pgrep", "-P", str(running.pid)], capture_output=True, text=True
-            ).stdout.split()
+            children = children_of(running.pid)
             for pid in children:
-                os.kill(int(pid), signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(CloisterError):
                 await starting
                 if children:

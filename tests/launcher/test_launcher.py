@@ -175,7 +175,7 @@ def test_stop_gives_grace_and_then_kills(launch: Launch) -> None:
             assert (await running.client.stop(name, 1)).exit_code == code  # again: nothing more happens
 
     asyncio.run(check())
-    assert running.processes() == []
+    assert running.wait_for_no_processes() == []
 
 
 def test_stop_while_it_is_being_built(launch: Launch) -> None:
@@ -335,7 +335,7 @@ def test_another_account_is_refused(launch: Launch) -> None:
 def test_a_second_launcher_is_refused(launch: Launch) -> None:
     running = launch(RESULT)
     command = [sys.executable, "-m", "cloister.launcher", "--home", str(running.home)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == Conflict.exit_code
     assert "Another launcher" in ran.stderr
     asyncio.run(running.client.ping())
