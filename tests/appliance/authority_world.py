@@ -20,6 +20,7 @@ from cloister.appliance.http import create_app
 from cloister.appliance.ids import new_id
 from cloister.appliance.main import _server, listen
 from cloister.appliance.peer import Peer
+from cloister.appliance.room import GIB, Room
 from cloister.appliance.state import JobRow, ObjectRow
 from cloister.home import Home
 from cloister.launcher.server import Launcher, LauncherConfig
@@ -28,6 +29,7 @@ from cloister.vault import ArgonParams, Vault
 
 PEER = Peer(os.getpid(), os.getuid(), os.getgid())
 PASSPHRASE = "correct horse"
+PATIENCE_S = 120
 PROGRAM = """
 import base64, json, sys, time
 from pathlib import Path
@@ -91,7 +93,7 @@ class World:
             return session.get_one(JobRow, job_id)
 
     async def until(self, wanted: Callable[[], object]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not wanted():
                 await asyncio.sleep(0.01)
 
@@ -133,7 +135,7 @@ class World:
 
     async def runs(self, job_id: str) -> None:
         """Until its sandbox does."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while job_id not in await self.running():
                 await asyncio.sleep(0.01)
 
@@ -146,7 +148,24 @@ class World:
 
 
 def make(home: Home, **settings: Any) -> Authority:
-    return Authority(home, Settings(sandbox="none", unencrypted_swap="allow", **settings))
+    return undisturbed(Authority(home, Settings(sandbox="none", unencrypted_swap="allow", **settings)))
+
+
+def undisturbed(authority: Authority) -> Authority:
+    """On a machine with room for whatever is asked, and looking for alerts only when a test has it look."""
+    room = Room(
+        authority.settings.queue,
+        authority.home.root,
+        memory=lambda _: 64 * GIB,
+        disk=lambda _: (64 * GIB,) * 2,
+    )
+    authority.queue.choice._room = authority.serving.starts._room = room
+
+    async def when_asked() -> None:
+        await asyncio.Event().wait()
+
+    authority.alerts.run = when_asked  # type: ignore[method-assign]
+    return authority
 
 
 def program(home: Home) -> list[str]:

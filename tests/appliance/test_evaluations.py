@@ -188,4 +188,4 @@ async def test_answers_are_shown_after_the_entry(world: World) -> None:
     await evaluations.shown(ticket.job.job_id, {"rows": 3, "bytes": 99}, 0)
     done = world.job(ticket.job.job_id)
     assert done.state == JobState.DONE and done.result["rows"] == 3
-    assert world.actions()[done.result["entry"]] == "evaluation.reveal"
+    assert world.entered()[done.result["entry"]] == "evaluation.reveal"
