@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cloister import embedded
 from cloister.api import (
@@ -26,6 +27,8 @@ from cloister.sources import open_base_folder
 from cloister.vault import ArgonParams, Vault
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+settings.register_profile("unhurried", deadline=None)  # a property is not about how busy this machine is
+settings.load_profile("unhurried")
 
 LOOPBACK = "127.0.0.1:0"
 PASSPHRASE = "correct horse battery staple"
