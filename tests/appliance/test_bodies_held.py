@@ -135,7 +135,7 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Appliance]:
         plant(change, DeploymentState.READY)
     engine.dispose()
     transport = httpx.HTTPTransport(uds=str(started.home.authority_socket))
-    with httpx.Client(transport=transport, base_url="http://authority") as http:
+    with httpx.Client(transport=transport, base_url="http://authority", timeout=60) as http:
         key = base64.b64decode(http.get("/v1/gateway/view").json()["bodies"]["public_key"])
     identity = json.loads(started.home.identity_file.read_text())["id"]
     keep(started.home, f"cloister/{identity}/gateway", key)

@@ -65,7 +65,7 @@ class Kept:
 
     def raw(self) -> httpx.Client:
         transport = httpx.HTTPTransport(uds=str(self.home.authority_socket))
-        return httpx.Client(transport=transport, base_url="http://authority")
+        return httpx.Client(transport=transport, base_url="http://authority", timeout=60)
 
     def reveal(self, index: int) -> bytes:
         body, _ = received(lambda output: self.client.reveal("gateway", index, output))

@@ -40,6 +40,7 @@ class World:
 
     def __init__(self, **settings: float) -> None:
         self.now = 0.0
+        self.flowing = 0
         self.gate = asyncio.Event()
         self.bounds = Bounds(
             self._answer,
@@ -52,6 +53,7 @@ class World:
         if scope["path"] == "/stream":
 
             async def lines():  # type: ignore[no-untyped-def]
+                self.flowing += 1
                 yield b"data: 1\n\n"
                 await self.gate.wait()
 
@@ -98,7 +100,9 @@ async def test_a_burst_passes_then_the_rate_holds_for_that_account_alone() -> No
 async def test_streams_are_counted_while_they_flow() -> None:
     world = World(streams=2)
     flowing = [asyncio.create_task(world.ask(path="/stream")) for _ in range(2)]
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while world.flowing < 2:
+            await asyncio.sleep(0.01)
     assert await world.ask(path="/stream") == 429
     assert await world.ask(uid=8, path="/") == 200
     world.gate.set()
@@ -146,7 +150,7 @@ def test_the_client_waits_for_its_turn(slow: Appliance) -> None:
 
 def test_a_refusal_says_how_long_to_wait(slow: Appliance) -> None:
     transport = httpx.HTTPTransport(uds=str(slow.home.authority_socket))
-    with httpx.Client(transport=transport, base_url="http://authority") as client:
+    with httpx.Client(transport=transport, base_url="http://authority", timeout=60) as client:
         answers = [client.get("/v1/whoami")]
         while answers[-1].status_code == 200 and len(answers) < 2000:
             answers.append(client.get("/v1/whoami"))
@@ -170,7 +174,7 @@ def test_the_checked_in_document_is_that_of_the_code() -> None:
 
 def test_every_path_of_the_document_says_who_may(appliance: Appliance) -> None:
     transport = httpx.HTTPTransport(uds=str(appliance.home.authority_socket))
-    with httpx.Client(transport=transport, base_url="http://authority") as client:
+    with httpx.Client(transport=transport, base_url="http://authority", timeout=60) as client:
         served = client.get("/v1/openapi.json").json()
         assert served == json.loads(document())
         for path in ("/openapi.json", "/docs", "/redoc"):
