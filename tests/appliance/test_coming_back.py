@@ -50,14 +50,17 @@ async def end_engine(world: World, deployment: Deployment) -> None:
     await world.authority.launcher.stop(deployment.deployment_id, 0)
 
 
-async def stays_away(world: World, deployment: Deployment, code: str, *, entered: int = 0) -> Deployment:
-    """It ends, with one entry and an alert, and no engine is started for it; `entered` starts are, meanwhile."""
-    before = world.actions().count("engine.start")
+async def stays_away(
+    world: World, deployment: Deployment, code: str, *, starts: int | None = None
+) -> Deployment:
+    """It ends, with one entry and an alert, and no engine is started for it; `starts` are entered by then, where it
+    is not as many as now."""
+    starts = world.actions().count("engine.start") if starts is None else starts
     await world.until(lambda: shown(world, deployment).state == DeploymentState.FAILED)
     await world.until(lambda: world.authority.serving.live == [])
     ended = shown(world, deployment)
     assert ended.error is not None and ended.error.code == code
-    assert world.actions().count("engine.start") == before + entered and await world.running() == []
+    assert world.actions().count("engine.start") == starts and await world.running() == []
     entries = [e for e in world.authority.ledger.entries(0, 10_000) if e["action"] == "deployment.refused"]
     assert [e["decision"] for e in entries] == ["deny"]
     assert entries[0]["objects"] == [deployment.deployment_id, deployment.model]
@@ -154,8 +157,9 @@ async def test_data_that_becomes_stricter_in_the_last_moment_of_a_start_counts(g
         return index
 
     recorder.record = record  # type: ignore[method-assign]
+    starts = world.actions().count("engine.start") + 1
     await end_engine(world, deployment)
-    ended = await stays_away(world, deployment, "approval-needed", entered=1)
+    ended = await stays_away(world, deployment, "approval-needed", starts=starts)
     assert ended.error is not None and "confidential data" in ended.error.detail
     assert ended.restarts == 0, "no engine was started for it"
 

@@ -71,8 +71,22 @@ def derived(appliance: Appliance, source: str, name: str, *others: str, **config
     return appliance.client.dataset(name)
 
 
+def loaded_and_cached() -> set[str | tuple[str, float]]:
+    """Modules of the recognisers that this process has loaded, and files with their times in the account's cache."""
+    files = (Path.home() / ".cache" / "python-tldextract").rglob("*")
+    return {name for name in sys.modules if name.startswith("presidio_analyzer")} | {
+        (str(path), path.stat().st_mtime) for path in files
+    }
+
+
 @pytest.fixture(scope="module")
-def held(appliance: Appliance) -> Appliance:
+def before() -> set[str | tuple[str, float]]:
+    """What other tests of this process, or other programs of this account, left."""
+    return loaded_and_cached()
+
+
+@pytest.fixture(scope="module")
+def held(appliance: Appliance, before: object) -> Appliance:
     repeated = rows(40)
     repeated += [repeated[0], repeated[1]]  # equal
     other = json.loads(json.dumps(repeated[2]))
@@ -239,8 +253,9 @@ def test_the_command_line_tells_and_shows(held: Appliance) -> None:
     assert made["counts"]["rows"] == 4
 
 
-def test_where_the_settings_folder_stands_no_cache_is_written(held: Appliance) -> None:
+def test_where_the_settings_folder_stands_no_cache_is_written(
+    held: Appliance, before: set[str | tuple[str, float]]
+) -> None:
     """The recognisers ran in sandboxes above; nothing of them lies in the account's cache."""
-    assert not (Path.home() / ".cache" / "python-tldextract").exists()
-    assert not any(name.startswith("presidio_analyzer") for name in sys.modules)
+    assert loaded_and_cached() == before
     assert load_settings(held.home.settings_file).sandbox == "required"

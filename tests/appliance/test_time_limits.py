@@ -38,7 +38,8 @@ from cloister.appliance.state import DeploymentRow
 from cloister.errors import Unavailable
 from cloister.home import Home
 
-HASTY = {"queue": {"stop_grace_s": 1, "answer_limit_s": 1}, "serving": {"start_limit_s": 1}}
+HASTY = {"queue": {"stop_grace_s": 1}}
+SOON = {"serving": {"start_limit_s": 1}}
 
 
 @contextmanager
@@ -79,17 +80,22 @@ def test_a_stop_that_is_never_answered_ends_failed_with_a_remedy(what: str) -> N
 
 
 async def ends_failed(here: World, what: str) -> None:
+    def held_up() -> None:
+        """From now on the launcher has no time: until here this machine may be as slow as it likes."""
+        here.authority.launcher._answer_s = 1
+        hold_up(here.home, signal.SIGSTOP)
+
     if what == "stop":
         served = await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
         await here.runs(served.deployment_id)
-        hold_up(here.home, signal.SIGSTOP)
+        held_up()
         stopped = await here.authority.serving.stop(PEER, served.deployment_id)
         assert stopped.state == DeploymentState.FAILED and stopped.error is not None
         assert "cloister down" in (stopped.error.remedy or "")
         return
     job_id = await here.run()
     await here.runs(job_id)
-    hold_up(here.home, signal.SIGSTOP)
+    held_up()
     if what == "cancel":
         await here.authority.queue.cancel(PEER, job_id)
     else:
@@ -103,7 +109,7 @@ async def ends_failed(here: World, what: str) -> None:
 @moment
 async def test_an_engine_that_never_answers_is_given_up(here: World) -> None:
     here.stored(ObjectKind.MODEL, "model")
-    await here.restart(**HASTY)
+    await here.restart(**SOON)
     await here.unlock()
     served = await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
     await here.until(lambda: here.authority.serving.listed()[0].state == DeploymentState.FAILED)
@@ -112,7 +118,7 @@ async def test_an_engine_that_never_answers_is_given_up(here: World) -> None:
     await here.until(lambda: here.authority.serving.live == [])
     assert await here.running() == []
     assert here.actions()[-1] == "deployment.failed"
-    await here.restart(**HASTY)
+    await here.restart(**SOON)
     await here.unlock()
     assert here.authority.serving.live == [], "given up for good"
     again = await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
