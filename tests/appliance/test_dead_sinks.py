@@ -64,9 +64,9 @@ def test_a_dead_receiver_holds_requests_up_until_it_is_back(
         url = f"{client.status().gateway_url}/v1{path}"
         headers = {"authorization": f"Bearer {key}"}
         said = (
-            httpx.get(url, headers=headers)
+            httpx.get(url, headers=headers, timeout=60)
             if path == "/models"
-            else httpx.post(url, json=ASK, headers=headers)
+            else httpx.post(url, json=ASK, headers=headers, timeout=60)
         )
         return said.status_code, said.json().get("error", {}).get("code", "")
 

@@ -35,15 +35,17 @@ class StreamReceiver:
         self.reading = threading.Event()
         self.reading.set()
         self._listener: socket.socket | None = None
+        self._holder: socket.socket | None = None
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener = self._bound()
         self.port = listener.getsockname()[1]
         listener.listen(8)
+        if self._holder is not None:
+            self._holder.close()
+            self._holder = None
         self._listener = listener
         self._spawn(self._accept, listener)
 
@@ -54,6 +56,7 @@ class StreamReceiver:
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
+            self._holder = self._bound()  # nobody else gets its port meanwhile; who connects to it is refused
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -65,6 +68,12 @@ class StreamReceiver:
         for thread in self._threads:
             thread.join(10)
         self._threads.clear()
+
+    def _bound(self) -> socket.socket:
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", self.port))
+        return bound
 
     def _spawn(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
