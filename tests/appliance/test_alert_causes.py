@@ -28,7 +28,7 @@ from tests.cli.test_named_commands import named, parse
 from tests.ledger.syslog_receivers import StreamReceiver
 
 from cloister.api import Alert, ObjectKind, ServeRequest
-from cloister.appliance import fitness
+from cloister.appliance import fitness, recorder
 from cloister.appliance.authority import Authority
 from cloister.errors import CloisterError, Unauthenticated
 from cloister.ledger import Entry, Ledger
@@ -316,6 +316,7 @@ def test_each_lives_and_ends_with_its_cause(monkeypatch: pytest.MonkeyPatch) -> 
                 }
                 settings["alerts"] |= {"mail": mail, "stalled_s": 1, "unlock_attempts": 2}
                 settings["serving"] = {"start_limit_s": 10}  # one that died is told of as restarting so long
+                monkeypatch.setattr(recorder, "MEND_EVERY_S", 3600.0)  # the ledger fails until its cause ends
                 await here.authority.stop()
                 here.authority = undisturbed(Authority(here.home, Settings.model_validate(settings)))
                 (here.home.root / "program.py").write_text(TALKER)
