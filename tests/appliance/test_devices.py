@@ -367,9 +367,9 @@ async def test_an_engine_waits_for_a_place_and_jobs_for_the_engine(here: World) 
     # Another authority over the same home knows who holds the place.
     await here.restart(serving={"claim": "wait"})
     await here.unlock()
+    await here.until(lambda: here.authority.devices.holder("cpu") == [deployment.deployment_id])
     await asyncio.sleep(0.5)
     assert here.job(second).state == JobState.QUEUED
-    assert here.authority.devices.holder("cpu") == [deployment.deployment_id]
     await here.authority.serving.stop(PEER, "desk")
     await here.reaches(second, JobState.DONE)
 

@@ -230,7 +230,7 @@ async def test_an_authority_starts_also_while_the_state_takes_nothing(here: Worl
             yield change
 
     here.authority.state.change = change_  # type: ignore[method-assign]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await here.authority.start()
     assert here.job(job_id).state == JobState.RUNNING
     full = False

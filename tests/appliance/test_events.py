@@ -64,7 +64,7 @@ def restarts(appliance: Appliance, times: int) -> None:
         follower.wanted = last
     appliance.client.issue_client(ClientRequest(name="the-end"))  # wakes those who have everything
     for follower in followers:
-        follower.join(60)
+        follower.join(120)
         assert not follower.is_alive()
         assert follower.seen[: follower.seen.index(last) + 1] == list(range(1, last + 1))
     # A follower is away at most while the authority is; a fast restart may break its stream only once.
@@ -91,7 +91,7 @@ def test_a_reader_goes_on_after_the_last_id_that_it_names(appliance: Appliance) 
     last = appliance.client.status().last_seq
     transport = httpx.HTTPTransport(uds=str(appliance.home.authority_socket))
     with (
-        httpx.Client(transport=transport, base_url="http://authority") as raw,
+        httpx.Client(transport=transport, base_url="http://authority", timeout=60) as raw,
         raw.stream("GET", "/v1/events", headers={"last-event-id": str(last - 1)}) as answer,
     ):
         assert next(line for line in answer.iter_lines() if line.startswith("id: ")) == f"id: {last}"

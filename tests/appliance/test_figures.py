@@ -22,7 +22,7 @@ from cloister.policy import ApiSettings
 
 def scrape(appliance: Appliance) -> tuple[str, dict[str, float]]:
     transport = httpx.HTTPTransport(uds=str(appliance.home.authority_socket))
-    with httpx.Client(transport=transport, base_url="http://authority") as client:
+    with httpx.Client(transport=transport, base_url="http://authority", timeout=60) as client:
         answer = client.get("/v1/metrics")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
     samples = {}
@@ -60,12 +60,12 @@ def test_on_a_loopback_port_where_the_settings_open_one(tmp_path: Path) -> None:
     home.settings_file.write_text(json.dumps({"api": {"metrics": address}}))
     try:
         embedded.start(home, gateway=False)
-        answer = httpx.get(f"http://{address}/metrics")
+        answer = httpx.get(f"http://{address}/metrics", timeout=60)
         assert answer.status_code == 200 and "cloister_vault_open 0.0" in answer.text
         assert str(root) not in answer.text
         for path in ("/", "/v1/status", "/metrics/x", "/v1/metrics"):
-            assert httpx.get(f"http://{address}{path}").status_code == 404
-        assert httpx.post(f"http://{address}/metrics").status_code == 405
+            assert httpx.get(f"http://{address}{path}", timeout=60).status_code == 404
+        assert httpx.post(f"http://{address}/metrics", timeout=60).status_code == 405
     finally:
         embedded.stop(home)
         shutil.rmtree(root)

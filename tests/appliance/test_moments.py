@@ -111,7 +111,7 @@ async def test_a_result_that_came_while_locked_outlives_authority_and_launcher(h
     await here.restart()
     here.go.touch()
     await here.until(lambda: here.job(job_id).result)
-    async with asyncio.timeout(10):  # what waits for the vault does not hold up its lock
+    async with asyncio.timeout(60):  # what waits for the vault does not hold up its lock
         await here.authority.lock(PEER, LockRequest(mode="drain"))
     await here.restart(launcher=True)
     assert here.job(job_id).state == JobState.RUNNING
@@ -146,7 +146,7 @@ async def test_cutting_to_lock_interrupts_a_run_also_while_locked(here: World) -
     await here.restart()
     with pytest.raises(Conflict):
         await here.authority.lock(PEER, LockRequest())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await here.authority.lock(PEER, LockRequest(mode="cut"))
     row = here.job(job_id)
     assert (row.state, row.error["code"]) == (JobState.INTERRUPTED, "interrupted")
@@ -214,9 +214,9 @@ async def test_a_stop_at_any_moment_of_a_start_leaves_no_engine(here: World) -> 
             await asyncio.sleep(0)
         stopped = await here.authority.serving.stop(PEER, served.deployment_id)
         assert stopped.state == "stopped"
+        await here.until(lambda: here.authority.serving.live == [])
         await asyncio.sleep(0.05)
         assert await here.running() == []
-        assert here.authority.serving.live == []
 
 
 @moment
@@ -238,8 +238,7 @@ async def test_locking_stops_what_is_served_and_refuses_more(here: World) -> Non
 async def test_an_engine_that_nobody_asks_for_is_ended_at_the_next_start(here: World) -> None:
     here.stored(ObjectKind.MODEL, "model")
     served = await here.authority.serve(PEER, ServeRequest(name="m", model="model"))
-    while not await here.running():
-        await asyncio.sleep(0.01)
+    await here.runs(served.deployment_id)
     with here.authority.state.change() as change:
         change.session.get_one(DeploymentRow, served.deployment_id).state = "stopped"
     await here.restart()
