@@ -79,10 +79,11 @@ def test_the_ledger_is_served_as_tiles_and_copied_from_them(appliance: Appliance
 
 
 def test_the_command_finds_prints_and_pages(appliance: Appliance) -> None:
-    appliance.client.issue_client(ClientRequest(name="front"))
+    for name in ("front", "front-2"):
+        appliance.client.issue_client(ClientRequest(name=name))
     whole = json.loads(cloister(appliance, "audit", "search", "--action", "client.issue", "--json").stdout)
     newest = whole["entries"][-1]
-    assert newest["details"]["name"] == "front"
+    assert newest["details"]["name"] == "front-2"
     text = cloister(appliance, "audit", "search", "--since", "1h", "--limit", "1", "--action", "client.issue")
     assert newest["objects"][0] in text.stdout
     assert "--before" in text.stderr
