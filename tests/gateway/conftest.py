@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
-from gateway_stand_ins import Site, wait_for
+from gateway_stand_ins import Site
 
 
 @pytest.fixture
@@ -32,9 +31,11 @@ def _shared() -> Iterator[Site]:
 def site(_shared: Site) -> Site:
     """A site with a gateway that runs, shared by a file's tests: each finds it as new, with a key of its own.
 
-    `gateway.entries()` holds only what this test causes.
+    `gateway.entries()` holds what is entered from now on: what this test causes, and, where there were many, what was
+    only counted of the tests before.
     """
     _shared.furnish()
-    wait_for(lambda: _shared.status(_shared.key) == 200)
-    _shared.gateway.since = datetime.now(UTC).isoformat(timespec="milliseconds")
+    _shared.known(_shared.key)
+    _shared.gateway.since = 0
+    _shared.gateway.since = len(_shared.gateway.entries())
     return _shared

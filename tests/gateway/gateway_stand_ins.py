@@ -53,7 +53,7 @@ POLICY = "5e" * 32
 """The digest of the policy set in force."""
 
 
-def wait_for(what: Callable[[], Any], *, patience: float = 20.0) -> Any:
+def wait_for(what: Callable[[], Any], *, patience: float = 60.0) -> Any:
     """Ask until the answer is true. Only a bound against hanging: no test asserts a time."""
     deadline = time.monotonic() + patience
     while not (found := what()):
@@ -101,7 +101,8 @@ class UnixServer:
         for connection in list(self._server.server_state.connections):
             loop = connection.loop
             loop.call_soon_threadsafe(connection.transport.abort)
-        self._thread.join(10)
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "the server does not end"
         self.path.unlink(missing_ok=True)
         self._server = self._thread = None
 
@@ -113,6 +114,8 @@ class StandInAuthority:
         self.keep_alive_s = 0.1
         self.poll_s = 0.01
         self.hellos: list[dict[str, Any]] = []
+        self.viewed = 0
+        """How many events are told of in the newest view that was handed out."""
         self.ledger_seed, self.pepper, self.cache_key = (secrets.token_bytes(32) for _ in range(3))
         self._events: list[Event] = []
         routes = [
@@ -227,6 +230,7 @@ class StandInAuthority:
             policy=POLICY,
             dead_sinks=self.dead_sinks,
         )
+        self.viewed = view.seq
         return Response(view.model_dump_json(), media_type="application/json")
 
     async def _hello(self, request: Request) -> Response:
@@ -349,7 +353,8 @@ class GatewayProcess:
         self.home = home
         self.process: subprocess.Popen[bytes] | None = None
         self.errors = home / "gateway.err"
-        self.since = ""
+        self.since = 0
+        """The index of the first entry that `entries` gives."""
 
     def start(self, *arguments: str, wait: bool = True, preexec: Callable[[], None] | None = None) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -391,15 +396,15 @@ class GatewayProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(40)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             raise
 
     def entries(self) -> list[dict[str, Any]]:
-        """What the ledger holds now of the time since `since`, read from a copy while the process runs on."""
-        for _ in range(100):
+        """What the ledger holds now from `since` on, read from a copy while the process runs on."""
+        for _ in range(500):
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / "ledger"
                 try:
@@ -409,8 +414,7 @@ class GatewayProcess:
                     time.sleep(0.02)
                     continue
                 try:
-                    found = ledger.entries(0, ledger.size)
-                    return [entry for entry in found if entry["time"] >= self.since]
+                    return list(ledger.entries(self.since, ledger.size))
                 finally:
                     ledger.close()
         raise AssertionError("the ledger could not be copied")
@@ -435,12 +439,18 @@ class Site:
         # Connections of its own: a stream that a test leaves half-read is collected at any time, maybe in the middle of
         # another request, and must not wait for the lock that this one holds.
         http = httpx.Client(verify=False)
-        return OpenAI(base_url=url, api_key=key or self.key, max_retries=0, timeout=20, http_client=http)
+        return OpenAI(base_url=url, api_key=key or self.key, max_retries=0, timeout=60, http_client=http)
 
     def status(self, key: str) -> int:
         """What a key gets for the list of models."""
         headers = {"authorization": f"Bearer {key}"}
         return self.http.get(self.gateway.url + "/v1/models", headers=headers).status_code
+
+    def known(self, key: str) -> None:
+        """Wait until a key works. Who asks before the gateway can know it uses up the refusals that get entries of
+        their own, and the next ones are only counted."""
+        wait_for(lambda: self.authority.viewed >= self.authority.seq)
+        wait_for(lambda: self.status(key) == 200)
 
     def start(self, *arguments: str) -> None:
         self.gateway.start(*arguments)
@@ -463,7 +473,7 @@ class Site:
     @contextmanager
     def open(cls) -> Iterator[Site]:
         # One client for all: making one reads the system's certificates, which are not used here.
-        with short_home() as home, httpx.Client(verify=False, timeout=20) as http:  # no TLS here
+        with short_home() as home, httpx.Client(verify=False, timeout=60) as http:  # no TLS here
             site = cls(
                 StandInAuthority(home / "run" / "authority.sock"),
                 StandInEngine(home / "run" / "engines" / "e.sock"),

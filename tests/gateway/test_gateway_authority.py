@@ -41,7 +41,7 @@ def test_it_says_where_it_listens(site: Site) -> None:
 @pytest.mark.parametrize("how", ["mute", "gone"])
 def test_stale_is_503_and_passes(bare_site: Site, how: str) -> None:
     site = bare_site
-    site.start("--stale-after", "1")
+    site.start("--stale-after", "3")
     assert site.openai().chat.completions.create(**ASK).choices
     if how == "mute":
         site.authority.muted = True
@@ -84,9 +84,9 @@ def test_a_restart_of_the_authority_interrupts_nothing(site: Site) -> None:
 def test_a_change_that_cannot_be_fetched_does_not_count_as_heard(bare_site: Site) -> None:
     """A revocation must not be overlooked because keep-alives go on: the view is fetched, or all is stale."""
     site = bare_site
-    site.start("--stale-after", "1")
+    site.start("--stale-after", "3")
     key, _ = site.authority.issue()
-    wait_for(lambda: site.status(key) == 200)
+    site.known(key)
     site.authority.view_fails = True
     site.authority.deploy("other", site.engine.server.path)
     wait_for(lambda: site.status(key) == 503)
@@ -114,7 +114,7 @@ def test_an_authority_restored_from_a_backup_is_believed(own_site: Site) -> None
 def test_where_events_are_lost_it_looks_at_all_anew(site: Site, kind: str, number: str) -> None:
     """A revocation and a lock among them count, whatever number the stream goes on with."""
     other, _ = site.authority.issue()
-    wait_for(lambda: site.status(other) == 200)
+    site.known(other)
     assert site.client is not None
     site.authority.revoke_unheard(site.client)
     site.authority.locked = True

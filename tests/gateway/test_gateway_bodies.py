@@ -26,7 +26,7 @@ def keep(site: Site, **policy: object) -> None:
     """Tell the gateway, and wait until it has heard: it knows a client that was issued afterwards."""
     site.authority.keep(BodiesPolicy(**policy))  # type: ignore[arg-type]
     key, _ = site.authority.issue()
-    wait_for(lambda: site.status(key) == 200)
+    site.known(key)
 
 
 def opened(site: Site, entry: dict[str, object], kind: str) -> bytes:

@@ -18,7 +18,7 @@ from gateway_stand_ins import CANARY, Site, wait_for
 CHAT = {"model": "claims", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def _raw(site: Site, data: bytes, *, until_closed: bool = False, patience: float = 20.0) -> bytes:
+def _raw(site: Site, data: bytes, *, until_closed: bool = False, patience: float = 60.0) -> bytes:
     """Send bytes, return what comes back until the first answer is whole (or the connection ends)."""
     with socket.create_connection(site.gateway.address, timeout=patience) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -161,7 +161,7 @@ def test_smuggling(site: Site) -> None:
     keys = _head(site, "authorization: Bearer other", length=len(body)) + body
     bare = b"GET /v1/models HTTP/1.1\nhost: x\n\n"
     for data in (both, twice, chunked, odd, spaced, negative, folded, keys, bare):
-        answer = _raw(site, data, until_closed=True, patience=15)
+        answer = _raw(site, data, until_closed=True)
         assert answer.count(b"HTTP/1.1") <= 1
         assert not answer or answer.split(b" ")[1] in (b"400", b"411"), answer[:200]
     assert not site.engine.seen
@@ -220,7 +220,7 @@ def test_keys_that_are_not_keys(site: Site) -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"content-length: 100\r\ncontent-type: application/json\r\n\r\n{"])
 def test_slow_clients_are_let_go(slow_site: Site, rest: bytes) -> None:
-    with socket.create_connection(slow_site.gateway.address, timeout=30) as connection:
+    with socket.create_connection(slow_site.gateway.address, timeout=60) as connection:
         key = slow_site.key.encode()
         connection.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer " + key + b"\r\n" + rest

@@ -89,7 +89,7 @@ def test_an_answer_whose_completion_cannot_be_recorded_is_withheld(own_site: Sit
     wait_for(lambda: site.engine.seen)
     _ledger_writes(site, allowed=False)
     site.engine.go_on.set()
-    thread.join(20)
+    thread.join(90)
     assert [fault.status_code for fault in caught] == [503]
     assert CANARY not in caught[0].response.text
 

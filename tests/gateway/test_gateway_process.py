@@ -24,7 +24,7 @@ ASK = {"model": "claims", "messages": [{"role": "user", "content": "hello"}]}
 def test_without_a_certificate_only_loopback(bare_site: Site, address: str) -> None:
     gateway = bare_site.gateway
     gateway.start("--listen", address, wait=False)
-    assert gateway.process.wait(20) == 2
+    assert gateway.process.wait(60) == 2
     assert "--tls-cert" in gateway.errors.read_text()
     assert gateway.announced() is None
 
@@ -37,7 +37,7 @@ def test_arguments_that_do_not_fit_are_told(bare_site: Site) -> None:
         ["--tls-cert", "/no", "--tls-key", "/no"],
     ):
         gateway.start(*arguments, wait=False)
-        assert gateway.process.wait(20) == 2
+        assert gateway.process.wait(60) == 2
     assert "Traceback" not in gateway.errors.read_text()
 
 
@@ -70,7 +70,7 @@ def test_sigterm_lets_requests_end(own_site: Site) -> None:
     wait_for(lambda: not _accepts(address))
     site.engine.go_on.set()
     assert [c.choices[0].finish_reason for c in stream][-1] == "stop"
-    stopper.join(20)
+    stopper.join(90)
     assert site.gateway.process.returncode == 0
     assert site.gateway.announced() is None
     assert [e["action"] for e in site.gateway.entries()][-2:] == ["inference.completion", "gateway.stop"]
@@ -92,7 +92,7 @@ def test_what_does_not_end_in_time_is_cut_and_recorded(bare_site: Site) -> None:
 def test_one_gateway_a_home(site: Site) -> None:
     second = GatewayProcess(site.gateway.home)
     second.start(wait=False)
-    assert second.process.wait(20) == 4
+    assert second.process.wait(60) == 4
     assert site.gateway.announced()["pid"] == site.gateway.process.pid
     assert site.openai().chat.completions.create(**ASK).choices
 
