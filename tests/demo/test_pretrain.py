@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,10 +108,15 @@ def test_packed_rows_do_not_see_each_other() -> None:
 
 
 @pytest.mark.slow
-def test_a_moment_of_pre_training_lowers_the_loss_and_leaves_a_whole_model(tmp_path: Path) -> None:
+def test_a_moment_of_pre_training_lowers_the_loss_and_leaves_a_whole_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     transformers = pytest.importorskip("transformers")
+    from cloister.demo.pretrain import train
     from cloister.demo.pretrain.train import PretrainConfig, pretrain
 
+    passed = count()  # a clock that goes on when it is looked at: the same steps on a machine of any speed
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(passed) / 4))
     out = tmp_path / "model"
     config = PretrainConfig(minutes=0.3, batch=8, warmup_steps=5, compile=False)
     done = pretrain(out, config)

@@ -214,12 +214,12 @@ def start(name: str) -> Systemd | subprocess.Popen[bytes]:
 
 def until(what: str, holds: Callable[[], bool]) -> None:
     """Wait until it holds; a command that fails meanwhile is asked again."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         with contextlib.suppress(AssertionError):
             if holds():
                 return
-        assert time.monotonic() < deadline, f"not within a minute: {what}"
+        assert time.monotonic() < deadline, f"not within three minutes: {what}"
         time.sleep(0.3)
 
 

@@ -65,6 +65,7 @@ class Faulty:
         self.shim = shim
         self.lines: list[list[str]] = []
         self.process: subprocess.Popen[str] | None = None
+        self.reader: threading.Thread | None = None
 
     def start(self) -> None:
         environment = {
@@ -79,7 +80,8 @@ class Faulty:
             text=True,
             env=environment,
         )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
+        self.reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
+        self.reader.start()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -105,7 +107,9 @@ class Faulty:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        wait_until(lambda: threading.active_count() < 64)
+        assert self.reader is not None
+        self.reader.join(60)  # all that it has said is in `lines`
+        assert not self.reader.is_alive()
 
     def acknowledged(self) -> dict[int, int]:
         kept = [line for line in list(self.lines) if line[0] in ("kept", "urgent")]

@@ -49,7 +49,7 @@ def test_soon_after_the_last_append_everything_is_signed(open_ledger: Open) -> N
     ledger = open_ledger(settings=Settings(sign_after_s=0.01))
     fill(ledger, 300)
     with ledger._state.changed:
-        assert ledger._state.changed.wait_for(lambda: ledger.signed_size == 300, timeout=30)
+        assert ledger._state.changed.wait_for(lambda: ledger.signed_size == 300, timeout=60)
 
 
 def test_appends_from_many_threads_get_each_index_once(open_ledger: Open, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_closed_ledger_refuses(open_ledger: Open) -> None:
     with pytest.raises(LedgerUnavailable):
         ledger.append(sample(0))
     with pytest.raises(LedgerUnavailable):
-        ledger.submit(sample(0), urgent=True).result(timeout=10)
+        ledger.submit(sample(0), urgent=True).result(timeout=60)
     with pytest.raises(LedgerUnavailable):
         ledger.recover()
     ledger.close()

@@ -57,8 +57,8 @@ def test_there_is_no_network_and_no_other_module() -> None:
     assert "line 3" in tried("    import ctypes; ctypes.CDLL(None).socket(2, 1, 0); import numpy")
 
 
-def test_it_sees_no_environment_and_no_descriptor_of_ours() -> None:
-    os.environ["SECRET_OF_OURS"] = "x"
+def test_it_sees_no_environment_and_no_descriptor_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_OURS", "x")
     held = os.open("/dev/null", os.O_RDONLY)
     os.set_inheritable(held, True)
     source = f"""

@@ -26,7 +26,7 @@ def attempt(action):
         return [False, type(error).__name__]
 def connect(family, kind, address):
     with socket.socket(family, kind) as sock:
-        sock.settimeout(1)
+        sock.settimeout(20)
         sock.connect(address)
         if kind == socket.SOCK_DGRAM:
             sock.send(b"ask")

@@ -16,7 +16,7 @@ from cloister.sandbox import KeyServer, fetch_key
 KEY = bytes(range(32))
 ASK = (
     "import sys; from pathlib import Path; from cloister.sandbox import fetch_key; from cloister.errors import *\n"
-    "try: print(fetch_key(Path(sys.argv[1]), sys.argv[2], timeout_s=2).hex())\n"
+    "try: print(fetch_key(Path(sys.argv[1]), sys.argv[2], timeout_s=60).hex())\n"
     "except CloisterError as error: print(type(error).__name__)\n"
 )
 

@@ -64,7 +64,7 @@ def test_every_check_holds_for_an_ordinary_user() -> None:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         if "Permission denied" in ran.stderr and "cloister" not in ran.stdout and ran.returncode == 1:
             pytest.skip("this checkout cannot be read by other accounts")

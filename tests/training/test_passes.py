@@ -179,7 +179,7 @@ class Meeting:
     """Where two threads hand each other tensors, each waiting for the other."""
 
     def __init__(self) -> None:
-        self.both = threading.Barrier(2, timeout=30)
+        self.both = threading.Barrier(2, timeout=300)
         self.given: list[Any] = [None, None]
 
     def exchange(self, rank: int, tensor: torch.Tensor) -> list[torch.Tensor]:
