@@ -72,9 +72,50 @@ def test_what_stands_inside_a_recipes_datasets_is_not_dropped_unseen() -> None:
     text += "  - {path: a, type: completion, text_column: body, split: train}"
     found = translate(text.encode(), "x")
     assert found.train == {"epochs": 1.0, "method": "lora", "loss_on": "all"}
-    assert found.left == [
-        ("datasets 1: text_column, split", "said at the import: formats are recognised, columns mapped")
+    assert [key for key, _ in found.left] == ["datasets 1: text_column", "datasets 1: split"]
+    assert "`--text`" in found.left[0][1] and "split" in found.left[1][1]
+
+
+def test_of_a_recipes_rows_what_would_be_another_training_is_told_with_its_reason() -> None:
+    text = """
+base_model: m
+adapter: lora
+chat_template: gemma
+datasets:
+  - path: a
+    type: chat_template
+    chat_template: llama3
+    roles_to_train: [assistant]
+    train_on_eos: turn
+    shards: 10
+    message_field_training: weight
+    field_messages: log
+  - path: b
+    type: {field_instruction: q, field_output: a, format: "Q {instruction}"}
+    chat_template: llama3
+    train_on_eos: none
+  - {path: c, type: alpaca_w_system.load, chat_template: llama3, key_of_tomorrow: 1}
+"""
+    found = translate(text.encode(), "x")
+    assert found.train == {"epochs": 1.0, "method": "lora", "template": "llama3"}, (
+        "its rows' own template counts"
+    )
+    left = dict(found.left)
+    assert list(left) == [
+        "datasets 1: shards",
+        "datasets 1: message_field_training",
+        "datasets 1: field_messages",
+        "datasets 2: type",
+        "datasets 2: train_on_eos",
+        "datasets 3: type",
+        "datasets 3: key_of_tomorrow",
     ]
+    assert "`max_rows`" in left["datasets 1: shards"] and "`loss_on`" in left["datasets 2: train_on_eos"]
+    assert "prompts are written by the chat template" in left["datasets 2: type"]
+    found.text(name="a")
+    two = "base_model: m\nadapter: lora\ndatasets: [{path: a, chat_template: llama3}, {path: b, chat_template: qwen3}]"
+    told = translate(two.encode(), "x")
+    assert "template" not in told.train and len(told.left) == 2
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -128,6 +169,7 @@ def test_a_recipe_is_translated_and_what_is_left_is_told() -> None:
     [
         ("lora_r: 8", "base_model"),
         ("base_model: m\nrl: dpo", "preference training"),
+        ("base_model: m\nreward_model: true", "reward model"),
         ("base_model: m\nlora_r: [1]", "`lora_r`"),
         ("base_model: m\nlora_r: many", "`lora_r`"),
         ("base_model: m\nlora_r: 0", "lora.rank"),

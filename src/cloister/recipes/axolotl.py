@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cloister.errors import InvalidInput
+from cloister.recipes import axolotl_data, axolotl_words
 from cloister.recipes.run_file import parse_mapping, parse_run_file
 
 
@@ -48,12 +49,11 @@ def translate(data: bytes, where: str) -> Translation:
     recipe = {key: value for key, value in parse_mapping(data, where).items() if value is not None}
     if "base_model" not in recipe:
         raise InvalidInput("has no `base_model`: is it a recipe for Axolotl?", where=where)
-    if recipe.get("rl"):
-        raise InvalidInput(
-            "is for preference training (`rl`)",
-            where=f"{where}: rl",
-            remedy="Cloister trains on examples only.",
-        )
+    for key, what in axolotl_words.OF_OTHERS.items():
+        if recipe.get(key):
+            raise InvalidInput(
+                what, where=f"{where}: {key}", remedy="Cloister trains language models on examples only."
+            )
     found = Translation(train={"epochs": 1.0})  # what Axolotl takes where nothing is said
     found.next_steps.append("Import the base model: `cloister base import FOLDER --name BASE`.")
     if "adapter" not in recipe:
@@ -67,7 +67,7 @@ def translate(data: bytes, where: str) -> Translation:
                 rule(found, value, recipe)
             except (TypeError, ValueError, OverflowError):
                 raise InvalidInput(f"`{_printable(key)}` has a value of another kind", where=where) from None
-        elif key in _MEANINGLESS or key.startswith(("wandb_", "mlflow_", "comet_", "hub_", "hf_")):
+        elif key in axolotl_words.MEANINGLESS or key.startswith(axolotl_words.MEANINGLESS_BEGINNINGS):
             found.dropped.append(key)
         else:
             found.left.append((key, "not known here"))
@@ -232,24 +232,19 @@ def _on_inputs(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
 
 
 def _template(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
-    known = {"llama3": "llama3", "qwen3": "qwen3", "chatml": "chatml", "tokenizer_default": "model"}
-    if value in known:
-        found.train["template"] = known[value]
+    if axolotl_data.template_of(recipe.get("datasets")) is not None:
+        return  # what the rows' own entries say counts
+    if value in axolotl_data.TEMPLATES:
+        found.train["template"] = axolotl_data.TEMPLATES[value]
     else:
         found.left.append(("chat_template", "not shipped; the base model's own template is taken"))
 
 
 def _datasets(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
-    entries = value if isinstance(value, list) else [value]
-    for number, entry in enumerate(entries, 1):
-        told = [str(key) for key in entry if key not in _FOUND_OUT] if isinstance(entry, dict) else []
-        if told:
-            found.left.append(
-                (
-                    f"datasets {number}: {', '.join(told)}",
-                    "said at the import: formats are recognised, columns mapped",
-                )
-            )
+    entries, template = axolotl_data.entries_of(value), axolotl_data.template_of(value)
+    if template is not None:
+        found.train["template"] = template
+    found.left += axolotl_data.left_out(value, template=template is not None)
     many = f" ({len(entries)}, then merge them: `cloister dataset derive`)" if len(entries) > 1 else ""
     share = recipe.get("val_set_size")
     holdout = f" --holdout {float(share)}" if share and 0 < float(share) <= 0.5 else ""
@@ -297,12 +292,8 @@ def _fp16(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
         found.left.append(("fp16", "computed in bfloat16"))
 
 
-_PARALLEL = (
-    "one machine, data parallel (`processes`), the whole model on each; `batch_size` is of all together, and was "
-    "of each GPU there"
-)
-
 _RULES: dict[str, _Rule] = {
+    **{key: _why(reason) for key, reason in axolotl_words.LEFT_OUT.items()},
     "base_model": _nothing,
     "adapter": _adapter,
     "load_in_4bit": _nothing,
@@ -314,8 +305,6 @@ _RULES: dict[str, _Rule] = {
     "peft_use_dora": _lora("dora", bool),
     "lora_target_modules": _targets,
     "lora_target_linear": _nothing,
-    "lora_model_dir": _why("to go on from an earlier adapter, `run start --from-run RUN`"),
-    "lora_modules_to_save": _why("embeddings and output layer stay as they are"),
     "num_epochs": _number("epochs"),
     "max_steps": _number("max_steps", int),
     "micro_batch_size": _batch,
@@ -340,41 +329,11 @@ _RULES: dict[str, _Rule] = {
     "early_stopping_patience": _number("patience", int),
     "train_on_inputs": _on_inputs,
     "chat_template": _template,
-    "chat_template_jinja": _why("a template of one's own is not taken; the base model's is"),
     "datasets": _datasets,
     "pretraining_dataset": _pretraining,
-    "test_datasets": _why("another dataset to measure on: `holdout: DATASET` in the run file"),
     "val_set_size": _val_size,
     "special_tokens": _tokens,
     "tokens": _tokens,
     "fp16": _fp16,
     "bf16": _nothing,
-    "neftune_noise_alpha": _why("no noise is added to embeddings"),
-    "deepspeed": _why(_PARALLEL),
-    "fsdp": _why(_PARALLEL),
-    "fsdp_config": _why(_PARALLEL),
-    "plugins": _why("the kernels are chosen by Cloister"),
-    "trust_remote_code": _why("code that comes with a model is never run"),
-    "resume_from_checkpoint": _why("`cloister run resume RUN`"),
-    "default_system_message": _why("given at the import: `cloister dataset import FILE --system-file TEXT`"),
 }
-
-_FOUND_OUT = frozenset({"path", "data_files", "ds_type", "type", "name"})
-"""Of a dataset's entry: where it lies, and the format, which an import recognises by content."""
-
-_MEANINGLESS = frozenset(
-    {
-        "model_type", "tokenizer_type", "tokenizer_use_fast", "is_llama_derived_model", "is_mistral_derived_model",
-        "is_qwen_derived_model", "is_falcon_derived_model", "base_model_config", "dataset_prepared_path",
-        "dataset_processes", "dataset_num_proc", "output_dir", "logging_steps", "tf32", "flash_attention",
-        "attn_implementation", "sdp_attention", "xformers_attention", "flex_attention", "eager_attention",
-        "s2_attention", "pad_to_sequence_len", "group_by_length", "local_rank", "strict", "debug",
-        "save_total_limit", "save_safetensors", "save_strategy", "eval_strategy", "eval_batch_size",
-        "eval_sample_packing", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-        "gradient_checkpointing_kwargs", "dataloader_num_workers", "dataloader_pin_memory",
-        "dataloader_prefetch_factor", "shuffle_merged_datasets", "use_tensorboard", "eval_table_size",
-        "eval_max_new_tokens", "lora_fan_in_fan_out", "lora_on_cpu", "lora_mlp_kernel", "lora_qkv_kernel",
-        "lora_o_kernel", "ddp_find_unused_parameters", "include_tokens_per_second", "auto_resume_from_checkpoints",
-    }
-)  # fmt: skip
-"""Kept for people's files: what Cloister decides by itself or does not have, without influence on the result."""
