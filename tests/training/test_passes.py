@@ -133,6 +133,10 @@ def test_a_run_that_never_came_below_its_start_is_told_so() -> None:
     assert told is not None and "never lower than 5" in told and "began at 2" in told
     assert Reached(losses=[2.0, 9.0], holdout_losses=[(1, 1.9), (2, 5.0)]).risen(16) is None
     assert Reached(losses=[2.0, 9.0]).risen(16) is None, "nothing was held out"
+    harder = Reached(losses=[2.0, 1.0], holdout_losses=[(2, 4.0)], holdout_start=5.0)
+    assert harder.risen(16) is None, "rows that are harder than those it learns from"
+    told = Reached(losses=[2.0, 1.0], holdout_losses=[(2, 1.9)], holdout_start=1.8).risen(16)
+    assert told is not None and "it was 1.8 before the first step" in told
     said: list[tuple[str, str]] = []
     tiny.fine_tune(
         tiny.config(learning_rate=1e-9, epochs=1), on_notice=lambda level, text: said.append((level, text))

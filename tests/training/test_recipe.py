@@ -14,11 +14,12 @@ import torch
 import tiny
 from cloister.datasets.rows import Message, Row
 from cloister.errors import Conflict, Interrupted, InvalidInput, JobFailed
+from cloister.evaluation.loss import mean_loss
 from cloister.models.adapter import adapter_state
 from cloister.training.checkpoint import CheckpointStore
 from cloister.training.outcome import WentWrong
 from cloister.training.reached import DIVERGED_STEPS
-from cloister.training.rows import RowSource
+from cloister.training.rows import RowSource, tokenise
 
 
 def store(folder: Path) -> CheckpointStore:
@@ -39,11 +40,25 @@ def test_it_learns_and_says_how() -> None:
     assert outcome.holdout_loss == min(loss for _, loss in outcome.holdout_losses)
     assert outcome.train_loss == pytest.approx(sum(outcome.losses[-6:]) / 6)
     assert [step for step, _ in outcome.holdout_losses] == [6, 12]
+    held_out = [(step, values["holdout_loss"]) for step, values in measured if "holdout_loss" in values]
+    assert held_out == [(0, outcome.holdout_start), *outcome.holdout_losses]
     assert tiny.same_adapter(outcome.last, adapter_state(model))
     names = {name for _, values in measured for name in values}
     assert {"loss", "learning_rate", "holdout_loss", "tokens_per_s", "supervised_tokens_per_s"} <= names
     assert [done for stage, done, _ in stages if stage == "train"] == list(range(13))
     assert {stage for stage, _, _ in stages} == {"tokenise", "train", "evaluate"}
+
+
+def test_the_hold_out_is_measured_before_the_first_step() -> None:
+    """An adapter begins as nothing: what a run has learnt is told from the base's own loss, on the same rows."""
+    made = tiny.adapted()
+    base = tokenise(RowSource(tiny.rows(64), range(48, 64)), tiny.tokenizer(), 128)
+    with made.disable_adapter(), torch.no_grad():
+        told = mean_loss(made, [base.batch(range(len(base)))])
+    outcome = tiny.fine_tune(made=made)
+    assert outcome.holdout_start == pytest.approx(told, rel=1e-5)
+    assert outcome.holdout_loss is not None and outcome.holdout_loss < 0.9 * told
+    assert tiny.fine_tune(holdout=0).holdout_start is None
 
 
 def test_best_is_the_step_with_the_lowest_holdout_loss() -> None:
@@ -181,14 +196,18 @@ def test_a_stop_in_the_middle_of_an_evaluation_is_made_up_for(tmp_path: Path) ->
     whole = tiny.fine_tune(tiny.config(micro_batch_size=2))
     stages: list[str] = []
     settings = tiny.config(micro_batch_size=2)
-    with pytest.raises(Interrupted, match="step 6 of 12"):
-        tiny.fine_tune(
-            settings,
-            checkpoints=store(tmp_path / "c"),
-            on_progress=lambda stage, done, total: stages.append(stage),
-            should_stop=lambda: stages.count("evaluate") == 3,
-        )
+    for passes, step in ((3, 0), (8 + 3, 6)):  # a look at the hold-out takes eight
+        stages.clear()
+        with pytest.raises(Interrupted, match=f"step {step} of 12"):
+            tiny.fine_tune(
+                settings,
+                checkpoints=store(tmp_path / "c"),
+                resume=True,
+                on_progress=lambda stage, done, total: stages.append(stage),
+                should_stop=lambda passes=passes: stages.count("evaluate") == passes,
+            )
     outcome = tiny.fine_tune(settings, checkpoints=store(tmp_path / "c"), resume=True)
+    assert outcome.holdout_start == whole.holdout_start is not None
     assert outcome.holdout_losses == whole.holdout_losses
     assert tiny.same_adapter(outcome.last, whole.last)
 

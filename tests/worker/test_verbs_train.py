@@ -59,6 +59,7 @@ def test_an_adapter_object(stored: Any, tmp_path: Path) -> None:
         "steps",
         "train_loss",
         "holdout_loss",
+        "holdout_start",
         "best_step",
         "tokens",
         "supervised_tokens",

@@ -171,7 +171,8 @@ def _outcome(run: Run) -> dict[str, Any]:
 
 
 _TOLD = (
-    "steps", "best_step", "train_loss", "holdout_loss", "supervised_tokens", "tokens_per_s", "seconds", "peak_bytes",
+    "steps", "best_step", "train_loss", "holdout_start", "holdout_loss", "supervised_tokens", "tokens_per_s", "seconds",
+    "peak_bytes",
 )  # fmt: skip
 
 

@@ -247,9 +247,11 @@ def _watch(client: Client, reference: str, *, quiet: bool) -> Run:
 def _print_evaluation(run: Run) -> None:
     result = run.train_job.result
     if result:
+        start = result.get("holdout_start")
+        began = "" if start is None else f" (before the first step {_number(start)})"
         say(
             f"Trained {result.get('steps', '?')} steps in {duration(result.get('seconds'))}: hold-out loss "
-            f"{_number(result.get('holdout_loss'))}, {_number(result.get('tokens_per_s'))} tokens/s."
+            f"{_number(result.get('holdout_loss'))}{began}, {_number(result.get('tokens_per_s'))} tokens/s."
         )
     if run.evaluation is None:
         return

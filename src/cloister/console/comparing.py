@@ -95,11 +95,13 @@ def result(run: Run) -> Text:
     told = run.train_job.result
     if not told:
         return Text("")
+    start = told.get("holdout_start")
+    began = "" if start is None else f", from {number(start)}"
     return facts(
         [
             ("steps", number(told.get("steps"))),
             ("took", duration(told.get("seconds"))),
-            ("hold-out loss", number(told.get("holdout_loss"))),
+            ("hold-out loss", f"{number(told.get('holdout_loss'))}{began}"),
             ("tokens/s", number(told.get("tokens_per_s"))),
         ]
     )

@@ -151,7 +151,7 @@ def _seconds(
     """Training and its looks at the hold-out: likely, at best, at worst."""
     steps = steps_of(config, train.rows)
     every = config.eval_every or max(1, -(-train.rows // config.batch_size))
-    looks = -(-steps // every) if holdout.rows else 0
+    looks = 1 + -(-steps // every) if holdout.rows else 0  # one before the first step
     operations = training_operations(shape, config, train) + looks * forward_operations(shape, holdout)
     operations /= _devices(config, machine)
     seen = rate_seen(known.runs)

@@ -18,10 +18,10 @@ from cloister.training.rows import TokenRows
 class TrainOutcome:
     """What came of a run. Losses are nats a supervised token.
 
-    `train_loss` is the mean of the last epoch's steps; `holdout_loss` that of the best step, None without
-    a hold-out. `losses[i]` is the loss of step i + 1, `holdout_losses` pairs of step and loss. `best` and
-    `last` are the adapter's tensors, on the CPU; of a run that went wrong there is no `last`, and `train_loss` is the
-    mean of the epoch up to the best step. `seconds` counts all attempts, evaluation included;
+    `train_loss` is the mean of the last epoch's steps; `holdout_loss` that of the best step, `holdout_start` the one
+    before the first, None without a hold-out. `losses[i]` is the loss of step i + 1, `holdout_losses` pairs of step and
+    loss. `best` and `last` are the adapter's tensors, on the CPU; of a run that went wrong there is no `last`, and
+    `train_loss` is the mean of the epoch up to the best step. `seconds` counts all attempts, evaluation included;
     `tokens_per_s` counts training alone. `packed` says whether rows lay end to end; `longest` is the longest row
     in tokens, `epoch_rows` and `epoch_tokens` are what one pass over all of them has; a text's windows count as rows.
     `fell_back` says whether memory ran out on the way, so that its peak tells nothing of the settings.
@@ -44,6 +44,7 @@ class TrainOutcome:
     epoch_rows: int = 0
     epoch_tokens: int = 0
     fell_back: bool = False
+    holdout_start: float | None = None
 
 
 def outcome_of(
@@ -75,6 +76,7 @@ def outcome_of(
         epoch_rows=len(rows),
         epoch_tokens=int(rows.lengths.sum()),
         fell_back=reached.fell_back(config),
+        holdout_start=reached.holdout_start,
     )
 
 

@@ -19,6 +19,8 @@ TELLING_ROWS = 8
 """Rows whose mean loss says where a run stands."""
 LOW_STEPS = 3
 """So many steps in a row, at least, say where a run had come to."""
+NOTHING = 0.001
+"""A hold-out loss that fell by less than such a share did not fall."""
 BACK = 0.9
 """From so much of the loss that it began with on, a run is back there."""
 
@@ -26,7 +28,8 @@ BACK = 0.9
 @dataclass
 class Reached:
     """`micro_batch_size`, `packed` and `recompute` are how rows go through the model; 0 and None before the probe.
-    `low` is the loss that it had come to before the last steps, None before there are enough."""
+    `low` is the loss that it had come to before the last steps, None before there are enough. `holdout_start` is the
+    hold-out loss before the first step, None without a hold-out."""
 
     step: int = 0
     evaluated: int = 0
@@ -42,6 +45,7 @@ class Reached:
     losses: list[float] = field(default_factory=list)
     holdout_losses: list[tuple[int, float]] = field(default_factory=list)
     low: float | None = None
+    holdout_start: float | None = None
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> Reached:
@@ -91,13 +95,23 @@ class Reached:
         return math.fsum(first) / len(first)
 
     def risen(self, batch_size: int) -> str | None:
-        """Of a run that is over: that its hold-out loss never was below where it began; None where it was."""
-        if not self.holdout_losses or self.lowest() < self.start(batch_size):
+        """Of a run that is over: that its hold-out loss never was below where it began; None where it was.
+
+        Of a run from before its beginning was measured the training loss says where that was.
+        """
+        if not self.holdout_losses:
+            return None
+        if self.holdout_start is not None:
+            start, began = self.holdout_start, "it was {:.4g} before the first step"
+            fell = self.lowest() < (1 - NOTHING) * start
+        else:
+            start, began = self.start(batch_size), "the training loss began at {:.4g}"
+            fell = self.lowest() < start
+        if fell:
             return None
         return (
-            f"The hold-out loss was never lower than {self.lowest():.4g}, and the training loss began at "
-            f"{self.start(batch_size):.4g}: this run taught the model nothing, or made it worse. "
-            "Lower the learning rate."
+            f"The hold-out loss was never lower than {self.lowest():.4g}, and {began.format(start)}: this run taught "
+            "the model nothing, or made it worse. Take another learning rate."
         )
 
     def good(self, batch_size: int) -> bool:

@@ -100,6 +100,7 @@ def train(
     on_progress("train", run.reached.step, total)
 
     try:
+        run.look_first()
         while True:
             # Evaluate and checkpoint first: a run cut off between a step and its evaluation makes up for it.
             run.reached.seconds = before + clock() - started
@@ -275,6 +276,18 @@ class _Run:
             self._window = Window()
 
     # --- evaluate the hold-out ---
+
+    def look_first(self) -> None:
+        """The hold-out's loss before anything is learnt: what all later ones are to be lower than."""
+        reached = self.reached
+        if self.holdout is None or reached.step or reached.holdout_start is not None:
+            return
+        loss = self.passes.holdout_loss(self.holdout)
+        if loss is None:
+            raise _Stopped
+        if math.isfinite(loss):  # else the first step tells
+            reached.holdout_start = loss
+            self.tell.metrics(0, {"holdout_loss": loss})
 
     def evaluation_due(self) -> bool:
         reached = self.reached

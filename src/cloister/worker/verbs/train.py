@@ -185,6 +185,7 @@ def _run(job: JobDocument, config: TrainConfig, emit: Emitter, ranks: Ranks) -> 
             "steps": outcome.steps,
             "train_loss": outcome.train_loss,
             "holdout_loss": outcome.holdout_loss,
+            "holdout_start": outcome.holdout_start,
             "best_step": outcome.best_step,
             "tokens": outcome.tokens,
             "supervised_tokens": outcome.supervised_tokens,
