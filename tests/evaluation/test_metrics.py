@@ -13,6 +13,13 @@ def test_exact_match_ignores_white_space_at_the_ends_alone() -> None:
     assert exact_match([" a b\n", "a  b", "A b"], ["a b", "a b", "a b"]) == pytest.approx(1 / 3)
 
 
+def test_a_thought_before_an_answer_is_no_part_of_it() -> None:
+    """Qwen 3 writes one before every answer that it was asked for, an empty one where it was taught so."""
+    answers = ["<think>\n\n</think>\n\nelm", "<think>\nelm or ash?\n</think>\n\nash", "<think>elm elm elm"]
+    assert exact_match(answers, ["elm", "<think>It burnt.</think>ash", "elm"]) == pytest.approx(2 / 3)
+    assert accuracy(answers[:2], ["elm", "ash"]) == macro_f1(answers[:2], ["elm", "ash"]) == 1
+
+
 def test_macro_f1_by_hand() -> None:
     labels = ["x", "x", "x", "y", "y", "z"]
     answers = ["x", "x", "y", "y", "nonsense", "x"]

@@ -19,6 +19,11 @@ def test_labelled_tasks_have_two_more_numbers() -> None:
     }
 
 
+def test_the_worst_answers_are_not_those_after_a_thought() -> None:
+    right, wrong = Sample(7, "elm", "", "<think>\n\n</think>\n\nelm"), Sample(9, "elm", "", "ash")
+    assert sorted([right, wrong], key=lambda sample: sample.badness)[0] is wrong
+
+
 def test_samples_come_back() -> None:
     samples = [Sample(i, "x", "y" * i, "z") for i in range(5)]
     assert decode_samples(encode_samples(samples)) == samples

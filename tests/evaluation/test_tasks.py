@@ -35,6 +35,22 @@ def test_a_task_is_read_off_its_rows() -> None:
         task_of([*LABELLED, Row(text="t")], "x")
 
 
+def test_a_thought_counts_in_no_figure_of_any_kind() -> None:
+    thought = "<think>\nHm, a long one about elms and much else besides.\n</think>\n\n"
+    short, draft = (
+        "elm",
+        "The claim was settled on Monday and the letter that says so went out by post today.",
+    )
+    for answer, kind in ((short, "answer"), (draft, "drafting")):
+        task = task_of([row("a", answer), row("b", thought + answer)], "x", Glossary("elms -> elm\nclaim"))
+        assert task.kind == kind
+        scored = task.score([thought + answer, answer])
+        assert all(list(column) == [1.0, 1.0] for column in scored.columns.values()), scored.columns
+        assert task.alike(thought + answer, answer) == 1.0
+        nothing = task.score([thought.partition("</think>")[0], ""])
+        assert list(nothing.columns["exact_match"]) == [0.0, 0.0], "a thought that never ends says nothing"
+
+
 def test_an_answer_names_a_label_as_a_program_would_read_it() -> None:
     labels = Labels(["card", "card_lost", "Refund"])
     read = {"card": "card", " Card_Lost. ": "card_lost", '"refund"': "Refund", "The label is card.": "card"}

@@ -11,11 +11,12 @@ from tests.datasets.test_templates import SPECIAL, tokenizer
 
 import tiny
 import worker_jobs
-from cloister.api import MergeConfig, ReportConfig
+from cloister.api import EvaluateConfig, MergeConfig, ReportConfig
 from cloister.datasets.templates import TEMPLATES
+from cloister.evaluation.report import decode_samples
 from cloister.models.load import load_base
 from cloister.vault import ObjectReader
-from cloister.worker.verbs import merge, report, train
+from cloister.worker.verbs import evaluate, merge, report, train
 from worker_jobs import Recorder
 
 
@@ -53,6 +54,26 @@ def test_a_template_of_ours_goes_with_the_merged_model(base: Any, tmp_path: Path
     assert made.chat_template == TEMPLATES["chatml"].text
     end = made.convert_tokens_to_ids("<|im_end|>")
     assert end in model.generation_config.eos_token_id, "what ends a turn ends an answer"
+
+
+def test_the_empty_thought_that_qwen_3_is_taught_is_no_part_of_its_answers(base: Any, tmp_path: Path) -> None:
+    """It writes one before every last answer: read to the letter, a model that learnt all would have learnt nothing."""
+    rows = [{"prompt": row.messages[0].content, "completion": "elm"} for row in tiny.rows(40)]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = {"dataset": worker_jobs.import_dataset(tmp_path, source, holdout=0.2), "base": base}
+    adapter = worker_jobs.output(tmp_path, "adapter", "ad")
+    config = tiny.config(learning_rate=1e-2, epochs=12, template="qwen3")
+    train.run(worker_jobs.job("train", config, adapter, inputs=inputs), Recorder())
+    inputs["adapter"] = worker_jobs.as_input(adapter)
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    values = evaluate.run(
+        worker_jobs.job("evaluate", EvaluateConfig(max_new_tokens=48), out, inputs=inputs), Recorder()
+    )
+    with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+        samples = decode_samples(reader.read("samples.bin"))
+    assert {sample.tuned for sample in samples} == {"<think>\n\n</think>\n\nelm"}
+    assert values["tuned"]["exact_match"] == 1.0
 
 
 def test_a_report_loses_what_a_run_with_that_template_would(base: Any, tmp_path: Path) -> None:

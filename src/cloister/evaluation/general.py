@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from cloister.evaluation.metrics import spoken, thinks_on
 from cloister.evaluation.statistics import Floats, Interval, difference, mean
 
 if TYPE_CHECKING:
     from cloister.datasets.rows import Row
 
 MAX_NEW_TOKENS = 48
+MOST_THOUGHT = 1024
+"""Tokens of an answer that a model thinks about aloud, of a small context no more than half."""
 CANNOT = 0.1
 """A base below that cannot do these either: nothing can be lost."""
 
@@ -60,8 +63,22 @@ def rows() -> list[Row]:
 
 
 def check(item: Item, answer: str) -> bool:
-    """Whether an answer does what the item asks."""
-    return _RULES[item.check](answer.strip(), item.value)
+    """Whether an answer does what the item asks, the thought before it aside."""
+    return _RULES[item.check](spoken(answer).strip(), item.value)
+
+
+def patiently(
+    said: Callable[[Sequence[Sequence[int]], int], list[str]], prompts: Sequence[Sequence[int]], context: int
+) -> list[str]:
+    """The answers that `said` gives to prompts within so many tokens. Those that still think get more."""
+    answers = said(prompts, MAX_NEW_TOKENS)
+    thinking = [number for number, answer in enumerate(answers) if thinks_on(answer)]
+    most = min(MOST_THOUGHT, context // 2)
+    if thinking and most > MAX_NEW_TOKENS:
+        longer = said([prompts[number] for number in thinking], most)
+        for number, answer in zip(thinking, longer, strict=True):
+            answers[number] = answer
+    return answers
 
 
 def compared(base: Sequence[str], tuned: Sequence[str], seed: int) -> General:

@@ -17,13 +17,13 @@ MISSING = object()
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float:
-    """The share of answers equal to what is expected, white space at the ends aside."""
+    """The share of answers equal to what is expected, thoughts before them and white space at the ends aside."""
     pairs = _paired(answers, expected)
-    return sum(answer.strip() == wanted.strip() for answer, wanted in pairs) / len(pairs)
+    return sum(same(answer, wanted) for answer, wanted in pairs) / len(pairs)
 
 
 def accuracy(answers: Sequence[str], labels: Sequence[str]) -> float:
-    """The share of answers that name the right label, white space at the ends aside."""
+    """The share of answers that name the right label, as `exact_match` has it."""
     return exact_match(answers, labels)
 
 
@@ -32,7 +32,7 @@ def macro_f1(answers: Sequence[str], labels: Sequence[str]) -> float:
 
     An answer that is no label counts against the label it should have been, and makes no class of its own.
     """
-    pairs = [(answer.strip(), label.strip()) for answer, label in _paired(answers, labels)]
+    pairs = [(spoken(answer).strip(), label.strip()) for answer, label in _paired(answers, labels)]
     hits = Counter(label for answer, label in pairs if answer == label)
     said = Counter(answer for answer, _ in pairs)
     wanted = Counter(label for _, label in pairs)
@@ -83,6 +83,16 @@ def spoken(answer: str) -> str:
     if ends:
         return answer[ends[-1] :]
     return "" if _THOUGHT_BEGINS.match(answer) else answer
+
+
+def same(answer: str, expected: str) -> bool:
+    """Whether an answer is, to the letter, what is expected: the thoughts before both and white space aside."""
+    return spoken(answer).strip() == spoken(expected).strip()
+
+
+def thinks_on(answer: str) -> bool:
+    """Whether an answer is a thought that has not ended: it was cut off before it said anything."""
+    return bool(_THOUGHT_BEGINS.match(answer)) and not _THOUGHT_ENDS.search(answer)
 
 
 def json_object(answer: str) -> dict[str, Any] | None:

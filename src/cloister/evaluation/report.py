@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cloister.evaluation.metrics import accuracy, exact_match, macro_f1
+from cloister.evaluation.metrics import accuracy, exact_match, macro_f1, same
 
 
 class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -32,7 +32,7 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def badness(self) -> tuple[float, int]:
         """The worst first."""
-        right = self.right if self.right is not None else float(self.tuned.strip() == self.expected.strip())
+        right = self.right if self.right is not None else float(same(self.tuned, self.expected))
         return right, self.row
 
 

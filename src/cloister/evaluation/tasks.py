@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cloister.errors import InvalidInput
-from cloister.evaluation.metrics import Glossary, Labels, fields_right, json_object, rouge_l, words
+from cloister.evaluation.metrics import (
+    Glossary,
+    Labels,
+    fields_right,
+    json_object,
+    rouge_l,
+    same,
+    spoken,
+    words,
+)
 from cloister.evaluation.statistics import Floats, Interval, macro_f1, mean
 
 if TYPE_CHECKING:
@@ -58,8 +67,8 @@ class Task:
         return PRIMARY[self.kind]
 
     def score(self, answers: Sequence[str]) -> Scored:
-        """Each answer against what its row expects."""
-        pairs = list(zip(answers, self.expected, strict=True))
+        """Each answer against what its row expects. What a model writes of a thought before either does not count."""
+        pairs = [(spoken(said), spoken(wanted)) for said, wanted in zip(answers, self.expected, strict=True)]
         columns = {"exact_match": _column(said.strip() == wanted.strip() for said, wanted in pairs)}
         numbers: tuple[int, ...] = ()
         if self.labels is not None:
@@ -95,8 +104,8 @@ class Task:
             one, two = json_object(answer), json_object(other)
             return float(one == two if one is not None or two is not None else answer == other)
         if self.kind == "drafting":
-            return rouge_l(answer, other)
-        return float(answer.strip() == other.strip())
+            return rouge_l(spoken(answer), spoken(other))
+        return float(same(answer, other))
 
 
 def task_of(rows: Sequence[Row], name: str, glossary: Glossary | None = None) -> Task:
@@ -117,7 +126,7 @@ def task_of(rows: Sequence[Row], name: str, glossary: Glossary | None = None) ->
         return Task("label", expected, labels, glossary, wanted)
     if all(json_object(answer) is not None for answer in expected):
         return Task("extraction", expected, glossary=glossary)
-    if median(len(words(answer)) for answer in expected) > DRAFT_WORDS:
+    if median(len(words(spoken(answer))) for answer in expected) > DRAFT_WORDS:
         return Task("drafting", expected, glossary=glossary)
     return Task("answer", expected, glossary=glossary)
 

@@ -270,19 +270,23 @@ class _Bench:
         except InvalidInput:
             self.notes.append("The chat template takes no plain question: the general check was left out.")
             return None
+
+        def said(prompts: Sequence[Sequence[int]], most: int) -> list[str]:
+            made = greedy(
+                model,
+                tokenizer,
+                prompts,
+                most,
+                self.config.batch_size,
+                on_progress=lambda done, total: self.emit.progress("general check", done, total),
+                should_stop=self.emit.should_stop,
+            )
+            return decode(tokenizer, made)
+
         answers = []
         for switch in (self._peft.disable_adapter(), nullcontext()):
             with switch:
-                made = greedy(
-                    model,
-                    tokenizer,
-                    asked.input_ids,
-                    general.MAX_NEW_TOKENS,
-                    self.config.batch_size,
-                    on_progress=lambda done, total: self.emit.progress("general check", done, total),
-                    should_stop=self.emit.should_stop,
-                )
-                answers.append(decode(tokenizer, made))
+                answers.append(general.patiently(said, asked.input_ids, self._tuned.context))
         return general.compared(answers[0], answers[1], self.config.seed)
 
     def _asking(self, config: TableConfig) -> Asking:
