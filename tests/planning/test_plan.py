@@ -13,7 +13,7 @@ from cloister.api import EvaluateConfig, LoraConfig, TableConfig, TrainConfig
 from cloister.models.base import base_details
 from cloister.models.files import Folder
 from cloister.planning.lengths import Lengths
-from cloister.planning.memory import GIB, serving_bytes, training_parts
+from cloister.planning.memory import GIB, Device, serving_bytes, training_parts
 from cloister.planning.money import Prices, cost_of
 from cloister.planning.plan import Known, Machine, plan_run
 from cloister.planning.shape import ModelShape
@@ -170,6 +170,20 @@ def test_tokenised_rows_are_kept_in_memory_and_planned_with() -> None:
     assert rows == 5 * 2_200_000_000
     on_card = training_parts(LLAMA_8B, TrainConfig(), many, "cuda")
     assert "rows" not in {part.name for part in on_card}
+
+
+def test_rows_beside_a_gpu_are_told_where_they_are_many() -> None:
+    many = Lengths(rows=3_000_000, tokens=1_200_000_000, longest=2048, supervised_share=0.4, measured=True)
+    none = Lengths(0, 0, 0, 0.4, True)
+
+    def notes(device: Device, lengths: Lengths, processes: int = 1) -> list[str]:
+        machine = Machine(device, 80 * GIB, 16)
+        config = TrainConfig(max_length=2048, processes=processes)
+        return plan_run(LLAMA_8B, config, lengths, none, machine, Known(), Prices()).notes
+
+    assert ["5.6 GiB" in note for note in notes("cuda", many)] == [True]
+    assert ["11.2 GiB" in note for note in notes("cuda", many, 2)] == [True], "each process holds them"
+    assert notes("cuda", LENGTHS) == notes("cpu", many) == []
 
 
 def test_money_is_told_only_where_there_is_a_price() -> None:

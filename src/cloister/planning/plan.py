@@ -11,7 +11,7 @@ from typing import Any
 
 from cloister.api import EvaluateConfig, PlanAdvice, PlanPart, RunPlan, ServePlan, TrainConfig
 from cloister.planning.lengths import Lengths
-from cloister.planning.memory import Device, serving_bytes, training_parts
+from cloister.planning.memory import BYTES_A_TOKEN, GIB, Device, serving_bytes, training_parts
 from cloister.planning.money import Prices, cost_of
 from cloister.planning.shape import ModelShape
 from cloister.planning.time import (
@@ -29,6 +29,8 @@ WIDE = 2.0
 BOLD_RATE = 0.01
 """A learning rate above this one is said to be far above what adapters take."""
 SERVED_CONTEXT = 2048
+MUCH_BESIDE = 4 * GIB
+"""From so many bytes of the machine's own memory on, a plan for a GPU says what its rows take there."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def plan_run(
         currency=cost.currency,
         serve=ServePlan(memory=served, available=machine.memory, fits=served <= machine.memory),
         refused=bool(refusals),
-        notes=[*refusals, *_doubts(config)],
+        notes=[*refusals, *_doubts(config), *_beside(config, train, holdout, machine)],
     )
 
 
@@ -127,6 +129,16 @@ def _doubts(config: TrainConfig) -> Iterator[str]:
         yield (
             f"A learning rate of {config.learning_rate:g} is far above what adapters take (0.00001 to 0.001): the "
             "run may lose all that it learns."
+        )
+
+
+def _beside(config: TrainConfig, train: Lengths, holdout: Lengths, machine: Machine) -> Iterator[str]:
+    """What a run on GPUs takes of the machine's own memory, where that is much: each process holds all rows."""
+    taken = config.processes * BYTES_A_TOKEN * (train.tokens + holdout.tokens)
+    if machine.device == "cuda" and taken >= MUCH_BESIDE:
+        yield (
+            f"Beside the GPU's, the tokenised rows take {taken / GIB:.1f} GiB of the machine's own memory, which this "
+            "plan does not measure."
         )
 
 
