@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from cloister.datasets.rows import Message, Row
+from cloister.datasets.rows import Message, Row, ToolCall
 from cloister.errors import InvalidInput
 from cloister.evaluation.metrics import Glossary, Labels, fields_right, json_object, rouge_l
 from cloister.evaluation.tasks import instruction_of, task_of, with_labels
@@ -49,6 +49,44 @@ def test_a_thought_counts_in_no_figure_of_any_kind() -> None:
         assert task.alike(thought + answer, answer) == 1.0
         nothing = task.score([thought.partition("</think>")[0], ""])
         assert list(nothing.columns["exact_match"]) == [0.0, 0.0], "a thought that never ends says nothing"
+
+
+CALL = Row(
+    (
+        Message("user", "a"),
+        Message("assistant", "", (ToolCall("get_weather", '{"city": "Rom", "days": 2}'),)),
+    ),
+    tools="[]",
+)
+
+
+def test_a_row_that_ends_with_a_call_is_read_as_a_call_in_whatever_form() -> None:
+    """Its content is empty: to the letter, a model that says nothing would be the best."""
+    hermes = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rom", "days": 2}}\n</tool_call>'
+    same = [
+        hermes,
+        "<think>\nHm.\n</think>\n\n" + hermes,
+        'Let me look.\n{"name": "get_weather", "parameters": {"days": 2, "city": "Rom"}}',
+        '[{"name": "get_weather", "arguments": "{\\"city\\": \\"Rom\\", \\"days\\": 2}"}]',
+        '{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rom", "days": 2}}}',
+        'get_weather{"city": "Rom", "days": 2}',
+    ]
+    other = [
+        "",
+        "get_weather",
+        hermes.replace("Rom", "Bonn"),
+        hermes.replace("get_weather", "get_time"),
+        hermes + hermes,
+        '{"city": "Rom", "days": 2}',
+        "{" * 2000,
+    ]
+    task = task_of([CALL] * len(same + other), "x", expected=[hermes] * len(same + other))
+    assert task.kind == "answer" and task.calls
+    assert list(task.score(same + other).columns["exact_match"]) == [1.0] * len(same) + [0.0] * len(other)
+    assert task.alike(same[0], same[2]) == 1.0 and task.alike(same[0], other[2]) == 0.0
+    assert task_of([row("a", '{"name": "x", "arguments": {}}')], "x").kind == "extraction", (
+        "no call, but an answer"
+    )
 
 
 def test_an_answer_names_a_label_as_a_program_would_read_it() -> None:

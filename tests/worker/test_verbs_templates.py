@@ -11,7 +11,7 @@ from tests.datasets.test_templates import SPECIAL, tokenizer
 
 import tiny
 import worker_jobs
-from cloister.api import EvaluateConfig, MergeConfig, ReportConfig
+from cloister.api import EvaluateConfig, MergeConfig, ReportConfig, TableConfig
 from cloister.datasets.templates import TEMPLATES
 from cloister.evaluation.report import decode_samples
 from cloister.models.load import load_base
@@ -74,6 +74,34 @@ def test_the_empty_thought_that_qwen_3_is_taught_is_no_part_of_its_answers(base:
         samples = decode_samples(reader.read("samples.bin"))
     assert {sample.tuned for sample in samples} == {"<think>\n\n</think>\n\nelm"}
     assert values["tuned"]["exact_match"] == 1.0
+
+
+def test_rows_that_end_with_a_call_are_measured_by_the_call(base: Any, tmp_path: Path) -> None:
+    call = {"function": {"name": "find", "arguments": {"a": 1}}}
+    rows = [
+        {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "tool_calls": [call]}]}
+        for i in range(30)
+    ]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = {"dataset": worker_jobs.import_dataset(tmp_path, source, holdout=0.2), "base": base}
+    adapter = worker_jobs.output(tmp_path, "adapter", "ad")
+    config = tiny.config(max_steps=1, max_length=250, template="qwen3")
+    train.run(worker_jobs.job("train", config, adapter, inputs=inputs), Recorder())
+    inputs["adapter"] = worker_jobs.as_input(adapter)
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    asked = EvaluateConfig(
+        table=TableConfig(few_shot=1, retrieve=1, alike_rows=0, repeat=0, general=False, untuned_tokens=8)
+    )
+    values = evaluate.run(worker_jobs.job("evaluate", asked, out, inputs=inputs), Recorder())
+    with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+        samples = decode_samples(reader.read("samples.bin"))
+    written = '<think>\n\n</think>\n\n<tool_call>\n{"name": "find", "arguments": {"a": 1}}\n</tool_call>'
+    assert {sample.expected for sample in samples} == {written}
+    lines = {line["name"]: line for line in values["full"]["table"]["lines"]}
+    assert lines["tuned"]["longest"] == len(written) + evaluate.SPARE_TOKENS, "a byte is a token here"
+    assert values["full"]["table"]["kind"] == "answer" and {"few-shot", "retrieval"} <= set(lines)
+    assert values["base"]["exact_match"] == 0.0, "who says nothing is not right"
 
 
 def test_a_report_loses_what_a_run_with_that_template_would(base: Any, tmp_path: Path) -> None:

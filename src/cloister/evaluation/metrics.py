@@ -13,6 +13,8 @@ _THOUGHT = r"(?:think|thinking|thought|reasoning)>"
 _THOUGHT_BEGINS = re.compile(rf"\s*<{_THOUGHT}", re.IGNORECASE)
 _THOUGHT_ENDS = re.compile(rf"</{_THOUGHT}", re.IGNORECASE)
 _FENCE = re.compile(r"\A```(?:json)?\s*(.*?)\s*```\Z", re.DOTALL)
+_NAME_BEFORE = re.compile(r"([A-Za-z_][\w.-]*)\s*\Z")
+_DECODER = json.JSONDecoder()
 MISSING = object()
 
 
@@ -93,6 +95,52 @@ def same(answer: str, expected: str) -> bool:
 def thinks_on(answer: str) -> bool:
     """Whether an answer is a thought that has not ended: it was cut off before it said anything."""
     return bool(_THOUGHT_BEGINS.match(answer)) and not _THOUGHT_ENDS.search(answer)
+
+
+def calls_of(answer: str) -> list[dict[str, Any]]:
+    """The functions that an answer calls, in order, each its `name` and `arguments`, as templates write them in JSON.
+
+    A call is an object with a name and arguments (or `parameters`), or its arguments alone behind the name.
+    """
+    found: list[dict[str, Any]] = []
+    at, read_to = 0, 0
+    while (at := answer.find("{", at)) >= 0:
+        try:
+            value, end = _DECODER.raw_decode(answer, at)
+        except (ValueError, RecursionError):
+            at += 1
+            continue
+        named = _NAME_BEFORE.search(answer, read_to, at)
+        inner = value.get("function")
+        call = _call(inner if isinstance(inner, dict) else value)
+        if call is None and named is not None:
+            call = {"name": named[1], "arguments": value}
+        if call is not None:
+            found.append(call)
+        at = read_to = end
+    return found
+
+
+def _call(value: dict[str, Any]) -> dict[str, Any] | None:
+    name, arguments = value.get("name"), value.get("arguments", value.get("parameters"))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return None
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return None
+    return {"name": name, "arguments": arguments}
+
+
+def call_text(answer: str) -> str:
+    """What an answer calls, in one spelling; where it calls nothing, what it says. A thought before counts for neither.
+
+    Words beside a call are left out.
+    """
+    said = spoken(answer)
+    calls = calls_of(said)
+    return json.dumps(calls, sort_keys=True, ensure_ascii=False) if calls else said
 
 
 def json_object(answer: str) -> dict[str, Any] | None:

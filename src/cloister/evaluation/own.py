@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cloister.datasets.rows import Row
+from cloister.datasets.rows import Message, Row
 from cloister.errors import JobFailed
 from cloister.evaluation.statistics import Floats
 from cloister.sandbox.confine import Confined
@@ -20,15 +20,17 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 """Names leave the sandbox with the numbers, so they are words of a program and no text."""
 
 
-def columns(function: Confined, name: str, answers: Sequence[str], rows: Sequence[Row]) -> dict[str, Floats]:
+def columns(
+    function: Confined, name: str, answers: Sequence[str], expected: Sequence[str], rows: Sequence[Row]
+) -> dict[str, Floats]:
     """By column `own` or `own.NAME`, a number a row; NaN where it gave one that is not finite, or none by that name.
 
     Raises:
         JobFailed: it failed, or named what is no name.
     """
     found: dict[str, list[float]] = {}
-    for number, (answer, row) in enumerate(zip(answers, rows, strict=True)):
-        value = function.call(answer, row.answer, as_dict(row))
+    for number, (answer, wanted, row) in enumerate(zip(answers, expected, rows, strict=True)):
+        value = function.call(answer, wanted, as_dict(row))
         given = (
             {f"own.{key}": one for key, one in value.items()} if isinstance(value, dict) else {"own": value}
         )
@@ -46,10 +48,17 @@ def columns(function: Confined, name: str, answers: Sequence[str], rows: Sequenc
     return {key: np.array(numbers) for key, numbers in found.items()}
 
 
+def _turn(turn: Message) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.tool_calls:
+        found["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in turn.tool_calls]
+    return found
+
+
 def as_dict(row: Row) -> dict[str, Any]:
     """What a metric sees of a row."""
     return {
-        "messages": [{"role": turn.role, "content": turn.content} for turn in row.messages],
+        "messages": [_turn(turn) for turn in row.messages],
         "label": row.label,
         "groups": dict(row.groups),
     }

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from cloister.datasets.render import prompt_ids_all
+from cloister.datasets.render import Rendered, prompt_ids_all, render_all
 from cloister.datasets.rows import Message, Row
-from cloister.evaluation.metrics import words
+from cloister.errors import InvalidInput
+from cloister.evaluation.metrics import spoken, words
 
 FRAMES = ("Please answer this. {}", "{}\nThank you.", "I have the following for you: {}")
 """The same question in other words around it; none changes what is asked."""
@@ -122,6 +123,39 @@ def asked(row: Row, instruction: str | None, examples: Sequence[Row]) -> Row:
                 turns[i] = Message("user", f"{instruction}\n\n{turn.content}")
                 break
     return Row((*turns, row.messages[-1]), tools=row.tools)
+
+
+def expected(rows: Sequence[Row], tokenizer: Any) -> list[str]:
+    """Each row's answer as a model is to write it: where it calls functions, in the words of the chat template.
+
+    Errors: InvalidInput where the template cannot write one of these.
+    """
+    calling = [row for row in rows if row.messages[-1].tool_calls]
+    found = iter(render_all(calling, tokenizer, loss_on="last") if calling else ())
+    return [_written(next(found), tokenizer) if row.messages[-1].tool_calls else row.answer for row in rows]
+
+
+def _written(rendered: Rendered, tokenizer: Any) -> str:
+    answer = zip(rendered.input_ids, rendered.supervised, strict=True)
+    learnt = [token for token, supervised in answer if supervised]
+    return str(tokenizer.decode(learnt, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def spelt_out(examples: Sequence[Row], tokenizer: Any) -> list[Row]:
+    """Examples that end with calls, with these as words: a call that nothing answers ends a conversation, for some
+    templates. What the template cannot write stays as it is."""
+    try:
+        answers = expected(examples, tokenizer)
+    except InvalidInput:
+        return list(examples)
+    return [
+        Row(
+            (*row.prompt, Message("assistant", spoken(answer))), row.label, tools=row.tools, groups=row.groups
+        )
+        if row.messages[-1].tool_calls
+        else row
+        for row, answer in zip(examples, answers, strict=True)
+    ]
 
 
 def few_shot(pool: Sequence[Row], count: int, seed: int) -> list[Row]:

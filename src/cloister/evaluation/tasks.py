@@ -17,10 +17,10 @@ from cloister.errors import InvalidInput
 from cloister.evaluation.metrics import (
     Glossary,
     Labels,
+    call_text,
     fields_right,
     json_object,
     rouge_l,
-    same,
     spoken,
     words,
 )
@@ -54,21 +54,29 @@ class Scored:
 
 @dataclass(frozen=True)
 class Task:
-    """A kind, with what the rows expect. `labels` and `glossary` where there are some."""
+    """A kind, with what the rows expect. `labels` and `glossary` where there are some; `calls` where some rows expect
+    calls of functions, which are then read, not compared to the letter."""
 
     kind: Kind
     expected: tuple[str, ...]
     labels: Labels | None = None
     glossary: Glossary | None = None
     wanted: tuple[int, ...] = field(default=(), repr=False)
+    calls: bool = False
 
     @property
     def primary(self) -> str:
         return PRIMARY[self.kind]
 
+    def read(self, answer: str) -> str:
+        """What of an answer counts: without a thought before it; what it calls in one spelling, where calls count."""
+        return call_text(answer) if self.calls else spoken(answer)
+
     def score(self, answers: Sequence[str]) -> Scored:
-        """Each answer against what its row expects. What a model writes of a thought before either does not count."""
-        pairs = [(spoken(said), spoken(wanted)) for said, wanted in zip(answers, self.expected, strict=True)]
+        """Each answer against what its row expects."""
+        pairs = [
+            (self.read(said), self.read(wanted)) for said, wanted in zip(answers, self.expected, strict=True)
+        ]
         columns = {"exact_match": _column(said.strip() == wanted.strip() for said, wanted in pairs)}
         numbers: tuple[int, ...] = ()
         if self.labels is not None:
@@ -104,18 +112,24 @@ class Task:
             one, two = json_object(answer), json_object(other)
             return float(one == two if one is not None or two is not None else answer == other)
         if self.kind == "drafting":
-            return rouge_l(spoken(answer), spoken(other))
-        return float(same(answer, other))
+            return rouge_l(self.read(answer), self.read(other))
+        return float(self.read(answer).strip() == self.read(other).strip())
 
 
-def task_of(rows: Sequence[Row], name: str, glossary: Glossary | None = None) -> Task:
-    """What these rows ask for. Raises InvalidInput where some have a label and some none, or some are plain text."""
+def task_of(
+    rows: Sequence[Row], name: str, glossary: Glossary | None = None, expected: Sequence[str] | None = None
+) -> Task:
+    """What these rows ask for. Raises InvalidInput where some have a label and some none, or some are plain text.
+
+    `expected` are the rows' answers as a model writes them, needed where some call functions; else as they stand.
+    """
     texts = sum(row.text is not None for row in rows)
     if texts:
         if texts != len(rows):
             raise InvalidInput("Some rows are plain text and some are conversations.", where=name)
         return Task("text", tuple("" for _ in rows))
-    expected = tuple(row.answer for row in rows)
+    expected = tuple(row.answer for row in rows) if expected is None else tuple(expected)
+    calling = sum(bool(row.messages[-1].tool_calls) for row in rows)
     found = [row.label for row in rows if row.label is not None]
     if found:
         if len(found) != len(rows):
@@ -124,11 +138,13 @@ def task_of(rows: Sequence[Row], name: str, glossary: Glossary | None = None) ->
         numbers = {label: number for number, label in enumerate(labels.names)}
         wanted = tuple(numbers[label.strip()] for label in found)
         return Task("label", expected, labels, glossary, wanted)
+    if calling and 2 * calling >= len(rows):
+        return Task("answer", expected, glossary=glossary, calls=True)
     if all(json_object(answer) is not None for answer in expected):
         return Task("extraction", expected, glossary=glossary)
     if median(len(words(spoken(answer))) for answer in expected) > DRAFT_WORDS:
-        return Task("drafting", expected, glossary=glossary)
-    return Task("answer", expected, glossary=glossary)
+        return Task("drafting", expected, glossary=glossary, calls=bool(calling))
+    return Task("answer", expected, glossary=glossary, calls=bool(calling))
 
 
 def with_labels(task: Task, names: Sequence[str]) -> Task:

@@ -65,7 +65,7 @@ def samples(
     return [
         Sample(
             int(holdout.indices[i]),
-            row.answer if row.text is None else "",
+            task.expected[i],
             base[i],
             answered[i],
             "\n".join(turn.content for turn in row.prompt),

@@ -57,9 +57,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         writer = opening.open_writer(job)
         holdout = given.holdout
         rows = [holdout.row(i) for i in range(len(holdout))]
-        task = task_of(
-            rows, holdout.name, Glossary(files["glossary"].decode()) if "glossary" in files else None
-        )
+        glossary = Glossary(files["glossary"].decode()) if "glossary" in files else None
+        task = task_of(rows, holdout.name, glossary)
         metric = None
         if config.table is not None and config.table.metric is not None:
             if task.kind == "text":
@@ -73,6 +72,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         given.base.check(full=True)
         tuned = measuring.load_tuned(job, given.base, given.adapter)
         emit.progress("load", 1, 1)
+        if task.calls:
+            task = task_of(rows, holdout.name, glossary, prompts.expected(rows, tuned.tokenizer))
 
         bench = _Bench(rows, task, tuned.tokens(holdout), tuned, config, emit)
         wrong = given.adapter.manifest.details.get("went_wrong")
@@ -100,7 +101,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
                 bench.measure_larger(*load_base(larger, method=method, device=job.device), pool, config.table)
             lines = bench.lines
             if metric is not None:
-                lines = [_with_own(one, metric, config.table.metric or "", rows) for one in lines]
+                named = config.table.metric or ""
+                lines = [_with_own(one, metric, named, task.expected, rows) for one in lines]
                 theirs = [name for line in lines for name in line.scored.columns if name.startswith("own")]
                 primary = theirs[0] if theirs else primary
                 if not theirs:
@@ -204,7 +206,13 @@ class _Bench:
         """One of the pair in numbers."""
         labels = [row.label or "" for row in self.rows] if self.task.labels is not None else None
         answers = self._pair[name].answers if name in self._pair else []
-        return score(self._losses[name], answers, self.task.expected, labels)
+        read = self.task.read
+        return score(
+            self._losses[name],
+            [read(one) for one in answers],
+            [read(one) for one in self.task.expected],
+            labels,
+        )
 
     def answers(self, name: str) -> list[str]:
         return self._pair[name].answers if name in self._pair else [""] * len(self.rows)
@@ -317,7 +325,7 @@ class _Bench:
         done = self._pair.get(table.BASE) if as_it_stands else None
         self.lines.append(asking.measure(prefix or table.BASE, model, switch(), bare, done))
         if config.few_shot and pool:
-            shots = prompts.few_shot(pool, config.few_shot, seed)
+            shots = prompts.spelt_out(prompts.few_shot(pool, config.few_shot, seed), tokenizer)
             given = prompts.alike_for_all(self.rows, tokenizer, most, instruction=instruction, examples=shots)
             if given.examples < len(shots):
                 self.notes.append(f"Of {len(shots)} examples {given.examples:g} fit into the context.")
@@ -326,6 +334,8 @@ class _Bench:
                 self.lines.append(asking.measure(name, model, switch(), given))
         if config.retrieve and pool and not prefix:
             near = prompts.Retriever(pool).nearest(self.rows, config.retrieve)
+            if self.task.calls:
+                near = [prompts.spelt_out(some, tokenizer) for some in near]
             given = prompts.fitted(self.rows, tokenizer, most, instruction=instruction, examples=near)
             if instruction is not None and given.examples < len(
                 near[0]
@@ -376,6 +386,8 @@ def _device_seconds(adapter: Any) -> float | None:
     return float(found) * int(history.get("devices", 1)) if isinstance(found, int | float) else None
 
 
-def _with_own(line: Measured, metric: Confined, name: str, rows: Sequence[Row]) -> Measured:
-    columns = own.columns(metric, name, line.answers, rows)
+def _with_own(
+    line: Measured, metric: Confined, name: str, expected: Sequence[str], rows: Sequence[Row]
+) -> Measured:
+    columns = own.columns(metric, name, line.answers, expected, rows)
     return replace(line, scored=Scored({**columns, **line.scored.columns}, line.scored.said))
