@@ -99,11 +99,18 @@ def test_a_turn_is_answered_on_the_record_and_forgotten(site: Site) -> None:
     async def walk(app: Any, pilot: Any) -> None:
         await pilot.press("c")
         await until(app, lambda text: "● ready" in text)
+        await pilot.press("question_mark")
+        await until(app, lambda text: "Help: chat" in text)
+        await pilot.press("escape")
         await type_in(pilot, SAID)
         await pilot.press("enter")
         text = await until(app, lambda text: "3 tokens" in text and "● ready" in text)
         assert SAID in text and HEARD in text and "\\x1b]52" in text
         await type_in(pilot, "more")
+        await pilot.press("ctrl+g")  # over the conversation, which is forgotten all the same
+        await until(app, lambda text: "Help: chat" in text and "its words are forgotten" in text)
+        await pilot.press("escape")
+        await until(app, lambda text: "Help:" not in text and "more" in text)
         await pilot.press("enter")
         await until(app, lambda text: text.count("3 tokens") == 2)
         assert not client.revoked

@@ -212,3 +212,60 @@ def test_a_question_mark_asks_what_a_name_would_do() -> None:
 
     asyncio.run(walk())
     client.close()
+
+
+def test_a_field_in_which_something_is_typed_is_explained_too() -> None:
+    client: Any = Recorded()
+    told: list[dict[str, str]] = []
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            fields = [Field("why", "Reason", help="stands in the ledger"), Field("word", "Word", secret=True)]
+            app.ask_form("A form", fields, told.append)
+            await until(app, lambda text: "last field   ? help" in text)
+            await pilot.press("a")
+            await until(app, lambda text: "last field   ctrl+g help" in text)
+            await pilot.press("ctrl+g")
+            await until(app, lambda text: "Help: A form" in text and "stands in the ledger" in text)
+            await pilot.press("escape", "b", "tab", "ctrl+g")
+            await until(app, lambda text: "Help: A form" in text and "never kept" in text)
+            await pilot.press("escape", "s", "enter")
+            await until(app, lambda _: told)
+            app.confirm("End it", Text("all of it"), "it", "end it", lambda: told.append({}))
+            await until(app, lambda text: "all of it" in text and "ctrl+g help" in text)
+            await pilot.press("i", "ctrl+g")
+            await until(app, lambda text: "Enter would end it" in text)
+            await pilot.press("escape", "t", "enter")
+            await until(app, lambda _: len(told) == 2)
+
+    asyncio.run(walk())
+    client.close()
+    assert told == [{"why": "ab", "word": "s"}, {}]
+
+
+def test_a_command_is_explained_before_it_is_done() -> None:
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            await pilot.press("colon", "question_mark")
+            await until(app, lambda text: "Help: commands" in text and "needs    the console armed" in text)
+            await pilot.press("escape")
+            await type_in(pilot, "client.revoke")
+            await pilot.press("ctrl+g")
+            text = await until(app, lambda text: "Help: commands" in text)
+            assert "client.revoke" in text and "then its name typed" in text and "clients" in text
+            await pilot.press("escape", "question_mark")
+            await until(app, lambda text: "client.revoke?" in text)
+            await pilot.press("ctrl+g")
+            await until(app, lambda text: "No command has all of these letters" in text)
+            await pilot.press("escape", "escape", "slash", "question_mark", "ctrl+g")
+            await until(app, lambda text: "Help: overview" in text)
+            await pilot.press("escape")
+            await until(app, lambda text: "Help:" not in text)
+            assert app.screen.query_one("#filter", Input).value == "?"
+
+    asyncio.run(walk())
+    client.close()

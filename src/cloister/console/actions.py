@@ -115,7 +115,7 @@ ACTIONS = (
     Action("filter", "slash", "filter", "show only the lines that hold a word"),
     Action("copy", "y", "copy id", "copy the id under the cursor to your terminal's clipboard, and show it"),
     Action("palette", "colon", "commands", "find any action by name"),
-    Action("help", "question_mark", "help", "what this screen shows and which keys it has"),
+    Action("help", "question_mark", "help", "what this screen shows and its keys; ctrl+g where something is typed"),
     Action("arm", "w", "arm", "allow changes, or make the console read-only again"),
     Action("reread", "r", "re-read", "ask the authority for everything on this screen again", bar=False),
     Action("quit", "q", "quit", "leave; nothing that runs is touched"),

@@ -15,9 +15,10 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Input, Static
 
 from cloister.console import chatting
+from cloister.console.explaining import about_chatting
 from cloister.console.forgetting import forget_drawn
 from cloister.console.paint import marked, outside, styled
-from cloister.console.painted import Dialog
+from cloister.console.screens.explained import Explained
 from cloister.console.widgets.entry import Prompt
 from cloister.shown import visible
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 LONGEST = 40_000
 """Characters of one answer that are shown."""
-KEYS = "Enter ask (nothing: begin anew)   ↑↓ PgUp PgDn scroll   Esc end, forget it"
+KEYS = "Enter ask   ↑↓ PgUp PgDn scroll   ctrl+g help   Esc end, forget it"
 
 
-class ChatPane(Dialog[None]):
+class ChatPane(Explained[None]):
     """`names` are the deployments, one or two. Closed, it holds no word of the conversation, and its key is revoked."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -63,7 +64,8 @@ class ChatPane(Dialog[None]):
                         yield Static(outside(name, 60, "bold underline"), markup=False)
                         yield VerticalScroll(id=f"talk-{side}", can_focus=False)
             yield Static(Text("Opening: a key for this chat alone …", "dim"), id="told", markup=False)
-            yield Prompt(placeholder="what to ask", id="prompt", select_on_focus=False, compact=True)
+            hint = "what to ask; Enter on nothing begins anew"
+            yield Prompt(placeholder=hint, id="prompt", select_on_focus=False, compact=True)
             yield Static(Text(KEYS, "dim"), classes="keys", markup=False)
 
     def on_mount(self) -> None:
@@ -185,6 +187,9 @@ class ChatPane(Dialog[None]):
     def action_roll(self, lines: int) -> None:
         for side in range(len(self._names)):
             self._talk(side).scroll_relative(y=lines, animate=False)
+
+    def explanation(self) -> tuple[str, Text]:
+        return "chat", about_chatting(self._names)
 
     def action_close(self) -> None:
         self.dismiss(None)

@@ -19,16 +19,12 @@ from textual.widgets import Input, OptionList, Select, Static
 from cloister.console.explaining import about_confirming, about_field
 from cloister.console.paint import marked, outside
 from cloister.console.painted import Dialog
+from cloister.console.screens.explained import Explained
 from cloister.console.widgets.entry import Entry
 from cloister.console.widgets.frame import Words
 
-EXPLAIN = Binding("question_mark", "explain", "help", priority=True)
 TITLE = 150
 """Columns of a title, which may have a name in it: two lines."""
-
-
-def _asks(focused: Widget | None) -> bool:
-    return not isinstance(focused, Entry) or focused.asks
 
 
 class Tell(Dialog[None]):
@@ -73,10 +69,10 @@ class Tell(Dialog[None]):
             self.dismiss(None)
 
 
-class Confirm(Dialog[bool]):
+class Confirm(Explained[bool]):
     """What an action touches, and the object's name to be typed. Esc changes nothing."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave"), EXPLAIN]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave")]
 
     def __init__(self, title: str, touched: Text, name: str, doing: str) -> None:
         super().__init__()
@@ -93,7 +89,7 @@ class Confirm(Dialog[bool]):
             ask = Text("Type ") + outside(self._name, 80, "bold") + Text(f" and Enter to {self._doing}:")
             yield Static(ask, markup=False)
             yield Entry(id="name", select_on_focus=False, compact=True)
-            yield Static(Text("Esc: nothing is changed   ? help", "dim"), classes="keys", markup=False)
+            yield Static(Text("Esc: nothing is changed   ctrl+g help", "dim"), classes="keys", markup=False)
 
     def on_mount(self) -> None:
         self.query_one("#words", Words).tell(self._touched)
@@ -107,11 +103,8 @@ class Confirm(Dialog[bool]):
                 Text("× that is not its name; Esc: nothing is changed", "bold red")
             )
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return action != "explain" or _asks(self.focused)
-
-    def action_explain(self) -> None:
-        self.app.push_screen(Tell(f"Help: {self._title}", about_confirming(self._doing)))
+    def explanation(self) -> tuple[str, Text]:
+        return self._title, about_confirming(self._doing)
 
     def action_leave(self) -> None:
         self.dismiss(False)
@@ -146,7 +139,7 @@ class Field:
         return None
 
 
-class Form(Dialog[dict[str, str] | None]):
+class Form(Explained[dict[str, str] | None]):
     """Fields below each other; Enter goes on, and after the last one the form is done."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -159,7 +152,6 @@ class Form(Dialog[dict[str, str] | None]):
         Binding("enter", "enter", "next", priority=True),
         Binding("pageup", "end(0)", "first", priority=True),
         Binding("pagedown", "end(-1)", "last", priority=True),
-        EXPLAIN,
     ]
     BESIDE = "What the fields are about. ↑↓ scroll it."
 
@@ -171,6 +163,7 @@ class Form(Dialog[dict[str, str] | None]):
         self._fields = tuple(fields)
         self._note = note
         self._problem = problem
+        self._key_told: str | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
@@ -216,13 +209,15 @@ class Form(Dialog[dict[str, str] | None]):
         """Say what the keys do where the cursor is; once, what is wrong instead."""
         if self.focused is not None and self.focused.id == f"field-{self._fields[0].name}":
             self.call_after_refresh(self.query_one(".fields").scroll_home, animate=False)  # with its label
+        self._key_told = None
         if self._problem is not None:
             self._hint(outside(f"× {self._problem}", 300, "bold red"))
             self._problem = None
         elif isinstance(self.focused, Input):
             last = self.focused.id == f"field-{self._fields[-1].name}"
             more = "PgUp first field   " if last else "PgDn last field   "
-            more = (more if len(self._fields) > 1 else "") + ("? help   " if _asks(self.focused) else "")
+            self._key_told = self.explains
+            more = (more if len(self._fields) > 1 else "") + f"{self._key_told} help   "
             self._hint(Text(f"{'Enter do it' if last else 'Enter next'}   {more}Esc leave", "dim"))
         elif isinstance(self.focused, Select):
             self._hint(Text("Enter choose   Tab next   ? help   Esc leave", "dim"))
@@ -231,6 +226,11 @@ class Form(Dialog[dict[str, str] | None]):
         else:
             self._hint(Text("↑↓ scroll   Tab next   ? help   Esc leave", "dim"))
 
+    def on_input_changed(self) -> None:
+        """A question mark is a character once something is typed."""
+        if self._key_told not in (None, self.explains):
+            self.on_descendant_focus()
+
     def _hint(self, text: Text) -> None:
         self.query_one(".keys", Static).update(text)
 
@@ -238,15 +238,15 @@ class Form(Dialog[dict[str, str] | None]):
         """Enter goes on from every field but the last; an open list of choices has both keys for itself."""
         if action == "enter":
             return isinstance(self.focused, Input) and self.focused.id != f"field-{self._fields[-1].name}"
-        if action == "explain":
-            return _asks(self.focused)
-        return action not in ("onward", "end") or isinstance(self.focused, Input | Select)
+        if action in ("onward", "end"):
+            return isinstance(self.focused, Input | Select)
+        return super().check_action(action, parameters)
 
-    def action_explain(self) -> None:
-        """Say what the field is for that has the focus."""
+    def explanation(self) -> tuple[str, Text]:
+        """What the field is for that has the focus."""
         inside = {one.id for one in self.focused.ancestors_with_self} if self.focused is not None else set()
         field = next((one for one in self._fields if f"field-{one.name}" in inside), None)
-        self.app.push_screen(Tell(f"Help: {self._title}", about_field(field, self.BESIDE)))
+        return self._title, about_field(field, self.BESIDE)
 
     def action_onward(self) -> None:
         self.focus_next()

@@ -12,16 +12,17 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from cloister.console.actions import ACTIONS, BY_ID, EVERYWHERE, Action
+from cloister.console.explaining import about_command
 from cloister.console.paint import styled
-from cloister.console.painted import Dialog
 from cloister.console.picture import Picture
+from cloister.console.screens.explained import Explained
 from cloister.console.widgets.entry import Entry
 
 NARROW = 110
 """Below so many columns a dialog is as wide as the screen."""
 
 
-class Palette(Dialog[str | None]):
+class Palette(Explained[str | None]):
     """Answers the id of an action. What belongs to another screen is named with it, and leads there."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -42,7 +43,8 @@ class Palette(Dialog[str | None]):
             options = OptionList(markup=False, compact=True)
             options.can_focus = False
             yield options
-            yield Static(Text("↑↓ choose   Enter do it   Esc leave", "dim"), classes="keys", markup=False)
+            keys = "↑↓ choose   Enter do it   ctrl+g what it does   Esc leave"
+            yield Static(Text(keys, "dim"), classes="keys", markup=False)
 
     def on_mount(self) -> None:
         self._fill("")
@@ -52,9 +54,18 @@ class Palette(Dialog[str | None]):
         self._fill(event.value)
 
     def on_input_submitted(self) -> None:
+        if self._chosen is not None:
+            self.dismiss(self._chosen)
+
+    def explanation(self) -> tuple[str, Text]:
+        """What the command under the cursor does."""
+        action = BY_ID[self._chosen] if self._chosen is not None else None
+        return "commands", about_command(action, self._picture)
+
+    @property
+    def _chosen(self) -> str | None:
         options = self.query_one(OptionList)
-        if options.highlighted is not None:
-            self.dismiss(options.get_option_at_index(options.highlighted).id)
+        return None if options.highlighted is None else options.get_option_at_index(options.highlighted).id
 
     def action_move(self, by: int) -> None:
         options = self.query_one(OptionList)

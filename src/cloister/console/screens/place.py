@@ -50,7 +50,10 @@ class Place(Painted[None]):
 
     scope: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
-    BINDINGS: ClassVar[list[BindingType]] = bindings(EVERYWHERE)
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings(EVERYWHERE),
+        Binding("ctrl+g", "app.perform('help')", "help", show=False, priority=True),  # also from the filter
+    ]
 
     def __init__(self) -> None:
         super().__init__()
