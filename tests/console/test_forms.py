@@ -269,3 +269,24 @@ def test_a_command_is_explained_before_it_is_done() -> None:
 
     asyncio.run(walk())
     client.close()
+
+
+def test_all_that_is_touched_can_be_read_before_its_name_is_typed() -> None:
+    client: Any = Recorded()
+    done: list[str] = []
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "alert" in text)
+            touched = Text("\n".join(f"thing {number:02}." for number in range(40)))
+            app.confirm("End them", touched, "it", "end them", lambda: done.append("it"))
+            assert "thing 39." not in await until(app, lambda text: "thing 00." in text)
+            await pilot.press("down", "down")
+            await until(app, lambda text: "thing 01." not in text and "thing 02." in text)
+            await pilot.press("i", *["pagedown"] * 5, "up")
+            await until(app, lambda text: "thing 38." in text and "thing 39." not in text)
+            await pilot.press("t", "enter")
+            await until(app, lambda _: done)
+
+    asyncio.run(walk())
+    client.close()

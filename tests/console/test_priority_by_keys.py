@@ -77,3 +77,24 @@ def test_there_is_a_highest_priority(busy: BusyHome) -> None:
         (("plus",), f"its priority is +{HIGHEST}, and there is none beyond"),
     )
     busy.client.lower_job(job.job_id, 0)
+
+
+def test_a_priority_that_does_not_count_yet_says_so(busy: BusyHome) -> None:
+    live, first = (
+        next(run.train_job for run in busy.client.runs() if run.name == name) for name in ("live", "first")
+    )
+    busy.client.cancel_job(first.job_id)
+    walked(
+        busy,
+        (("3", "w"), "ARMED"),
+        (
+            ("slash", *"live", "enter", "plus"),
+            "live has priority +1: it runs, so that counts once it has made way",
+        ),
+        (("escape", "slash", *"first", "enter"), "first"),
+        (("plus",), "first has priority +1: it is cancelled, so that counts once it is queued again"),
+    )
+    busy.client.resume_job(first.job_id)
+    assert waiting(busy)["first"] == (1, 1)
+    busy.client.lower_job(first.job_id, 0)
+    busy.client.lower_job(live.job_id, 0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cloister.console.actions import BY_ID, PLACES, Action
 from cloister.console.following import Following
 from cloister.console.messages import Answered, Refused, Said
+from cloister.console.remedies import with_keys
 from cloister.console.shell import fault, in_thread
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class ConsoleApp(Following):
             return
         place = f"{error.where}: " if error.where else ""
         waits = error.code == "approval-needed"
-        told = f"{message.doing}: {place}{error.message.rstrip('.')}. {error.remedy or ''}"
+        told = f"{message.doing}: {place}{error.message.rstrip('.')}. {with_keys(error.remedy, self._scope)}"
         self.say(told, "warn" if waits else "bad")
         self.reread_here()
 
@@ -173,10 +174,14 @@ class ConsoleApp(Following):
         self.copy_to_clipboard(chosen)
         self.say(f"{chosen} (sent to your terminal's clipboard)")
 
+    @property
+    def _scope(self) -> str:
+        return self.place.scope if self.place is not None else PLACES[0]
+
     def do_palette(self) -> None:
         from cloister.console.screens.palette import Palette, home_of
 
-        scope = self.place.scope if self.place is not None else PLACES[0]
+        scope = self._scope
 
         def chosen(action_id: str | None) -> None:
             if action_id is None:

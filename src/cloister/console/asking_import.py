@@ -19,6 +19,7 @@ from rich.text import Text
 from cloister.console.asking import checked, followed, given
 from cloister.console.messages import Said
 from cloister.console.paint import facts, outside, stack, state, styled
+from cloister.console.remedies import with_keys
 from cloister.console.screens.dialogs import Field
 from cloister.errors import CloisterError, InvalidInput
 from cloister.shown import counted, visible
@@ -247,7 +248,10 @@ def _imported(console: ConsoleApp, name: str, job: Job, problems: list[str]) -> 
     if problems:
         remedy = job.error.remedy if job.error is not None else None
         told = facts(
-            [("try", remedy), ("then", "the same key: what was typed is kept" if not well else None)]
+            [
+                ("try", with_keys(remedy)),
+                ("then", "the same key: what was typed is kept" if not well else None),
+            ]
         )
         console.tell(f"Problems in {visible(name)}", stack(told, _listed(problems)))
     return well
@@ -268,7 +272,7 @@ def _tried(console: ConsoleApp, name: str, job: Job, problems: list[str]) -> boo
         [
             ("it would be", state("imported", "good") if well else state("refused", "bad")),
             ("because", result.get("refused")),
-            ("try", result.get("remedy")),
+            ("try", with_keys(result.get("remedy"))),
             ("good rows", result.get("rows")),
             ("bad rows", result.get("bad_rows")),
             ("to train on", result.get("train_rows")),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cloister.console.paint import facts, outside, stack, state, styled, titled
+from cloister.console.remedies import tried
 from cloister.errors import Conflict
 from cloister.shown import describe, moment
 
@@ -28,7 +29,7 @@ def about_job(job: Job, picture: Picture) -> Text:
     problem = []
     if job.error is not None:
         problem.append(styled("× ", "bold red") + outside(job.error.detail))
-        problem.append(outside(f"try: {job.error.remedy}") if job.error.remedy else Text(""))
+        problem.append(tried(job.error.remedy))
     return titled(
         job.verb,
         stack(
@@ -105,10 +106,20 @@ def move(console: ConsoleApp, job: Job, by: int) -> None:
         return client.raise_job(job.job_id, priority) if by > 0 else client.lower_job(job.job_id, priority)
 
     def told(job: Job) -> None:
-        place = f": number {job.position} in the queue" if job.position is not None else ""
-        console.say(f"{named} has priority {signed(job.priority)}{place}.")
+        console.say(f"{named} has priority {signed(job.priority)}{_counts(job)}.")
 
     console.request(change, told, doing=f"put {named} {'before' if by > 0 else 'behind'} others")
+
+
+def _counts(job: Job) -> str:
+    """When a priority counts: at once only for what waits in the queue."""
+    if job.position is not None:
+        return f": number {job.position} in the queue"
+    if job.state == "running":
+        return ": it runs, so that counts once it has made way"
+    if job.state in GOES_ON or job.state == "failed":
+        return f": it is {job.state}, so that counts once it is queued again"
+    return ""
 
 
 def ask_resume(place: ListPlace) -> None:

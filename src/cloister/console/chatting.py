@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from textual.message import Message
 
+from cloister.console.remedies import with_keys
 from cloister.errors import CloisterError
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def ask(
     try:
         answer = open_chat.ask(name, messages, take)
     except CloisterError as error:
-        post(Broken(turn, side, f"{error.message.rstrip('.')}. {error.remedy or ''}"))
+        post(Broken(turn, side, f"{error.message.rstrip('.')}. {with_keys(error.remedy, 'serving')}"))
         return
     if pieces:
         tell()

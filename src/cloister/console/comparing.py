@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from cloister.console.paint import facts, grid, marked, number, outside, stack, state, styled, titled
+from cloister.console.remedies import tried
 from cloister.shown import describe, duration, moment, went_wrong
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def progress(run: Run) -> Text:
         if job is not None and job.error is not None:
             lines.append(styled("× ", "bold red") + outside(job.error.detail))
             if job.error.remedy:
-                lines.append(Text("  try: ") + outside(job.error.remedy))
+                lines.append(tried(job.error.remedy, "  try: "))
     return stack(*lines)
 
 

@@ -25,6 +25,7 @@ KEYS = (
     ("Esc", "leave: nothing happens"),
 )
 CONFIRMED = (
+    ("↑↓ PgUp PgDn", "scroll what is touched"),
     ("Its name", "typed as it stands in the line above, and Enter: it is done, and recorded"),
     AT_ANY_TIME,
     ("Esc", "leave: nothing is changed"),

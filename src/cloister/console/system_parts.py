@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from cloister.console.paint import COLOURS, bar, facts, grid, outside, stack, state, styled, titled
+from cloister.console.disks import LOW_BYTES
+from cloister.console.paint import COLOURS, facts, grid, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
+from cloister.console.remedies import tried
 from cloister.home import Home
 from cloister.shown import counted, moment, size, visible
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from cloister.api import PolicyTable, Status
 
 SETTINGS_SHOWN = 20_000
-LOW_DISK_BYTES = 5 << 30
 DEMANDS = {"yes": "●", "approval": "▲", "signed approval": "▲s", "no": "·"}
 WORDS = {"good": "ok", "warn": "warn", "bad": "BAD"}
 
@@ -58,12 +59,12 @@ def listed(picture: Picture, findings: Findings | None) -> list[tuple[str, tuple
 def doctor(findings: Findings | None, problem: str | None) -> Text:
     """What the check of this machine found, each with what to do."""
     if findings is None:
-        return _unshown(problem) or Text("Looking at this machine …", "dim")
+        return _unshown(problem) or Text("d, or Enter, looks at this machine.", "dim")
     parts = [
         state(WORDS.get(one["state"], "?"), one["state"] if one["state"] in WORDS else "off")
         + Text("  ")
         + outside(f"{one['check']}: {one['finding']}")
-        + (styled("\n      try: ", "dim") + outside(one["remedy"]) if one.get("remedy") else Text(""))
+        + (styled("\n      try: ", "dim") + tried(one["remedy"], "") if one.get("remedy") else Text(""))
         for one in findings
     ]
     return titled("This machine", Text("\n").join(parts))
@@ -72,7 +73,7 @@ def doctor(findings: Findings | None, problem: str | None) -> Text:
 def policies(table: PolicyTable | None, problem: str | None) -> Text:
     """Who may do what, by the policies in force."""
     if table is None:
-        return _unshown(problem) or Text("Reading …", "dim")
+        return _unshown(problem) or Text("Enter reads them.", "dim")
     roles = [role for role in dict.fromkeys(cell.role for cell in table.cells) if role != "none"]
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for cell in table.cells:
@@ -207,23 +208,7 @@ def _disk_line(home: str) -> tuple[Text, str]:
     if found is None:
         return Text(""), "cannot be looked at by this account"
     free, total = found
-    return _good(free >= LOW_DISK_BYTES), f"{size(free)} of {size(total)} free below the home"
-
-
-def _disks(picture: Picture) -> Text:
-    assert picture.status is not None
-    found = _disk(picture.status.home)
-    if found is None:
-        return Text("Its folders are closed to this account: `df` on the machine tells.")
-    free, total = found
-    told = [
-        ("home", picture.status.home),
-        ("used", f"{bar(1 - free / total)} {size(total - free)} of {size(total)}"),
-    ]
-    return stack(
-        facts([*told, ("free", size(free))]),
-        Text("An alert tells when it is low: `alerts.disk_low_gib`.", "dim"),
-    )
+    return _good(free >= LOW_BYTES), f"{size(free)} of {size(total)} free below the home"
 
 
 def _devices(picture: Picture) -> Text:
@@ -270,7 +255,6 @@ ABOUT: dict[str, Callable[[Picture], Text]] = {
     "settings": _settings,
     "slots": _slots,
     "backups": _backups,
-    "disks": _disks,
     "devices": _devices,
     "sinks": _sinks,
 }

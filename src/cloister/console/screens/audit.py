@@ -14,6 +14,7 @@ from cloister.console.commands import cloister
 from cloister.console.paint import COLOURS, facts, outside, stack, state, styled
 from cloister.console.picture import Picture
 from cloister.console.proving import Proved, holds, prove, save, shown, told
+from cloister.console.remedies import with_keys
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
@@ -226,7 +227,7 @@ class AuditPlace(ListPlace):
                             if one.cosigned_at
                             else "never",
                         ),
-                        ("next", one.command),
+                        ("next", with_keys(one.command, self.scope)),
                     ]
                 ),
             )

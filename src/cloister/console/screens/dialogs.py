@@ -72,7 +72,14 @@ class Tell(Dialog[None]):
 class Confirm(Explained[bool]):
     """What an action touches, and the object's name to be typed. Esc changes nothing."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "leave")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "leave"),
+        Binding("up", "roll(-1)", "up"),
+        Binding("down", "roll(1)", "down"),
+        Binding("pageup", "roll(-8)", "page up"),
+        Binding("pagedown", "roll(8)", "page down"),
+    ]
+    KEYS = "↑↓ PgUp PgDn scroll   ctrl+g help   Esc: nothing is changed"
 
     def __init__(self, title: str, touched: Text, name: str, doing: str) -> None:
         super().__init__()
@@ -89,7 +96,7 @@ class Confirm(Explained[bool]):
             ask = Text("Type ") + outside(self._name, 80, "bold") + Text(f" and Enter to {self._doing}:")
             yield Static(ask, markup=False)
             yield Entry(id="name", select_on_focus=False, compact=True)
-            yield Static(Text("Esc: nothing is changed   ctrl+g help", "dim"), classes="keys", markup=False)
+            yield Static(Text(self.KEYS, "dim"), classes="keys", markup=False)
 
     def on_mount(self) -> None:
         self.query_one("#words", Words).tell(self._touched)
@@ -105,6 +112,9 @@ class Confirm(Explained[bool]):
 
     def explanation(self) -> tuple[str, Text]:
         return self._title, about_confirming(self._doing)
+
+    def action_roll(self, lines: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def action_leave(self) -> None:
         self.dismiss(False)

@@ -17,6 +17,7 @@ from cloister.console.first_steps import first_steps, greeting
 from cloister.console.paint import ago, facts, grid, marked, outside, stack, state, titled
 from cloister.console.picture import Picture
 from cloister.console.pipeline import devices, queue, stages
+from cloister.console.remedies import with_keys
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
 from cloister.shown import duration
@@ -55,13 +56,13 @@ class OverviewPlace(ListPlace):
         if kind == "alert":
             for alert in picture.alerts:
                 if alert.key == rest:
-                    return about_alert(alert, self.console.clock())
+                    return about_alert(alert, self.console.clock(), self.scope)
         if kind == "job":
             for job in picture.jobs:
                 if job.job_id == rest:
                     return about_job(job, picture)
         if kind == "note":
-            return stack(marked("warn", "") + outside(rest), _appliance(picture))
+            return stack(marked("warn", "") + outside(with_keys(rest, self.scope)), _appliance(picture))
         return stack(_appliance(picture), *_left(picture))
 
     def chosen_id(self) -> str | None:
@@ -119,8 +120,8 @@ def acknowledge(place: ListPlace, key: str | None) -> None:
     )
 
 
-def about_alert(alert: Alert, now: datetime) -> Text:
-    """Why, who is affected, and the next safe command."""
+def about_alert(alert: Alert, now: datetime, scope: str) -> Text:
+    """Why, who is affected, and the next safe command, with its key as seen from that screen."""
     return stack(
         state(alert.severity),
         facts(
@@ -129,7 +130,7 @@ def about_alert(alert: Alert, now: datetime) -> Text:
                 ("since", f"{ago(alert.raised_at, now)} ago"),
                 ("cause", alert.cause),
                 ("affects", alert.affects),
-                ("next", alert.command),
+                ("next", with_keys(alert.command, scope)),
                 ("seen by", alert.acknowledged_by or "nobody yet (a acknowledges)"),
             ]
         ),

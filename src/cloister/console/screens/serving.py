@@ -11,6 +11,7 @@ from cloister.console.approving import decisions
 from cloister.console.asking import ask_serve
 from cloister.console.paint import ago, facts, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
+from cloister.console.remedies import tried
 from cloister.console.rolling_back import ENDED, ask_rollback
 from cloister.console.screens.chat import ChatPane
 from cloister.console.screens.place import ListPlace, bindings
@@ -105,7 +106,7 @@ class ServingPlace(ListPlace):
         problem = []
         if one.error is not None:
             problem.append(styled("× ", "bold red") + outside(one.error.detail))
-            problem.append(outside(f"try: {one.error.remedy}") if one.error.remedy else Text(""))
+            problem.append(tried(one.error.remedy))
         return stack(
             outside(one.name, style="bold"),
             *problem,

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.text import Text
 from textual.binding import BindingType
 
+from cloister.console import disks
 from cloister.console import system_parts as parts
 from cloister.console.asking_keeping import ask_backup, ask_discard, ask_new_slot, ask_slot_removal
 from cloister.console.asking_vault import ask_initialise, ask_lock, ask_unlock
 from cloister.console.commands import cloister
 from cloister.console.denial import ask_why, told
+from cloister.console.disks import Disk
 from cloister.console.paint import outside, state
 from cloister.console.picture import Picture
 from cloister.console.screens.dialogs import Field
@@ -37,6 +39,7 @@ class SystemPlace(ListPlace):
         super().__init__()
         self._doctor: list[dict[str, Any]] | None = None
         self._table: PolicyTable | None = None
+        self._disks: list[Disk] | None = None
         self._problems: dict[str, str] = {}
 
     def lines(self, picture: Picture) -> list[Line]:
@@ -56,11 +59,13 @@ class SystemPlace(ListPlace):
         if key.startswith("alert:"):
             for alert in picture.alerts:
                 if f"alert:{alert.key}" == key:
-                    return about_alert(alert, self.console.clock())
+                    return about_alert(alert, self.console.clock(), self.scope)
         if key == "doctor":
             return parts.doctor(self._doctor, self._problems.get("doctor"))
         if key == "policy":
             return parts.policies(self._table, self._problems.get("policy"))
+        if key == "disks":
+            return disks.told(self._disks)
         return parts.ABOUT[key](picture) if key in parts.ABOUT else Text("")
 
     def do_open(self) -> None:
@@ -68,6 +73,7 @@ class SystemPlace(ListPlace):
         if key == "doctor" and self._doctor is None:
             self.do_doctor()
         if key == "policy" and self._table is None:
+            self.console.say("Reading the policies …", "info")
             self.console.request(
                 lambda client: client.policy_table(),
                 lambda table: self._keep(table=table),
@@ -75,18 +81,36 @@ class SystemPlace(ListPlace):
                 failed=lambda why: self._keep(problem=("policy", why)),
                 quiet=True,
             )
+        if key == "disks":
+            self._look_at_disks()
         super().do_open()
+
+    def _look_at_disks(self) -> None:
+        """Anew each time: what was seen before stands there until then."""
+        found = disks.places(self.console.picture)
+        self.console.say("Looking at the disks …", "info")
+        self.console.request(
+            lambda _: disks.look(found),
+            lambda seen: self._keep(seen=seen),
+            doing="look at the disks",
+            quiet=True,
+        )
 
     def _keep(
         self,
         *,
         table: PolicyTable | None = None,
         doctor: list[dict[str, Any]] | None = None,
+        seen: list[Disk] | None = None,
         problem: tuple[str, str] | None = None,
     ) -> None:
         """What came of a request, and show it."""
         self._table = table or self._table
         self._doctor = doctor if doctor is not None else self._doctor
+        if seen is not None:
+            self._disks = seen
+        if seen is not None or table is not None:
+            self.console.hush()
         if problem is not None:
             self._problems[problem[0]] = problem[1]
         self.show(self.console.picture)
