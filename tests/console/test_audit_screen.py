@@ -44,7 +44,7 @@ def test_a_ledger_is_followed_paged_and_left_for_the_other() -> None:
         async with console(lambda: client, WIDE, clock=lambda: NOW) as (app, pilot):
             await until(app, lambda text: "1 alert" in text)
             await pilot.press("7")
-            await until(app, lambda text: "control-499" in text)
+            await until(app, lambda text: "control-499" in text and "\n control  time" in text)
             client.sizes["control"] = 501
             await until(app, lambda text: "control-500" in text)
             await pilot.press("b")
@@ -54,11 +54,49 @@ def test_a_ledger_is_followed_paged_and_left_for_the_other() -> None:
             await until(app, lambda text: "control-501" in text)
             await pilot.press("g")
             await until(app, lambda text: "gateway-2" in text and "control-501" not in text)
+            await until(app, lambda text: "\n gateway  time" in text)
             await pilot.press("b")
             await until(app, lambda text: "These are the oldest" in text)
 
     asyncio.run(walk())
     client.close()
+
+
+def test_what_is_searched_for_is_said_beside_what_was_found() -> None:
+    client: Any = Growing()
+
+    async def walk() -> None:
+        async with console(lambda: client, WIDE, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "1 alert" in text)
+            await pilot.press("7")
+            await until(app, lambda text: "control-499" in text)
+            await pilot.press("f", "tab", *"run", "pagedown", "enter")
+            await until(
+                app, lambda text: "Only what fits of the control ledger: action run. Esc shows all." in text
+            )
+            await until(app, lambda _: client.asked[-1].get("action") == "run")
+            await pilot.press("escape")
+            await until(app, lambda _: "action" not in client.asked[-1])
+
+    asyncio.run(walk())
+    client.close()
+
+
+def test_an_authority_that_was_away_from_the_start_is_said() -> None:
+    client: Any = Growing()
+
+    async def walk() -> None:
+        async with console(lambda: client, WIDE, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "1 alert" in text)
+            client.away = True
+            client.close()
+            await pilot.press("r")
+            await until(app, lambda text: "AUTHORITY AWAY" in text)
+            await pilot.press("7")
+            text = await until(app, lambda text: "The authority is away, nothing was read yet." in text)
+            assert "Reading" not in text
+
+    asyncio.run(walk())
 
 
 def test_witnesses_are_named_with_when_they_last_signed() -> None:

@@ -162,3 +162,29 @@ def chosen(app: ConsoleApp) -> str | None:
     """The key of the line under the cursor."""
     line = app.place.query_one(Rows).chosen if app.place is not None else None
     return line.key if line is not None else None
+
+
+def test_what_is_cut_off_beside_the_scroll_bar_is_not_gone_unseen() -> None:
+    async def steps(app: Table, pilot: Pilot[None]) -> None:
+        long = Line(
+            "long", (Text("long"), Text("x" * 33))
+        )  # all but its last column, which the scroll bar takes
+        app.rows.show_lines([long])
+        await pilot.pause()
+        assert app.lines[1].endswith("x" * 33)
+        app.rows.show_lines([long, *(line(f"l{number}") for number in range(20))])
+        await pilot.pause()
+        assert app.rows.show_vertical_scrollbar
+        assert "x…" in app.lines[1] and "x" * 33 not in app.lines[1]
+
+    walk(steps)
+
+
+def test_a_column_is_called_otherwise() -> None:
+    async def steps(app: Table, pilot: Pilot[None]) -> None:
+        app.rows.show_lines([line("one", 1)])
+        app.rows.head(("a longer name", "count"))
+        await pilot.pause()
+        assert app.lines[:2] == [" a longer name  count", " one            1"]
+
+    walk(steps)

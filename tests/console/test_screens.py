@@ -217,7 +217,7 @@ def test_a_state_looks_as_it_did(state: str, picture: SnapshotAssertion) -> None
 
 
 def test_a_ledger_that_may_not_be_read_says_so(picture: SnapshotAssertion) -> None:
-    assert look(NARROW, to("audit", wanted="let your roles not read"), changed("denied")) == picture
+    assert look(NARROW, to("audit", wanted="do not let your roles read"), changed("denied")) == picture
 
 
 @cache

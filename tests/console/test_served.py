@@ -100,7 +100,7 @@ def test_who_may_not_read_the_ledger_is_told_so_and_asks_for_nothing() -> None:
         async with console(lambda: client, WIDER, clock=lambda: NOW) as (app, pilot):
             await until(app, lambda text: "1 alert" in text)
             await pilot.press("6")
-            await until(app, lambda text: "let your roles not read the ledger" in text)
+            await until(app, lambda text: "do not let your roles read the ledger" in text)
             await pilot.press("5")
             await until(app, lambda text: "25%" in text and "none in the last 5 minutes" in text)
 

@@ -76,3 +76,25 @@ def test_a_key_that_opens_something_counts_before_what_is_typed_behind_it() -> N
 
     asyncio.run(walk())
     client.close()
+
+
+def test_a_choice_is_made_before_what_is_typed_behind_it_counts() -> None:
+    told: list[dict[str, str]] = []
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, _):
+            await until(app, lambda text: "alert" in text)
+            fields = [
+                Field("one", "One", choices=("first", "second", "third")),
+                Field("two", "Two"),
+                Field("three", "Three"),
+            ]
+            app.ask_form("A form", fields, told.append)
+            await until(app, lambda text: "A form" in text)
+            at_once(app, "enter", "down", "enter", "pagedown", *"ab", "enter")
+            await until(app, lambda _: told)
+
+    asyncio.run(walk())
+    client.close()
+    assert told == [{"one": "second", "two": "", "three": "ab"}]

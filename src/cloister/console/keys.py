@@ -7,6 +7,7 @@ is. Knows nodes, not what keys do.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from textual.app import App
@@ -38,18 +39,22 @@ class KeyOrder:
         return False
 
     def follow(self, begun: MessagePump) -> None:
-        """The key was handed to this node; it has counted once it has climbed from there to the application."""
+        """The key was handed to this node; it has counted once it has climbed from there to the application, and what
+        the node then told of it, such as a choice that was made, has climbed so, too."""
         self._sent += 1
         number = self._sent
         self._app.set_timer(KEY_S, lambda: self._counted(number))
 
-        def climb(node: MessagePump) -> None:
+        def climb(node: MessagePump, then: Callable[[], object]) -> None:
             above = node._parent
-            if above is None or not above.call_later(climb, above):
-                self._app.call_later(self._counted, number)
+            if above is None or not above.call_later(climb, above, then):
+                then()
 
-        if not begun.call_later(climb, begun):
-            climb(begun)
+        def begin(then: Callable[[], object]) -> None:
+            if not begun.call_later(climb, begun, then):
+                climb(begun, then)
+
+        begin(lambda: begin(lambda: self._app.call_later(self._counted, number)))
 
     def _counted(self, number: int) -> None:
         if number != self._sent or not self._busy:

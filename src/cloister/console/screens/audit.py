@@ -17,7 +17,7 @@ from cloister.console.proving import Proved, holds, prove, save, shown, told
 from cloister.console.remedies import with_keys
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
-from cloister.console.widgets.rows import Line
+from cloister.console.widgets.rows import Line, Rows
 from cloister.shown import moment
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ class AuditPlace(ListPlace):
         self.show(self.console.picture)
 
     def lines(self, picture: Picture) -> list[Line]:
+        self.query_one(Rows).head((self._ledger, *self.columns[1:]))
         entries = self._found.entries if self._found is not None else []
         return [
             self.line(f"{self._ledger}:{entry.index}", (entry,), partial(_cells, entry))
@@ -98,10 +99,12 @@ class AuditPlace(ListPlace):
     def greeting(self, picture: Picture) -> Text:
         if not picture.may("ledger.read"):
             return styled("Not shown: ", "bold red") + Text(
-                "the policies let your roles not read the ledger."
+                "the policies do not let your roles read the ledger."
             )
         if self._problem is not None:
             return styled("Not shown: ", "bold red") + outside(self._problem)
+        if self._found is None and picture.away is not None:
+            return Text("The authority is away, nothing was read yet.\n") + outside(picture.away)
         if self._found is None:
             return Text("Reading …", "dim")
         return Text("No entry matches. Esc shows all of them.") if self._wanted else Text(self.empty)
@@ -153,6 +156,11 @@ class AuditPlace(ListPlace):
         def go_on(values: dict[str, str]) -> None:
             self._wanted = {name: value for name, value in values.items() if value}
             self._before = None
+            sought = ", ".join(f"{name} {value}" for name, value in self._wanted.items())
+            if sought:
+                self.console.say(
+                    f"Only what fits of the {self._ledger} ledger: {sought}. Esc shows all.", "info"
+                )
             self._ask()
 
         self.console.ask_form(

@@ -122,7 +122,7 @@ class ClientsPlace(ListPlace):
 
     def _told(self, one: ApiClient, picture: Picture) -> Text:
         if not picture.may("ledger.read"):
-            return styled("× the policies let your roles not read the ledger\n", "red")
+            return styled("× the policies do not let your roles read the ledger\n", "red")
         use = self._used.get(one.client_id)
         return told_use(use, self.console.clock(), looked_back=self._looked_back)
 

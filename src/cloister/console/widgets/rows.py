@@ -91,6 +91,13 @@ class Rows(ScrollView, can_focus=True):
         """The line under the cursor."""
         return self._lines[self.cursor_row] if 0 <= self.cursor_row < len(self._lines) else None
 
+    def head(self, columns: Sequence[str]) -> None:
+        """Other headings of the columns."""
+        if tuple(columns) != self._headings:
+            self._headings = tuple(columns)
+            self._measure()
+            self.refresh()
+
     def show_lines(self, lines: Sequence[Line]) -> None:
         """Show these, at most `MOST`; what is there already stays where it is."""
         before, chosen = self._lines, self.chosen
@@ -122,6 +129,11 @@ class Rows(ScrollView, can_focus=True):
         self._keep_in_sight()
         self.post_message(self.Highlighted())
 
+    @property
+    def seen(self) -> int:
+        """Columns beside the scroll bar, which hides what is drawn behind it."""
+        return self.size.width - self.scrollbar_size_vertical
+
     def get_content_width(self, container: Size, viewport: Size) -> int:
         """What the lines take, and a scroll bar."""
         return self.virtual_size.width + 1
@@ -145,7 +157,7 @@ class Rows(ScrollView, can_focus=True):
         if chosen:
             cursor = self.get_component_rich_style("rows--cursor", partial=True)
             return self._strip(line.cells, self.rich_style + cursor, self.rich_style + cursor, over=cursor)
-        drawn_for = (self.size.width, self._widths, self.rich_style)
+        drawn_for = (self.seen, self._widths, self.rich_style)
         if drawn_for != self._drawn_for or len(self._drawn) > KEPT:
             self._drawn.clear()
             self._drawn_for = drawn_for
@@ -158,7 +170,7 @@ class Rows(ScrollView, can_focus=True):
     def _strip(self, cells: Sequence[Text], style: Style, rest: Style, *, over: Style | None = None) -> Strip:
         """Cells beside each other, each as wide as its column. `over` is the look of the cursor, whose own colour is
         stronger than a cell's."""
-        width, left = self.size.width, 0
+        width, left = self.seen, 0
         space = Segment(" " * PADDING, style)
         parts: list[Segment] = []
         for column, cell in zip(self._widths, cells, strict=False):
