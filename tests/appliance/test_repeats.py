@@ -41,7 +41,7 @@ def filled(appliance: Appliance) -> Appliance:
 @pytest.fixture
 def raw(filled: Appliance) -> Iterator[httpx.Client]:
     transport = httpx.HTTPTransport(uds=str(filled.home.authority_socket))
-    with httpx.Client(transport=transport, base_url="http://authority") as client:
+    with httpx.Client(transport=transport, base_url="http://authority", timeout=60) as client:
         yield client
 
 
@@ -110,7 +110,7 @@ def test_the_pattern_names_routes_that_there_are(tmp_path: Any) -> None:
 def test_at_once_it_is_done_once(filled: Appliance) -> None:
     async def both() -> list[httpx.Response]:
         transport = httpx.AsyncHTTPTransport(uds=str(filled.home.authority_socket))
-        async with httpx.AsyncClient(transport=transport, base_url="http://authority") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://authority", timeout=60) as client:
             words = {"json": {"reason": "twice"}, "headers": {"idempotency-key": "key-number-6"}}
             return await asyncio.gather(*(client.post("/v1/datasets/notes/hold", **words) for _ in range(8)))
 
@@ -150,7 +150,7 @@ def test_whoever_lost_the_role_is_not_answered_again() -> None:
 
         def ask() -> tuple[int, dict[str, Any], bool]:
             transport = httpx.HTTPTransport(uds=str(path))
-            with httpx.Client(transport=transport, base_url="http://authority") as raw:
+            with httpx.Client(transport=transport, base_url="http://authority", timeout=60) as raw:
                 answer = hold(raw, "key-number-8")
             return answer.status_code, answer.json(), "idempotent-replay" in answer.headers
 
@@ -188,7 +188,7 @@ def test_a_client_outlives_a_kill_in_the_middle(filled: Appliance) -> None:
         embedded.await_end(pid)
         embedded.start(filled.home, gateway=False)
         filled.client.unlock(PASSPHRASE)
-        asking.join(30)
+        asking.join(120)
         made = {one.hold_id for one in filled.client.holds()} - before
         assert len(made) <= 1 and len(heard) == 1
         if isinstance(heard[0], str):

@@ -34,7 +34,7 @@ class Side:
 
         def say() -> str:
             with socket.socket(socket.AF_UNIX) as connection, open(os.devnull) as null:
-                connection.settimeout(10)
+                connection.settimeout(60)
                 connection.connect(str(self.path))
                 message = json.dumps({"token": token, "roles": ["source"]}).encode() + b"\n"
                 socket.send_fds(connection, [message], [null.fileno()])
