@@ -52,6 +52,6 @@ def test_a_stream_that_is_left_in_the_middle_of_a_request_is_let_go_of(tmp_path:
         leaving = threading.Thread(target=events.close, daemon=True)
         with client._http._transport._pool._optional_thread_lock:  # as every request holds it for a moment
             leaving.start()
-            leaving.join(10)
+            leaving.join(60)
             assert not leaving.is_alive()
         leaving.join()

@@ -36,7 +36,7 @@ def reader(here: World, after: int) -> Iterator[socket.socket]:
 
 def read(connection: socket.socket, until: int) -> Iterator[Event]:
     """What has been sent, event by event, up to that number."""
-    connection.settimeout(30)
+    connection.settimeout(120)
     data = b""
     while True:
         data += connection.recv(1 << 20)
@@ -52,7 +52,7 @@ def read(connection: socket.socket, until: int) -> Iterator[Event]:
 @asynccontextmanager
 async def asking(here: World) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.AsyncHTTPTransport(uds=str(here.home.authority_socket))
-    async with httpx.AsyncClient(transport=transport, base_url="http://authority", timeout=30) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://authority", timeout=120) as client:
         yield client
 
 
@@ -103,7 +103,7 @@ async def test_a_reader_that_reads_nothing_slows_nobody_and_loses_nothing(here: 
             last = here.authority.state.last_seq()
             assert set(answers) == {200}
             assert last - start > EVENTS + 1000
-            await asyncio.to_thread(following.join, 60)
+            await asyncio.to_thread(following.join, 300)
             assert fast == list(range(start + 1, last + 1))
             late = await asyncio.to_thread(lambda: [event.seq for event in read(slow, last)])
             assert late == list(range(start + 1, last + 1))
@@ -166,17 +166,17 @@ async def test_who_watches_a_job_reads_it_anew_after_a_gap(here: World) -> None:
                         seen.append(job.state)
                         if len(seen) == 2:  # it has taken the stream's number, and follows from there
                             first.set()
-                            go_on.wait(30)
+                            go_on.wait(120)
 
             watching = threading.Thread(target=watch, daemon=True)
             watching.start()
-            await asyncio.to_thread(first.wait, 30)
+            await asyncio.to_thread(first.wait, 120)
             here.go.touch()
             await here.reaches(job_id, JobState.DONE)
             many(here, 500)
             assert all(event.subject != job_id for event in here.authority.state.events_after(0))
             go_on.set()
-            await asyncio.to_thread(watching.join, 20)
+            await asyncio.to_thread(watching.join, 120)
             assert seen[-1] == JobState.DONE and not watching.is_alive()
     finally:
         store.KEPT_EVENTS, store.PRUNE_EVERY = kept, every
