@@ -52,14 +52,14 @@ async def test_a_policy_change_is_compared_with_the_set_that_its_digest_names(ga
         entered.set()
         found = checked(*words)
         computed.set()
-        released.wait(10)
+        released.wait(120)
         return found
 
     async def slowly(*words: Any, **more: Any) -> int:
         if words[1] == "policy.change":
             asked.append(asyncio.create_task(needed(sets.propose(ADMIN, second))))
             if await asyncio.to_thread(entered.wait, 0.3):
-                await asyncio.to_thread(computed.wait, 10)
+                await asyncio.to_thread(computed.wait, 120)
         return await record(*words, **more)
 
     sets._checked, recorder.record = held, slowly  # type: ignore[method-assign]
