@@ -331,8 +331,8 @@ def outcome(answer: Sequence[Any], signed: Mapping[str, bool]) -> Demand | None:
 
 
 def _connected(path: Path) -> http.client.HTTPConnection:
-    connection = http.client.HTTPConnection("authority", timeout=60)
+    connection = http.client.HTTPConnection("authority", timeout=120)
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(60)
+    connection.sock.settimeout(120)
     connection.sock.connect(str(path))
     return connection

@@ -69,9 +69,9 @@ def shared(accounts: dict[str, str]) -> Iterator[Appliance]:
 
 def ask(path: Path, method: str, target: str) -> tuple[int, str]:
     """Status and code of one request without a body, over a connection of its own."""
-    connection = http.client.HTTPConnection("authority", timeout=30)
+    connection = http.client.HTTPConnection("authority", timeout=120)
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(30)
+    connection.sock.settimeout(120)
     connection.sock.connect(str(path))
     try:
         connection.request(method, target, headers={"content-length": "0"} if method == "POST" else {})
@@ -346,7 +346,7 @@ def test_an_authority_does_not_start_with_a_set_that_is_not_valid(tmp_path: Path
             [str(Path(sys.executable).parent / "cloisterd"), "--home", str(home.root)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert done.returncode == 2
         assert str(folder) in done.stderr
