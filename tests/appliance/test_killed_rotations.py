@@ -61,7 +61,7 @@ def killed(appliance: Appliance, order: random.Random, *, kek: bool) -> bool:
     asking.join()
     embedded.start(appliance.home, gateway=False, listen=LOOPBACK)
     client.unlock(PASSPHRASE)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while any(job.state not in FINAL_STATES for job in client.jobs()):
         assert time.monotonic() < end
         time.sleep(0.05)

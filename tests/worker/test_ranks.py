@@ -118,7 +118,7 @@ def test_one_that_dies_is_told_of_also_where_the_first_waits_for_something_else(
     out = worker_jobs.output(tmp_path, "adapter", "ad")
     with ranks.gang(job(stored, out, 2), 2, on_fault=told.put):
         begun[0].kill()
-        assert "ocess 2 of 2" in told.get(timeout=20).message
+        assert "ocess 2 of 2" in told.get(timeout=120).message
 
 
 def test_no_key_is_in_what_another_process_is_started_with(stored: Any, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_job_that_is_stopped_stops(model: Model, tmp_path: Path, recipients: t
 
 
 @pytest.mark.parametrize("recipients", [(), (str(pyrage.x25519.Identity.generate().to_public()),)])
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_a_job_that_is_stopped_while_nobody_reads_stops(model: Model, recipients: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     end = time.monotonic() + 0.3
