@@ -97,9 +97,9 @@ class Prober:
 
 
 def _send(path: Path, method: str, target: str, body: Any, headers: dict[str, str]) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("authority", timeout=60)
+    connection = http.client.HTTPConnection("authority", timeout=120)
     connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(60)
+    connection.sock.settimeout(120)
     connection.sock.connect(str(path))
     try:
         content = None if body is None else json.dumps(body)
