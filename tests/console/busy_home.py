@@ -196,7 +196,7 @@ class BusyHome:
     def start_run(self, name: str = "live") -> str:
         """A run whose worker says what it is told to; its training job."""
         job = self.ask_run(name)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while self.client.job(job).state != "running":
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -208,7 +208,7 @@ class BusyHome:
             os.kill(self.pid, signal.SIGCONT)
         self.client.close()
         embedded.stop(self.home)
-        self.launcher.wait(30)
+        self.launcher.wait(60)
 
 
 def stored(kind: ObjectKind, name: str, counts: dict[str, Any]) -> ObjectRow:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from console_world import still
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from textual.app import App
+from textual.pilot import Pilot
+
+from cloister.console.app import ConsoleApp
 
 
 def pictured(app: App[Any]) -> str:
@@ -28,6 +32,16 @@ def pictured(app: App[Any]) -> str:
             column = end
         styles += [f"{row:>2}:{start}-{end} {style}" for start, end, style in stretches]
     return "\n".join([*lines, "-" * app.size.width, *styles, ""])
+
+
+async def stood(app: ConsoleApp, pilot: Pilot[None]) -> str:
+    """The picture of a screen that has been told all, once it stands still."""
+    shot = ""
+    while shot != (again := pictured(app)):
+        shot = again
+        await still(app, pilot)
+        await pilot.pause(0.05)
+    return shot
 
 
 def _colours(style: Any) -> Any:

@@ -189,7 +189,7 @@ class RealTerminal:
             os.write(self.master, KEYS.get(key, key).encode())
         return began
 
-    def until(self, wanted: Callable[[Grid], object], seconds: float = 20) -> float:
+    def until(self, wanted: Callable[[Grid], object], seconds: float = 60) -> float:
         """Wait for a screen; the time when it was painted. Fails with the screen as it is."""
         end = time.monotonic() + seconds
         with self._changed:
@@ -198,7 +198,7 @@ class RealTerminal:
                     raise AssertionError(f"not on the screen after {seconds} s:\n{self.grid.text}")
             return self.painted_at
 
-    def shows(self, *words: str, seconds: float = 20) -> float:
+    def shows(self, *words: str, seconds: float = 60) -> float:
         """Wait until all these words are on the screen."""
         return self.until(lambda grid: all(word in grid.text for word in words), seconds)
 
@@ -220,7 +220,7 @@ class RealTerminal:
         os.close(self.master)
         self.master = self.slave = -1
 
-    def ended(self, seconds: float = 10) -> int:
+    def ended(self, seconds: float = 60) -> int:
         """Wait for the program's end; its exit code, negative for a signal."""
         code = self.process.wait(seconds)
         time.sleep(0.1)  # the last of what it wrote

@@ -17,7 +17,7 @@ class Terminal:
 
     def tmux(self, *arguments: str) -> str:
         command = ["tmux", "-f", "/dev/null", "-S", str(self._socket), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
     @property
     def screen(self) -> str:
@@ -35,7 +35,7 @@ class Terminal:
     def type_in(self, text: str) -> None:
         self.tmux("send-keys", "-t", "console", "-l", text)
 
-    def until(self, *wanted: str | Callable[[str], object], seconds: float = 30) -> str:
+    def until(self, *wanted: str | Callable[[str], object], seconds: float = 60) -> str:
         """Wait until all of it is on the screen, which is returned. Fails with the screen as it is."""
         end = time.monotonic() + seconds
         while True:
@@ -45,7 +45,7 @@ class Terminal:
             assert time.monotonic() < end, f"waited for {wanted}:\n{text}"
             time.sleep(0.1)
 
-    def ended(self, seconds: float = 30) -> None:
+    def ended(self, seconds: float = 60) -> None:
         """Wait until the program has ended, and the terminal with it."""
         end = time.monotonic() + seconds
         while self._alive():
@@ -54,7 +54,7 @@ class Terminal:
 
     def _alive(self) -> bool:
         command = ["tmux", "-S", str(self._socket), "has-session", "-t", "console"]
-        return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
 
 @contextmanager

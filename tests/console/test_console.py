@@ -69,7 +69,7 @@ def test_an_empty_appliance_is_led_to_its_first_data(tmp_path: Path) -> None:
             await pilot.press("enter")
             await type_in(pilot, "small")
             await pilot.press("enter")
-            await until(app, lambda text: "small is in" in text, seconds=60)
+            await until(app, lambda text: "small is in" in text)
             source = tmp_path / "claims.jsonl"
             source.write_text('{"prompt": "a", "completion": "b"}\n' * 20 + '{"prompt": "a"}\n')
             await pilot.press("i")
@@ -79,7 +79,7 @@ def test_an_empty_appliance_is_led_to_its_first_data(tmp_path: Path) -> None:
             await type_in(pilot, "claims")
             await pilot.press("enter", "enter", "down", "enter")  # do: a dry run
             await pilot.press(*["tab"] * 4, *["enter"] * 4, "tab", *["enter"] * 2)
-            found = await until(app, lambda text: "claims.jsonl:21" in text, seconds=60)
+            found = await until(app, lambda text: "claims.jsonl:21" in text)
             assert "A dry run of claims" in found and "× refused" in found
             await pilot.press("escape", "2")
             await until(app, lambda text: "No data yet" in text)
@@ -98,9 +98,7 @@ def test_a_run_is_started_followed_and_opened(full: Appliance) -> None:
         async with console(full.home.authority_socket, size=(120, 40)) as (app, pilot):
             await pilot.press("3")
             await until(app, lambda text: "first" in text)
-            await until(
-                app, lambda text: "loss (line)" in text, seconds=90
-            )  # the curves come with the numbers
+            await until(app, lambda text: "loss (line)" in text, seconds=240)  # they come with the numbers
             await until(app, lambda text: "held-out rows" in text, seconds=240)
             await pilot.press("enter")
             assert "evaluation  ● done" in await until(app, lambda text: "hold-out loss " in text)
@@ -131,12 +129,12 @@ def test_a_dataset_is_looked_at_and_its_rows_are_revealed(full: Appliance) -> No
             await pilot.press("o")
             await until(app, lambda text: "m looks at the dataset now" in text)
             await pilot.press("m", "tab", "tab", "enter")
-            await until(app, lambda text: "Report of claims" in text and "40: " in text, seconds=60)
+            await until(app, lambda text: "Report of claims" in text and "40: " in text)
             await pilot.press("escape", "v", "tab", "enter")
             await until(app, lambda text: "go on the ledger" in text)
             await type_in(pilot, "claims")
             await pilot.press("enter")
-            await until(app, lambda text: "row 3" in text and "user      │ q 3" in text, seconds=60)
+            await until(app, lambda text: "row 3" in text and "user      │ q 3" in text)
 
     asyncio.run(walk())
     revealed = full.client.search_ledger(action="dataset.reveal").entries
@@ -163,10 +161,10 @@ def test_a_shred_shows_its_lineage_and_asks_for_the_name(full: Appliance) -> Non
             await pilot.press(*["backspace"] * 6)
             await type_in(pilot, "goes")
             await pilot.press("enter")
-            await until(app, lambda text: "Shredded goes" in text, seconds=30)
+            await until(app, lambda text: "Shredded goes" in text)
 
     asyncio.run(walk())
-    assert [one.name for one in full.client.datasets()] == ["claims"]
+    assert "goes" not in [one.name for one in full.client.datasets()]
 
 
 def test_a_key_is_shown_once_and_revoked(full: Appliance) -> None:
@@ -207,7 +205,7 @@ def test_system_tells_of_this_machine_and_its_policies(full: Appliance) -> None:
             await pilot.press("8")
             await until(app, lambda text: "unlock slots" in text)
             await pilot.press("d")
-            await until(app, lambda text: "● fit" in text or "bad" in text, seconds=60)
+            await until(app, lambda text: "● fit" in text or "bad" in text)
             await pilot.press("e")
             await until(app, lambda text: "Explain a decision" in text)
             await type_in(pilot, "run.start")
@@ -233,18 +231,18 @@ def test_the_vault_gets_another_way_and_loses_it_again(full: Appliance) -> None:
                 if secret is not None:
                     await type_in(pilot, secret)
                 await pilot.press("enter")
-            await until(app, lambda text: "2 ways to open" in text, seconds=30)
+            await until(app, lambda text: "2 ways to open" in text)
             await pilot.press("x", "tab")
             await type_in(pilot, other)
             await pilot.press("enter")
             await until(app, lambda text: "Remove a way" in text and "slot 1" in text)
             await type_in(pilot, "slot 1")
             await pilot.press("enter")
-            await until(app, lambda text: "Slot 1 is gone" in text and "1 way to open" in text, seconds=30)
+            await until(app, lambda text: "Slot 1 is gone" in text and "1 way to open" in text)
             await pilot.press("n", "enter", "down", "enter", "tab", "tab", *["tab"] * 3)
             await type_in(pilot, other)
             await pilot.press("enter")
-            await until(app, lambda text: "any 2 of these open the vault" in text, seconds=30)
+            await until(app, lambda text: "any 2 of these open the vault" in text)
             await pilot.press("escape")
             await until(app, lambda text: "2 ways to open" in text)
             await pilot.press("n", "tab")  # and the passphrase as it was
@@ -252,7 +250,7 @@ def test_the_vault_gets_another_way_and_loses_it_again(full: Appliance) -> None:
                 if secret is not None:
                     await type_in(pilot, secret)
                 await pilot.press("enter")
-            await until(app, lambda text: "3 ways to open" in text, seconds=30)
+            await until(app, lambda text: "3 ways to open" in text)
 
     asyncio.run(walk())
 
@@ -270,7 +268,7 @@ def test_a_backup_is_made_and_its_keys_are_noted_as_gone(full: Appliance, tmp_pa
             await pilot.press("enter")
             await type_in(pilot, "of the archive")
             await pilot.press("enter")
-            await until(app, lambda text: "The backup is made" in text, seconds=60)
+            await until(app, lambda text: "The backup is made" in text)
             await pilot.press("escape", "D", "tab", "enter")
             name = full.client.backups()[0].backup_id
             await until(app, lambda text: "note that it is gone" in text)
@@ -297,7 +295,7 @@ def test_a_person_is_forgotten_by_keys(full: Appliance) -> None:
             await until(app, lambda text: "Forget a person" in text)
             await type_in(pilot, "q 17")
             await pilot.press("enter", "enter", "enter", "tab", "enter")
-            found = await until(app, lambda text: "Forgotten in letters" in text, seconds=60)
+            found = await until(app, lambda text: "Forgotten in letters" in text)
             assert "1 of 1" in found and "q 17" not in found
 
     asyncio.run(walk())
@@ -333,12 +331,12 @@ def test_copies_for_who_looks_from_outside_are_written(full: Appliance, tmp_path
             await until(app, lambda text: "Copy both ledgers out" in text)
             await type_in(pilot, str(tmp_path / "ledgers"))
             await pilot.press("enter")
-            await until(app, lambda text: "checks it with the verifier" in " ".join(text.split()), seconds=60)
+            await until(app, lambda text: "checks it with the verifier" in " ".join(text.split()))
             await pilot.press("8", "o")
             await until(app, lambda text: "An archive for who helps" in text)
             await type_in(pilot, str(tmp_path / "support.tar.gz"))
             await pilot.press("enter")
-            await until(app, lambda text: "look before it goes" in " ".join(text.split()), seconds=60)
+            await until(app, lambda text: "look before it goes" in " ".join(text.split()))
 
     asyncio.run(walk())
     assert (tmp_path / "ledgers" / "control").is_dir() and (tmp_path / "support.tar.gz").stat().st_size > 0
@@ -387,7 +385,7 @@ def test_an_import_goes_on_whose_console_was_cut_off(full: Appliance, tmp_path: 
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -426,7 +424,7 @@ def test_locked_and_away_are_said_and_recovered_from(full: Appliance) -> None:
             full.client.lock(LockRequest(mode="cut"))
             await until(app, lambda text: "▲ LOCKED" in text)
             full.restart_authority()
-            await until(app, lambda text: "● open" in text, seconds=30)
+            await until(app, lambda text: "● open" in text)
             assert "AWAY" not in shown(app)
 
     asyncio.run(walk())
@@ -444,7 +442,7 @@ def test_an_authority_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
                 await pilot.pause()
             await pilot.press("question_mark", "escape", "colon", "escape", "y", "w", "slash", "escape", "1")
             await asyncio.to_thread(embedded.start, home, gateway=False)
-            await until(app, lambda text: "no vault yet" in text, seconds=30)
+            await until(app, lambda text: "no vault yet" in text)
 
     try:
         asyncio.run(walk())
@@ -475,12 +473,14 @@ def test_a_file_is_mapped_brought_in_and_removed(full: Appliance, tmp_path: Path
             assert source.exists()
             await type_in(pilot, "spoken.jsonl")
             await pilot.press("enter")
-            await until(app, lambda text: "sealed: 3 rows (chat, chat)" in text, seconds=60)
+            await until(app, lambda text: "sealed: 3 rows (chat, chat)" in text)
 
     asyncio.run(walk())
     assert not source.exists()
-    (entry,) = full.client.search_ledger(action="dataset.remove-source").entries
-    assert entry.objects[0] == full.client.dataset("spoken").object_id
+    removed = [
+        entry.objects[0] for entry in full.client.search_ledger(action="dataset.remove-source").entries
+    ]
+    assert removed.count(full.client.dataset("spoken").object_id) == 1
 
 
 def test_several_files_in_another_encoding_become_one_dataset_and_are_removed(
@@ -508,11 +508,14 @@ def test_several_files_in_another_encoding_become_one_dataset_and_are_removed(
             assert "teil-0.csv, teil-1.csv: on" in told
             await type_in(pilot, "umlaute")
             await pilot.press("enter")
-            await until(app, lambda text: "sealed: 40 rows (csv, chat)" in text, seconds=60)
+            await until(app, lambda text: "sealed: 40 rows (csv, chat)" in text)
 
     asyncio.run(walk())
     assert not list(tmp_path.iterdir())
-    assert len(full.client.search_ledger(action="dataset.remove-source").entries) >= 2
+    removed = [
+        entry.objects[0] for entry in full.client.search_ledger(action="dataset.remove-source").entries
+    ]
+    assert full.client.dataset("umlaute").object_id in removed
 
 
 def test_a_line_names_one_file_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def leave(shown: Terminal, title: str) -> str:
 
 
 def open_the_vault(shown: Terminal) -> None:
-    shown.until("Welcome", "no vault yet", seconds=60)
+    shown.until("Welcome", "no vault yet")
     shown.press("v")
     shown.until("Read-only: press w")
     shown.press("w", "v")
@@ -110,14 +111,14 @@ def bring_in(shown: Terminal, source: Path) -> None:
     shown.press("Down", "Enter")
     shown.until(lambda text: re.search(r"dry run.* ▼", text))
     fill(shown, *[None] * 11)
-    shown.until(f"claims.jsonl:{ROWS + 1}", "× refused", seconds=60)
+    shown.until(f"claims.jsonl:{ROWS + 1}", "× refused")
     leave(shown, "A dry run of claims")
     shown.press("2")
     shown.until("No data yet")
     shown.press("i")
     shown.until("Bring data in")
     fill(shown, str(source), "claims", *[None] * 10, "1")
-    shown.until("Problems in claims", f"claims.jsonl:{ROWS + 1}", seconds=60)
+    shown.until("Problems in claims", f"claims.jsonl:{ROWS + 1}")
     leave(shown, "Problems in claims")
     shown.until(f"sealed: {ROWS} rows")
 
@@ -128,7 +129,7 @@ def train(shown: Terminal) -> None:
     shown.press("n")
     shown.until("Start a run")
     fill(shown, "first", None, None, None, None, "1", "0.001", "8", "16", None, "320", None)
-    shown.until("► running", seconds=60)
+    shown.until("► running")
     shown.press("Enter")
     text = shown.until("held-out rows", seconds=400)
     assert "evaluation  ● done" in text
@@ -159,7 +160,7 @@ def chat(shown: Terminal) -> None:
     shown.until("you  Our cellar", "tokens in", "● ready", "req-", seconds=120)
     assert "flooded" not in leave(shown, "Chat:")
     shown.press("Enter")
-    shown.until("0 at work, 0 wait", "cache in use", "prompt tokens", seconds=60)
+    shown.until("0 at work, 0 wait", "cache in use", "prompt tokens")
     shown.press("Escape")
     shown.until("served as")
 
@@ -178,7 +179,7 @@ def drain_and_leave(shown: Terminal, home: Home, program: list[str], environment
         assert other.stdin is not None and other.stdout is not None
         other.stdin.write(b"And the roof?\n")
         other.stdin.flush()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len(client.search_ledger(ledger="gateway", action="inference.intent").entries) < 2:
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -189,7 +190,7 @@ def drain_and_leave(shown: Terminal, home: Home, program: list[str], environment
         answer = json.loads(other.stdout.readline())
         assert answer["tokens"] and answer["finish"] in ("stop", "length")
         other.stdin.close()
-        assert other.wait(30) == 0
+        assert other.wait(60) == 0
     shown.press("q")
     shown.ended()
 
@@ -210,5 +211,6 @@ def recorded(home: Home) -> None:
         assert all(key.revoked_at is not None for key in keys)
     for path in home.root.rglob("*"):
         if path.is_file():
-            raw = path.read_bytes()
-            assert PASSPHRASE.encode() not in raw and b"Asked-by-keys" not in raw, path
+            with suppress(FileNotFoundError):  # the authority runs on: a temporary name of a moment ago
+                raw = path.read_bytes()
+                assert PASSPHRASE.encode() not in raw and b"Asked-by-keys" not in raw, path

@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 import pytest
-from console_world import NARROW, WIDE, console, until
-from pictured import ScreenSnapshot, pictured
+from console_world import NARROW, WIDE, console, still, until
+from pictured import ScreenSnapshot, stood
 from recorded import NOW, Recorded
 from syrupy.assertion import SnapshotAssertion
 from test_overview_screen import with_gpus
@@ -65,8 +65,7 @@ def look(
         make: Any = lambda: recorded  # noqa: E731
         async with console(make, size=size, clock=lambda: NOW) as (app, pilot):
             await walk(app, pilot)
-            await pilot.pause()
-            shot = pictured(app)
+            shot = await stood(app, pilot)
         recorded.close()
         return shot
 
@@ -83,9 +82,10 @@ def to(
         await pilot.press(str(PLACES.index(place) + 1))
         await until(app, lambda text: (READ[place] if wanted is None else wanted) in text)
         await until(app, lambda _: len(app.history.series("jb-bbbbbbbbbbbb", "loss")) == 24)
+        await still(app, pilot)
         for key in keys:
             await pilot.press(key)
-            await pilot.pause()
+            await still(app, pilot)
 
     return walk
 
@@ -102,8 +102,7 @@ def look_around(size: tuple[int, int], *keys: str, client: Recorded | None = Non
             if place == "clients":
                 await until(app, lambda text: " 150 " in text)
             await pilot.press(*keys)
-            await pilot.pause()
-            shots[place] = pictured(app)
+            shots[place] = await stood(app, pilot)
 
     look(size, walk, client)
     return shots
