@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from cloister import embedded
 from cloister.api import (
@@ -27,9 +27,12 @@ from cloister.sources import open_base_folder
 from cloister.vault import ArgonParams, Vault
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A property is not about how busy this machine is, and the same examples are tried on every one.
-settings.register_profile("unhurried", deadline=None, derandomize=True)
-settings.load_profile("unhurried")
+# Properties are tried on the same examples every time, and each may take as long as the machine is slow. Hypothesis
+# reads these when a test is defined: before any other file is.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 LOOPBACK = "127.0.0.1:0"
 PASSPHRASE = "correct horse battery staple"

@@ -23,6 +23,7 @@ from textual.pilot import Pilot
 from cloister.api import LedgerStatus, Problem
 from cloister.console.actions import PLACES
 from cloister.console.app import ConsoleApp
+from cloister.console.watching import Watch
 from cloister.errors import Denied
 
 
@@ -33,6 +34,12 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.fixture(autouse=True)
+def answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that comes late is told: a picture would show how slow the machine is."""
+    monkeypatch.setattr(Watch, "silent", lambda _: None)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from cloister.vault import ArgonParams
 
-settings.register_profile("vault", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("vault", settings.get_profile("tests"), max_examples=40)
 settings.load_profile("vault")
 
 
