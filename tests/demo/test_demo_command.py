@@ -52,6 +52,11 @@ def test_an_interrupted_demo_leaves_nothing(short_folder: Path, number: signal.S
             continue
 
 
+def test_it_tells_of_no_more_rows_than_are_held_out() -> None:
+    assert story.weighed({"holdout_rows": 17}) == 17
+    assert story.weighed({"holdout_rows": 300}) == story.WORTH.max_rows
+
+
 @given(prefix=st.binary(max_size=40), where=st.integers(0, BLOCK + 100))
 @settings(max_examples=20, deadline=None)
 def test_the_search_finds_a_string_anywhere(

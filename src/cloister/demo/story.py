@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -157,7 +157,7 @@ def _walk(root: Path, rows: int, stage: Stages, *, keep: bool) -> dict[str, Any]
             evaluate_job = client.run("claims").evaluate_job
             assert evaluate_job is not None
             evaluation = client.finished_job(evaluate_job.job_id).result
-        with stage.stage("worth", f"asking whether it was worth it, on {WORTH.max_rows} of those messages"):
+        with stage.stage("worth", f"asking whether it was worth it, on {weighed(counts)} of those messages"):
             asked = client.evaluate_run("claims", EvaluationRequest(config=WORTH), {})
             worth = client.finished_job(asked.job_id).result["full"]
         with stage.stage("merge", "merging into 16 bits, measured against the adapter"):
@@ -223,6 +223,11 @@ def _import_base(client: Client) -> Job:
     finally:
         for descriptor in files.values():
             os.close(descriptor)
+
+
+def weighed(counts: Mapping[str, int]) -> int:
+    """How many held-out rows the table is made of."""
+    return min(WORTH.max_rows, counts["holdout_rows"])
 
 
 def _follow(client: Client, job_id: str, stage: Stages) -> None:
