@@ -37,7 +37,7 @@ def test_the_whole_table_fits_a_dialog() -> None:
         "Fine-tuning beats few-shot prompting",
         "base, few-shot",
         "93.5% [89.5%, 97.5%]",
-        "15.5% [11.5%, 19.5%]",
+        "15.5 points [11.5, 19.5]",
         "1,800",
         "group of column 1",
         "arithmetic",

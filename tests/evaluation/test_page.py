@@ -41,7 +41,11 @@ def test_columns() -> None:
     heading, rows = columns.figures(MADE)
     assert heading == ["asked how", "exact match", "tuned is better by"]
     assert rows[1][0] == "base, few-shot" and re.fullmatch(r"50\.0% \[\d\d\.\d%, \d\d\.\d%\]", rows[1][1])
-    assert re.fullmatch(r"40\.0% \[.*\]", rows[1][2]) and rows[2][2] == "-"
+    assert re.fullmatch(r"40\.0 points \[\d\d\.\d, \d\d\.\d\]", rows[1][2]) and rows[2][2] == "-"
+    line = MADE.lines[0]
+    more = {"json_valid": line.figures["exact_match"], **line.figures}
+    wider = msgspec.structs.replace(MADE, lines=[msgspec.structs.replace(line, figures=more)])
+    assert columns.figures(wider)[0] == ["asked how", "exact match", "tuned is better by", "JSON valid"]
     text = columns.lines((heading, rows))
     assert len(text) == 4 and all(line.startswith(row[0]) for line, row in zip(text[1:], rows, strict=True))
     heading, rows = columns.effort(MADE)

@@ -129,7 +129,8 @@ def expected(plan: RunPlan) -> Text:
     memory += Text(
         f"  {bar(share)} {size(plan.memory)} of {size(plan.available)}{each}, {_basis(plan.memory_measured)}"
     )
-    span = f"{duration(plan.seconds)} ({duration(plan.seconds_low)} to {duration(plan.seconds_high)})"
+    low, high = duration(plan.seconds_low), duration(plan.seconds_high)
+    span = duration(plan.seconds) + (f" ({low} to {high})" if low != high else "")
     time = f"{span}, {_basis(plan.time_measured)}; {plan.steps:,} steps"
     after = f"{duration(plan.measuring_seconds)}, {_basis(plan.measuring_measured)}; once trained"
     costs = [] if plan.money is None else [f"{plan.money:.2f} {plan.currency}"]

@@ -32,20 +32,19 @@ _ORDER = (
 
 
 def figures(table: Table) -> Columns:
-    """Every figure with its interval, the deciding one first."""
+    """Every figure with its interval, the deciding one first, and beside it by how much the tuned model is better."""
     found = list(dict.fromkeys(name for line in table.lines for name in line.figures))
     found.sort(
         key=lambda name: (name != table.primary, _ORDER.index(name) if name in _ORDER else len(_ORDER))
     )
-    heading = ["asked how", *(title(name) for name in found), "tuned is better by"]
-    rows = [
-        [
-            called(line),
-            *(interval(name, line.figures.get(name)) for name in found),
-            interval(table.primary, line.gain),
-        ]
-        for line in table.lines
-    ]
+    gained = 1 + found.count(table.primary)
+    heading = ["asked how", *map(title, found)]
+    heading.insert(gained, "tuned is better by")
+    rows = []
+    for line in table.lines:
+        row = [called(line), *(interval(name, line.figures.get(name)) for name in found)]
+        row.insert(gained, gain(table.primary, line.gain))
+        rows.append(row)
     if any(line.consistency is not None for line in table.lines):
         heading.append("alike again")
         for line, row in zip(table.lines, rows, strict=True):
@@ -155,6 +154,14 @@ def interval(name: str, found: Interval | None) -> str:
         return "-"
     low, high = number_of(name, found.low), number_of(name, found.high)
     return f"{number_of(name, found.value)} [{low}, {high}]"
+
+
+def gain(name: str, found: Interval | None) -> str:
+    """A difference of two figures and where it lies: of shares, in points."""
+    if found is None or name in LOWER_IS_BETTER or name.startswith("own"):
+        return interval(name, found)
+    value, low, high = (f"{one * 100:.1f}" for one in (found.value, found.low, found.high))
+    return f"{value} points [{low}, {high}]"
 
 
 def number_of(name: str, value: float) -> str:
