@@ -82,7 +82,7 @@ class ClientsPlace(ListPlace):
                     _key_state(one, now),
                     outside(", ".join(one.deployments) or "all", 24),
                     *self._use(one, now),
-                    Text(until(one.expires_at) if one.expires_at else "never"),
+                    _end(one),
                     outside(one.created_by, 12),
                     Text(ago(one.created_at, now)),
                 ),
@@ -229,6 +229,13 @@ def rotate(client: Client, one: ApiClient) -> IssuedClient:
     return client.issue_client(
         ClientRequest(name=one.name, deployments=tuple(one.deployments), expires_at=one.expires_at)
     )
+
+
+def _end(one: ApiClient) -> Text:
+    """When a key ends by itself; one that was ended ends no more."""
+    if one.revoked_at is not None:
+        return Text("-", "dim")
+    return Text(until(one.expires_at) if one.expires_at else "never")
 
 
 def _key_state(one: ApiClient, now: datetime) -> Text:
