@@ -43,7 +43,9 @@ async def test_a_status_asks_the_database_only_after_a_change(here: World) -> No
             await status()
         asked_again = sum("max(events.seq)" in one for one in statements)
         assert asked_again <= here.authority.state.changes - before
-        assert len(statements) < 20, "the queue looks for work of its own accord, each second, and nobody else does"
+        assert len(statements) < 20, (
+            "the queue looks for work of its own accord, each second, and nobody else does"
+        )
         with here.authority.state.change() as change:
             change.event("one.more")
         statements.clear()

@@ -94,6 +94,12 @@ class Faulty:
         part.write_text(text)
         part.replace(self.faults)
 
+    def mend(self) -> None:
+        """End the fault, and wait until that is said: once, and perhaps before anybody waits for it."""
+        before = self.said("recovered")
+        self.fault("")
+        wait_until(lambda: self.said("recovered") > before)
+
     def said(self, word: str) -> int:
         return sum(line[0] == word for line in list(self.lines))
 
@@ -173,8 +179,7 @@ def test_a_fault_refuses_says_so_and_costs_nothing(name: str, faulty: Faulty) ->
         faulty.more("refused")
         if reserved:
             faulty.more("urgent")
-        faulty.fault("")
-        faulty.more("recovered")
+        faulty.mend()
         faulty.more("kept", 30)
     assert any(words in " ".join(line) for line in faulty.lines if line[0] == "refused")
     faulty.fault(fault)
