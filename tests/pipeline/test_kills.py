@@ -41,10 +41,12 @@ def start(appliance: Appliance, name: str) -> Run:
 
 
 def wait_until_training(appliance: Appliance, job_id: str) -> None:
-    for _ in range(600):
+    end = time.monotonic() + 120
+    while True:
         job = appliance.client.job(job_id)
         if job.state in FINAL_STATES or job.metrics.get("step"):
             return
+        assert time.monotonic() < end, job
         time.sleep(0.05)
 
 
