@@ -23,7 +23,7 @@ class Shell:
     def __call__(self, *arguments: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "CLOISTER_HOME": str(self.home.root), "COLUMNS": "80"}
         done = subprocess.run(
-            [CLOISTER, *arguments], input=stdin, capture_output=True, text=True, env=environment, timeout=300
+            [CLOISTER, *arguments], input=stdin, capture_output=True, text=True, env=environment, timeout=1200
         )
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done
