@@ -40,7 +40,7 @@ console: setup
 
 test:
 	@deploy/setup.sh test
-	$(PYTEST) -q -n 2 --dist loadfile -m 'not slow and not soak' $(ARGS)
+	$(PYTEST) -q -n 3 --dist loadfile -m 'not slow and not soak' $(ARGS)
 	$(PYTEST) -q -m 'slow and not soak' $(ARGS)
 
 check:

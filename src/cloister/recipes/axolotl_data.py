@@ -25,7 +25,9 @@ _COLUMNS = "columns are named at the import: `--messages`, `--input`, `--output`
 _LEARNT = (
     "what is learnt of a row is `loss_on`: every turn of the assistant with its end, only the last, or all"
 )
-_SHARE = "all rows of a file are taken: `max_rows` in the run file, or `cloister dataset derive --sample`"
+_SHARE = (
+    "all rows of a file are taken: `max_rows` in the run file, or `cloister dataset derive --sample 5000`"
+)
 _THOUGHT = "a thought is learnt where it is part of an answer, and as the template writes it"
 _KEYS = {
     "split": "files are imported, not splits of a hub's data set: name the file of that split",

@@ -59,7 +59,7 @@ LEFT_OUT = {
     "lora_target_parameters": _ADAPTER,
     "loss_watchdog_threshold": "a run whose numbers go wrong ends by itself",
     "loss_watchdog_patience": "a run whose numbers go wrong ends by itself",
-    "min_sample_len": "no row is left out unseen: `cloister dataset derive --min-characters`",
+    "min_sample_len": "no row is left out unseen: `cloister dataset derive --min-characters 20`",
     "revision_of_model": "a base model is imported from a folder, as it is",
 }
 """Why each of them is left out, where it says anything."""
