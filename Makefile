@@ -41,7 +41,7 @@ console: setup
 test:
 	@deploy/setup.sh test
 	$(PYTEST) -q -n 3 --dist loadfile -m 'not slow and not soak' $(ARGS)
-	$(PYTEST) -q -m 'slow and not soak' $(ARGS)
+	$(PYTEST) -q -n 2 --dist loadfile -m 'slow and not soak' $(ARGS)
 
 check:
 	@deploy/setup.sh test
