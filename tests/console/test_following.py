@@ -12,7 +12,7 @@ from console_world import WIDE, console, shown, until
 from recorded import LIVE, NOW, Recorded, stored
 
 from cloister.api import STREAM_GAP, STREAM_RESET, Event, Status
-from cloister.client import _read
+from cloister.client.connection import read_answer
 from cloister.console.feed import Feed
 from cloister.errors import CloisterError
 
@@ -138,7 +138,7 @@ def test_a_fault_in_a_thread_is_told_by_its_place_and_nothing_waits_for_it() -> 
 
 def test_an_answer_of_another_version_is_told_without_its_values() -> None:
     with pytest.raises(CloisterError, match="another version") as told:
-        _read(Status, f'{{"version": "{SECRET}", "home": 3}}', "/v1/status")
+        read_answer(Status, f'{{"version": "{SECRET}", "home": 3}}', "/v1/status")
     assert SECRET not in str(told.value) and told.value.where == "/v1/status"
     assert told.value.__suppress_context__, "what was not understood is told with no traceback either"
 
@@ -147,7 +147,7 @@ def test_one_shelf_that_is_not_understood_leaves_the_others() -> None:
     client = Recorded()
 
     def strange() -> Any:
-        return _read(Status, "{}", "/v1/datasets")
+        return read_answer(Status, "{}", "/v1/datasets")
 
     client.datasets = strange  # type: ignore[attr-defined]
 

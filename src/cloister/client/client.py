@@ -1,30 +1,19 @@
-"""The typed client of the authority's socket: what the CLI, the console and programs use.
-
-It knows the words (`cloister.api`) and the socket, and nothing of the rooms behind them. It holds no
-state and no secret. Files are opened here, with the caller's own rights, and passed as descriptors.
-"""
+"""What can be asked of an authority, a method each; what they do is told with the routes (`deploy/openapi.json`)."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
-import socket
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
-from urllib.parse import quote
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from cloister.api import (
     EVENTS_LOST,
     FINAL_STATES,
-    ONCE_PATHS,
     AddedSlot,
     Alert,
     ApiClient,
@@ -76,7 +65,6 @@ from cloister.api import (
     PolicySetInfo,
     PolicyTable,
     PriorityRequest,
-    Problem,
     RenderRequest,
     ReportRequest,
     RevealResult,
@@ -98,60 +86,22 @@ from cloister.api import (
     StoredObject,
     WhoAmI,
 )
+from cloister.client.connection import REQUEST_TIMEOUT_S, Connection, error_of, quoted, read_answer
 from cloister.errors import (
     CloisterError,
     Conflict,
-    InvalidInput,
     JobFailed,
-    NotFound,
-    TooManyRequests,
     Unavailable,
-    by_code,
 )
 
-Answer = TypeVar("Answer")
-
-PATIENCE_S = 30.0
-"""So long a request waits for its turn where this account asks for more than its share."""
-REQUEST_TIMEOUT_S = 60.0
-STREAM_SILENCE_S = 30.0
-BROKEN: dict[type[httpx.TransportError], str] = {
-    httpx.ConnectError: "nothing listens on its socket",
-    httpx.ReadTimeout: "it takes too long",
-    httpx.ReadError: "the connection broke off",
-    httpx.RemoteProtocolError: "the connection broke off",
-}
 SLOT_TIMEOUT_S = 300.0
 """Key derivations and tokens take their time."""
 WATCH_PATIENCE_S = 120.0
 """How long a job is watched without a word of the authority."""
-DESCRIPTORS_PER_MESSAGE = 250
 
 
-class Client:
-    """A connection to one authority. Errors: those of `cloister.errors`, as the authority raised them."""
-
-    def __init__(
-        self,
-        authority_socket: Path,
-        *,
-        answer_s: float = REQUEST_TIMEOUT_S,
-        silence_s: float = STREAM_SILENCE_S,
-    ) -> None:
-        """A question that changes nothing is answered within `answer_s`; a stream is silent for at most `silence_s`."""
-        self._socket = authority_socket
-        self._answer_s = answer_s
-        self._silence_s = silence_s
-        self._http = self._connected()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
+class Client(Connection):
+    """A method for each request. Errors: those of `cloister.errors`, as the authority raised them."""
 
     # --- vault and status ------------------------------------------------------------------
 
@@ -167,7 +117,7 @@ class Client:
 
     def acknowledge(self, key: str) -> Alert:
         """Say that you have seen it."""
-        return self._post(f"/v1/alerts/{_quoted(key)}/acknowledge", None, Alert)
+        return self._post(f"/v1/alerts/{quoted(key)}/acknowledge", None, Alert)
 
     def explain(self, question: PolicyQuestion) -> PolicyAnswer:
         """What the policies in force say to one question."""
@@ -192,20 +142,20 @@ class Client:
         return self._get("/v1/approvals", list[Approval])
 
     def approval(self, approval_id: str) -> Approval:
-        return self._get(f"/v1/approvals/{_quoted(approval_id)}", Approval)
+        return self._get(f"/v1/approvals/{quoted(approval_id)}", Approval)
 
     def approve(self, approval_id: str, decision: ApprovalDecision) -> Approval:
-        return self._post(f"/v1/approvals/{_quoted(approval_id)}/give", decision, Approval)
+        return self._post(f"/v1/approvals/{quoted(approval_id)}/give", decision, Approval)
 
     def disapprove(self, approval_id: str, decision: ApprovalDecision) -> Approval:
-        return self._post(f"/v1/approvals/{_quoted(approval_id)}/refuse", decision, Approval)
+        return self._post(f"/v1/approvals/{quoted(approval_id)}/refuse", decision, Approval)
 
     def withdraw(self, approval_id: str) -> Approval:
-        return self._post(f"/v1/approvals/{_quoted(approval_id)}/withdraw", None, Approval)
+        return self._post(f"/v1/approvals/{quoted(approval_id)}/withdraw", None, Approval)
 
     def verify_approval(self, approval_id: str) -> Approval:
         """Have its kept signature checked again, as of the moment it was given. Errors: Unauthenticated."""
-        return self._get(f"/v1/approvals/{_quoted(approval_id)}/verify", Approval)
+        return self._get(f"/v1/approvals/{quoted(approval_id)}/verify", Approval)
 
     # --- the vault ---------------------------------------------------------------------------
 
@@ -238,7 +188,7 @@ class Client:
         return self._post("/v1/vault/rotate/root", proof, RootRotated, timeout=None)
 
     def rotate_object(self, reference: str) -> Job:
-        return self._post(f"/v1/vault/rotate/objects/{_quoted(reference)}", None, Job)
+        return self._post(f"/v1/vault/rotate/objects/{quoted(reference)}", None, Job)
 
     def check_vault(self, *, quick: bool = False) -> Iterator[CheckLine]:
         """The lines of a check of the whole vault as they come; the last one is its result."""
@@ -252,27 +202,27 @@ class Client:
         return self._get("/v1/datasets", list[StoredObject])
 
     def dataset(self, reference: str) -> StoredObject:
-        return self._get(f"/v1/datasets/{_quoted(reference)}", StoredObject)
+        return self._get(f"/v1/datasets/{quoted(reference)}", StoredObject)
 
     def classify(self, reference: str, request: ClassifyRequest) -> StoredObject:
         """Classify a dataset more strictly. Errors: Conflict where it would not be."""
-        return self._post(f"/v1/datasets/{_quoted(reference)}/classify", request, StoredObject)
+        return self._post(f"/v1/datasets/{quoted(reference)}/classify", request, StoredObject)
 
     def declassify(self, reference: str, request: ClassifyRequest) -> StoredObject:
         """Classify a dataset less strictly. Errors: ApprovalNeeded, Conflict."""
-        return self._post(f"/v1/datasets/{_quoted(reference)}/declassify", request, StoredObject)
+        return self._post(f"/v1/datasets/{quoted(reference)}/declassify", request, StoredObject)
 
     def bases(self) -> list[StoredObject]:
         return self._get("/v1/bases", list[StoredObject])
 
     def base(self, reference: str) -> StoredObject:
-        return self._get(f"/v1/bases/{_quoted(reference)}", StoredObject)
+        return self._get(f"/v1/bases/{quoted(reference)}", StoredObject)
 
     def models(self) -> list[StoredObject]:
         return self._get("/v1/models", list[StoredObject])
 
     def model(self, reference: str) -> StoredObject:
-        return self._get(f"/v1/models/{_quoted(reference)}", StoredObject)
+        return self._get(f"/v1/models/{quoted(reference)}", StoredObject)
 
     def import_dataset(self, request: DatasetImport, descriptors: Mapping[str, int]) -> Job:
         """Queue an import; `source` is the file, `source:1` and so on those of `config.more`, `report` (optional) is
@@ -285,7 +235,7 @@ class Client:
         Errors: Conflict where somebody else imported it; LedgerUnavailable, and then do not remove it.
         """
         kind = re.sub(r"[^a-z0-9._-]", "-", filesystem.lower())[:32] or "unknown"
-        path = f"/v1/datasets/{_quoted(reference)}/source-removal"
+        path = f"/v1/datasets/{quoted(reference)}/source-removal"
         self._send(f"{path}?filesystem={kind}&overwritten={str(overwritten).lower()}", None)
 
     def import_base(self, request: BaseImport, descriptors: Mapping[str, int]) -> Job:
@@ -300,7 +250,7 @@ class Client:
 
         Errors: Denied, ApprovalNeeded, Locked, NotFound.
         """
-        ticket = self._post(f"/v1/models/{_quoted(reference)}/export", request, JobTicket)
+        ticket = self._post(f"/v1/models/{quoted(reference)}/export", request, JobTicket)
         return self._deliver(ticket, {"output": output})
 
     def model_signing_key(self) -> ModelSigningKey:
@@ -312,11 +262,11 @@ class Client:
     def shred_plan(self, collection: str, reference: str, version: int | None = None) -> ShredPlan:
         """What a shred of one of `datasets`, `runs` or `models` would take with it."""
         query = {} if version is None else {"version": version}
-        return self._get(f"/v1/{collection}/{_quoted(reference)}/shred", ShredPlan, **query)
+        return self._get(f"/v1/{collection}/{quoted(reference)}/shred", ShredPlan, **query)
 
     def shred(self, collection: str, reference: str, request: ShredRequest) -> Shred:
         """Shred; answers when it is done and proved."""
-        return self._post(f"/v1/{collection}/{_quoted(reference)}/shred", request, Shred, timeout=None)
+        return self._post(f"/v1/{collection}/{quoted(reference)}/shred", request, Shred, timeout=None)
 
     def shreds(self) -> list[Shred]:
         return self._get("/v1/shreds", list[Shred])
@@ -325,7 +275,7 @@ class Client:
         """Wait for a shred that something else began. Errors: Conflict where it was abandoned."""
         while True:
             with contextlib.suppress(Unavailable):
-                found = self._get(f"/v1/shreds/{_quoted(shred_id)}", Shred)
+                found = self._get(f"/v1/shreds/{quoted(shred_id)}", Shred)
                 if found.state == "abandoned":
                     raise Conflict(found.problem or "the shred was abandoned", where=found.name)
                 if found.state == "done":
@@ -333,32 +283,32 @@ class Client:
             time.sleep(0.2)
 
     def hold(self, dataset: str, request: HoldRequest) -> Hold:
-        return self._post(f"/v1/datasets/{_quoted(dataset)}/hold", request, Hold)
+        return self._post(f"/v1/datasets/{quoted(dataset)}/hold", request, Hold)
 
     def release(self, dataset: str) -> list[Hold]:
-        return self._post(f"/v1/datasets/{_quoted(dataset)}/release", None, list[Hold])
+        return self._post(f"/v1/datasets/{quoted(dataset)}/release", None, list[Hold])
 
     def holds(self) -> list[Hold]:
         return self._get("/v1/holds", list[Hold])
 
     def forget(self, dataset: str, request: ForgetRequest) -> Job:
         """Queue the next version of a dataset, without the rows that mention someone."""
-        return self._post(f"/v1/datasets/{_quoted(dataset)}/forget", request, Job)
+        return self._post(f"/v1/datasets/{quoted(dataset)}/forget", request, Job)
 
     def report(self, dataset: str, request: ReportRequest) -> Job:
         """Queue a look at a dataset, in numbers."""
-        return self._post(f"/v1/datasets/{_quoted(dataset)}/report", request, Job)
+        return self._post(f"/v1/datasets/{quoted(dataset)}/report", request, Job)
 
     def last_report(self, dataset: str) -> DatasetReport:
         """The newest numbers about a dataset. Errors: NotFound where nobody has looked."""
-        return self._get(f"/v1/datasets/{_quoted(dataset)}/report", DatasetReport)
+        return self._get(f"/v1/datasets/{quoted(dataset)}/report", DatasetReport)
 
     def show_rows(self, dataset: str, request: RowsConfig, output: int) -> Job:
         """Have rows written to the descriptor `output`, a pipe that is read meanwhile; answers when they are.
 
         Errors: Denied, NotFound, InvalidInput.
         """
-        ticket = self._post(f"/v1/datasets/{_quoted(dataset)}/rows", request, JobTicket)
+        ticket = self._post(f"/v1/datasets/{quoted(dataset)}/rows", request, JobTicket)
         return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
 
     def render_row(self, dataset: str, request: RenderRequest, output: int) -> Job:
@@ -366,12 +316,12 @@ class Client:
 
         Errors: Denied, NotFound, InvalidInput where it cannot be rendered.
         """
-        ticket = self._post(f"/v1/datasets/{_quoted(dataset)}/render", request, JobTicket)
+        ticket = self._post(f"/v1/datasets/{quoted(dataset)}/render", request, JobTicket)
         return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
 
     def derive(self, dataset: str, request: DeriveRequest, descriptors: Mapping[str, int] = {}) -> Job:
         """Queue a dataset made of others; `corrections` is their file, where the request says that there is one."""
-        ticket = self._post(f"/v1/datasets/{_quoted(dataset)}/derive", request, JobTicket)
+        ticket = self._post(f"/v1/datasets/{quoted(dataset)}/derive", request, JobTicket)
         return self._deliver(ticket, descriptors) if ticket.token is not None else ticket.job
 
     def back_up(self, request: BackupRequest, descriptors: Mapping[str, int]) -> Job:
@@ -382,7 +332,7 @@ class Client:
         return self._get("/v1/backups", list[Backup])
 
     def discard_backup(self, backup_id: str) -> Backup:
-        return self._post(f"/v1/backups/{_quoted(backup_id)}/discard", None, Backup)
+        return self._post(f"/v1/backups/{quoted(backup_id)}/discard", None, Backup)
 
     # --- runs and jobs -----------------------------------------------------------------------
 
@@ -393,14 +343,14 @@ class Client:
         return self._get("/v1/runs", list[Run])
 
     def run(self, reference: str) -> Run:
-        return self._get(f"/v1/runs/{_quoted(reference)}", Run)
+        return self._get(f"/v1/runs/{quoted(reference)}", Run)
 
     def evaluate_run(self, reference: str, request: EvaluationRequest, descriptors: Mapping[str, int]) -> Job:
         """Measure a run; `descriptors` are open files by role, those that the request names by digest.
 
         Errors: NotFound, Conflict, Denied, Locked.
         """
-        ticket = self._post(f"/v1/runs/{_quoted(reference)}/evaluate", request, JobTicket)
+        ticket = self._post(f"/v1/runs/{quoted(reference)}/evaluate", request, JobTicket)
         return self._deliver(ticket, descriptors) if ticket.token is not None else ticket.job
 
     def evaluation_errors(self, reference: str, request: ErrorsConfig, output: int) -> Job:
@@ -409,7 +359,7 @@ class Client:
 
         Errors: NotFound, Denied, Locked.
         """
-        ticket = self._post(f"/v1/runs/{_quoted(reference)}/errors", request, JobTicket)
+        ticket = self._post(f"/v1/runs/{quoted(reference)}/errors", request, JobTicket)
         return self.finished_job(self._deliver(ticket, {"output": output}).job_id)
 
     def plan(self, request: PlanRequest) -> RunPlan:
@@ -418,47 +368,47 @@ class Client:
 
     def run_curve(self, reference: str, *, most: int = 2000) -> Curve:
         """How a run's training went, step by step; at most about so many points."""
-        return self._get(f"/v1/runs/{_quoted(reference)}/curve?most={most}", Curve)
+        return self._get(f"/v1/runs/{quoted(reference)}/curve?most={most}", Curve)
 
     def resume_run(self, reference: str) -> Run:
-        return self._post(f"/v1/runs/{_quoted(reference)}/resume", None, Run)
+        return self._post(f"/v1/runs/{quoted(reference)}/resume", None, Run)
 
     def retry_run(self, reference: str) -> Run:
         """Begin anew what ended without its result."""
-        return self._post(f"/v1/runs/{_quoted(reference)}/retry", None, Run)
+        return self._post(f"/v1/runs/{quoted(reference)}/retry", None, Run)
 
     def pause_run(self, reference: str) -> Run:
         """Stop it at a checkpoint; its device is free for others until `resume_run`."""
-        return self._post(f"/v1/runs/{_quoted(reference)}/pause", None, Run, timeout=None)
+        return self._post(f"/v1/runs/{quoted(reference)}/pause", None, Run, timeout=None)
 
     def cancel_run(self, reference: str) -> Run:
-        return self._post(f"/v1/runs/{_quoted(reference)}/cancel", None, Run, timeout=None)
+        return self._post(f"/v1/runs/{quoted(reference)}/cancel", None, Run, timeout=None)
 
     def jobs(self) -> list[Job]:
         return self._get("/v1/jobs", list[Job])
 
     def job(self, job_id: str) -> Job:
-        return self._get(f"/v1/jobs/{_quoted(job_id)}", Job)
+        return self._get(f"/v1/jobs/{quoted(job_id)}", Job)
 
     def cancel_job(self, job_id: str) -> Job:
-        return self._post(f"/v1/jobs/{_quoted(job_id)}/cancel", None, Job, timeout=None)
+        return self._post(f"/v1/jobs/{quoted(job_id)}/cancel", None, Job, timeout=None)
 
     def pause_job(self, job_id: str) -> Job:
-        return self._post(f"/v1/jobs/{_quoted(job_id)}/pause", None, Job, timeout=None)
+        return self._post(f"/v1/jobs/{quoted(job_id)}/pause", None, Job, timeout=None)
 
     def raise_job(self, job_id: str, priority: int) -> Job:
         """Give a job a higher priority than it has: it starts before others. Errors: Conflict where that is none."""
-        return self._post(f"/v1/jobs/{_quoted(job_id)}/raise", PriorityRequest(priority=priority), Job)
+        return self._post(f"/v1/jobs/{quoted(job_id)}/raise", PriorityRequest(priority=priority), Job)
 
     def lower_job(self, job_id: str, priority: int) -> Job:
         """Give a job a lower priority than it has: others start before it. Errors: Conflict where that is none."""
-        return self._post(f"/v1/jobs/{_quoted(job_id)}/lower", PriorityRequest(priority=priority), Job)
+        return self._post(f"/v1/jobs/{quoted(job_id)}/lower", PriorityRequest(priority=priority), Job)
 
     def retry_job(self, job_id: str) -> Job:
-        return self._post(f"/v1/jobs/{_quoted(job_id)}/retry", None, Job)
+        return self._post(f"/v1/jobs/{quoted(job_id)}/retry", None, Job)
 
     def resume_job(self, job_id: str) -> Job:
-        return self._post(f"/v1/jobs/{_quoted(job_id)}/resume", None, Job)
+        return self._post(f"/v1/jobs/{quoted(job_id)}/resume", None, Job)
 
     def watch_job(self, job_id: str, patience_s: float = WATCH_PATIENCE_S) -> Iterator[Job]:
         """The job each time that it changes, the last time in a final state.
@@ -522,7 +472,7 @@ class Client:
 
     def stop_deployment(self, reference: str, *, drain_s: float = 0) -> Deployment:
         """Stop serving: new requests are refused at once, those in progress have `drain_s` to end."""
-        path = f"/v1/deployments/{_quoted(reference)}/stop"
+        path = f"/v1/deployments/{quoted(reference)}/stop"
         return self._post(path, None, Deployment, params={"drain_s": drain_s}, timeout=None)
 
     def ready_deployment(self, deployment_id: str, timeout_s: float = 600.0) -> Deployment:
@@ -544,7 +494,7 @@ class Client:
         return self._get("/v1/clients", list[ApiClient])
 
     def revoke_client(self, reference: str) -> ApiClient:
-        return self._post(f"/v1/clients/{_quoted(reference)}/revoke", None, ApiClient)
+        return self._post(f"/v1/clients/{quoted(reference)}/revoke", None, ApiClient)
 
     # --- events and audit ----------------------------------------------------------------------
 
@@ -554,7 +504,7 @@ class Client:
         An event of a kind in `EVENTS_LOST` says that some before it are lost: read anew what you show, and go on.
         """
         for data in self._stream("/v1/events", after=after):
-            yield _read(Event, data, "/v1/events")
+            yield read_answer(Event, data, "/v1/events")
 
     def ledger(self) -> LedgerStatus:
         return self._get("/v1/audit/head", LedgerStatus)
@@ -575,7 +525,7 @@ class Client:
         """Entries from that index on as they are made. Errors: Unavailable when it breaks off."""
         query = {name: value for name, value in wanted.items() if value is not None}
         for data in self._stream("/v1/audit/follow", after=after, **query):
-            yield _read(LedgerEntry, data, "/v1/audit/follow")
+            yield read_answer(LedgerEntry, data, "/v1/audit/follow")
 
     def log_state(self, ledger: LedgerName) -> LogState:
         """What a copy of a ledger needs beside its tiles. Errors: NotFound where nothing is signed yet."""
@@ -587,7 +537,7 @@ class Client:
 
     def prove(self, ledger: str, index: int) -> str:
         """A tlog-proof of one entry."""
-        return self._get(f"/v1/audit/proof/{_quoted(ledger)}/{index}", LedgerProof).proof
+        return self._get(f"/v1/audit/proof/{quoted(ledger)}/{index}", LedgerProof).proof
 
     def heads_left(self, heads: HeadsLeft) -> None:
         """Say that tree heads have left this machine."""
@@ -602,7 +552,7 @@ class Client:
         ticket = self._post("/v1/audit/reveal", BodyRequest(ledger=ledger, index=index), RevealTicket)
         self._hand_over(ticket.token, ticket.side_socket, {"output": output})
         return TypeAdapter(RevealResult).validate_json(
-            self._request("GET", f"/v1/audit/reveal/{_quoted(ticket.reveal_id)}", None, timeout=None)
+            self._request("GET", f"/v1/audit/reveal/{quoted(ticket.reveal_id)}", None, timeout=None)
         )
 
     def shred_bodies(self, request: ShredBodiesRequest) -> ShredBodiesResult:
@@ -610,86 +560,6 @@ class Client:
 
     def flush_ledger(self) -> None:
         self._send("/v1/audit/flush", None)
-
-    # --- the wire --------------------------------------------------------------------------------
-
-    def _get(self, path: str, kind: type[Answer], **query: Any) -> Answer:
-        return _read(kind, self._request("GET", path, None, params=query), path)
-
-    def _post(self, path: str, body: BaseModel | None, kind: type[Answer], **options: Any) -> Answer:
-        return _read(kind, self._request("POST", path, body, **options), path)
-
-    def _send(self, path: str, body: BaseModel | None, **options: Any) -> None:
-        self._request("POST", path, body, **options)
-
-    def _request(self, method: str, path: str, body: BaseModel | None, **options: Any) -> bytes:
-        content = body.model_dump_json() if body is not None else None
-        headers = {"content-type": "application/json"} if body is not None else {}
-        if method == "GET":
-            options.setdefault("timeout", self._answer_s)
-        once = method == "POST" and re.fullmatch(ONCE_PATHS, path) is not None
-        if once:
-            headers["idempotency-key"] = uuid.uuid4().hex
-        patience = time.monotonic() + PATIENCE_S
-        sent = False
-        while True:
-            try:
-                response = self._http.request(method, path, content=content, headers=headers, **options)
-            except httpx.TransportError as error:
-                # Cut off after it was sent, it is sent again under its key: the authority may just have restarted.
-                sent = sent or (once and isinstance(error, httpx.ReadError | httpx.RemoteProtocolError))
-                if not sent or isinstance(error, httpx.TimeoutException) or time.monotonic() > patience:
-                    raise self._unavailable(error) from None
-                time.sleep(0.1)
-                continue
-            if response.status_code < 400:
-                return response.content
-            refused = _error(response)
-            if not isinstance(refused, TooManyRequests) or time.monotonic() > patience:
-                raise refused
-            time.sleep(min(1.0, max(0.005, float(refused.values.get("retry_after_s", 1.0)))))
-
-    def _stream(self, path: str, **query: Any) -> Iterator[str]:
-        """The data of server-sent events, one after the other. Errors: Unavailable when they break off."""
-        timeout = httpx.Timeout(self._answer_s, read=self._silence_s)
-        for line in self._lines("GET", path, query, timeout):
-            if line.startswith("data: "):
-                yield line[6:]
-        raise Unavailable("the event stream ended", where=str(self._socket))
-
-    def _lines(self, method: str, path: str, query: dict[str, Any], timeout: httpx.Timeout) -> Iterator[str]:
-        """An answer line by line as it comes. Errors: Unavailable when it breaks off.
-
-        It has a connection of its own. Left half-read, it may be collected in the middle of another request, and
-        letting go of a shared connection would then wait for ever for the lock that this request holds.
-        """
-        try:
-            with (
-                self._connected() as http,
-                http.stream(method, path, params=query, timeout=timeout) as response,
-            ):
-                if response.status_code >= 400:
-                    response.read()
-                    raise _error(response)
-                yield from response.iter_lines()
-        except httpx.TransportError as error:
-            raise self._unavailable(error) from None
-
-    def _connected(self) -> httpx.Client:
-        return httpx.Client(
-            transport=httpx.HTTPTransport(
-                uds=str(self._socket), verify=False
-            ),  # no TLS there, no certificates to load
-            base_url="http://authority",
-            timeout=REQUEST_TIMEOUT_S,
-        )
-
-    def _unavailable(self, error: httpx.TransportError) -> Unavailable:
-        return Unavailable(
-            f"the authority does not answer: {BROKEN.get(type(error), type(error).__name__)}",
-            where=str(self._socket),
-            remedy="Start it with `cloister up`.",
-        )
 
     def _deliver(self, ticket: JobTicket, descriptors: Mapping[str, int]) -> Job:
         """Hand over what the job waits for; one that does not get it is taken out again."""
@@ -701,56 +571,3 @@ class Client:
                 self.cancel_job(ticket.job.job_id)
             raise
         return self.job(ticket.job.job_id)
-
-    @staticmethod
-    def _hand_over(token: str, side_socket: str, descriptors: Mapping[str, int]) -> None:
-        roles: Sequence[str] = list(descriptors)
-        if len(roles) > DESCRIPTORS_PER_MESSAGE:
-            raise InvalidInput(f"more than {DESCRIPTORS_PER_MESSAGE} files cannot be passed at once")
-        message = json.dumps({"token": token, "roles": roles}).encode() + b"\n"
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(REQUEST_TIMEOUT_S)
-                connection.connect(side_socket)
-                sent = socket.send_fds(connection, [message], [descriptors[role] for role in roles])
-                if message[sent:]:  # sending nothing would fail where the other side has answered and gone
-                    connection.sendall(message[sent:])
-                reply = json.loads(connection.makefile("rb").readline() or b"{}")
-        except (OSError, ValueError) as error:
-            raise Unavailable(
-                f"the source could not be handed over ({type(error).__name__})", where=side_socket
-            ) from None
-        if not reply.get("ok"):
-            raise by_code(str(reply.get("code")))(str(reply.get("detail", "the source was refused")))
-
-
-def error_of(problem: Problem) -> CloisterError:
-    """The exception that a problem document stands for."""
-    kind = by_code(problem.code)
-    return kind(problem.detail, where=problem.where, remedy=problem.remedy, values=problem.values)
-
-
-def _error(response: httpx.Response) -> CloisterError:
-    try:
-        return error_of(Problem.model_validate_json(response.content))
-    except ValueError:
-        return CloisterError(f"the authority answered {response.status_code}")
-
-
-def _read(kind: type[Answer], answer: bytes | str, path: str) -> Answer:
-    """An answer as its document. Errors: CloisterError, without a value, where it is none of this version's."""
-    try:
-        return TypeAdapter(kind).validate_json(answer)
-    except ValidationError:
-        raise CloisterError(
-            "the authority's answer is not understood: it may be of another version than this program",
-            where=path,
-            remedy="Leave, and begin again with the version that is installed now.",
-        ) from None
-
-
-def _quoted(reference: str) -> str:
-    """A name or id as one segment of a path. Errors: NotFound for what would be none."""
-    if reference in ("", ".", ".."):
-        raise NotFound("nothing is called that", where=f"'{reference}'", remedy="Give a name or an id.")
-    return quote(reference, safe="")
