@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,7 +18,9 @@ from cloister.datasets.figures import Lengths
 from cloister.datasets.report import Tokens, report_on
 from cloister.datasets.rows import Message, Row, ToolCall
 from cloister.datasets.split import HOLDOUT, TRAIN
-from conftest import Importer
+
+if TYPE_CHECKING:  # of which folder's `conftest` the others' order decides
+    from conftest import Importer
 
 WORDS = [f"word{n}" for n in range(500)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,9 @@ from cloister.api import ColumnMap
 from cloister.datasets import Message, Row
 from cloister.datasets.rows import ToolCall
 from cloister.errors import InvalidInput
-from conftest import Importer
+
+if TYPE_CHECKING:  # of which folder's `conftest` the others' order decides
+    from conftest import Importer
 
 ASK, SAY = Message("user", "Wo ist Jürgen?"), Message("assistant", "In Köln.")
 PAIR = Row((ASK, SAY))

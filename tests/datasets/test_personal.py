@@ -11,6 +11,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,9 @@ from cloister.datasets.personal.jsontext import said
 from cloister.datasets.personal.replacing import Pseudonyms, Replacement, RowRewriter, placeholder
 from cloister.datasets.personal.types import Finding, settled
 from cloister.datasets.rows import Message, Row, ToolCall
-from conftest import Importer
+
+if TYPE_CHECKING:  # of which folder's `conftest` the others' order decides
+    from conftest import Importer
 
 HANDBOOK = Path(__file__).parents[2] / "deploy" / "handbook.md"
 SECRET = bytes(range(32))

@@ -56,36 +56,51 @@ import tiny, torch
 from cloister.training.checkpoint import CheckpointStore
 torch.set_num_threads(1)
 store = CheckpointStore(Path(sys.argv[2]), object_id="ad-0123456789ab", kind="adapter", key=bytes(32))
-print("ready", flush=True)
+left = int(sys.argv[3])
+
+def stepped(stage, done, total):
+    global left
+    if stage == "train":
+        print(done, flush=True)
+        left -= 1
+        if left == 0:
+            sys.stdin.read()  # no further: it is killed here at the latest
+
 outcome = tiny.fine_tune(
-    tiny.config(epochs=6, checkpoint_every=2, micro_batch_size=1), checkpoints=store, resume=True
+    tiny.config(epochs=6, checkpoint_every=2, micro_batch_size=1), checkpoints=store, resume=True,
+    on_progress=stepped,
 )
 print(json.dumps([outcome.losses, outcome.holdout_losses, outcome.best_step]), flush=True)
 """
+STEPS = 36
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    def start(folder: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SCRIPT, str(Path(tiny.__file__).parent), str(folder)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    def start(folder: Path, steps: int = STEPS + 2) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SCRIPT, str(Path(tiny.__file__).parent), str(folder), str(steps)]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
 
     with start(tmp_path / "whole") as process:
-        wanted = process.communicate()[0].splitlines()[1]
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        begun = time.monotonic()
+        *steps, wanted = process.stdout.read().splitlines()
+        step_s = (time.monotonic() - begun) / STEPS
+    assert [int(step) for step in steps] == list(range(1, STEPS + 1))
     draw = random.Random(11)
-    killed = 0
     for _ in range(3):
-        with start(tmp_path / "cut") as process:
+        seen = draw.randint(1, 7)  # and at most three more: it cannot end before it is killed
+        with start(tmp_path / "cut", seen + 3) as process:
             assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(draw.uniform(0.2, 1.0))
+            for _ in range(seen):
+                assert process.stdout.readline()
+            time.sleep(draw.uniform(0, 4) * step_s)
             os.kill(process.pid, signal.SIGKILL)
-            lines = process.stdout.read().splitlines()
-        if lines:
-            break
-        killed += 1
-    else:
-        with start(tmp_path / "cut") as process:
-            lines = process.communicate()[0].splitlines()[1:]
-    assert killed >= 1
-    assert lines[0] == wanted
+        assert process.returncode == -signal.SIGKILL
+    with start(tmp_path / "cut") as process:
+        resumed_after, *_, found = process.communicate()[0].splitlines()
+    assert 0 < int(resumed_after) < STEPS
+    assert found == wanted

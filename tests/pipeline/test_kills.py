@@ -119,9 +119,8 @@ def test_a_killed_process_costs_nothing_that_was_recorded(
         wait_until_training(killable, run.train_job.job_id)
         time.sleep(generator.uniform(0, 3))
         if victim == "worker":
-            pids = worker_pids(killable)
-            if pids:
-                os.kill(pids[-1], 9)
+            with contextlib.suppress(IndexError, ProcessLookupError):  # the run was quicker
+                os.kill(worker_pids(killable)[-1], 9)
         else:
             socket = getattr(killable.home, f"{victim}_socket")
             pid = embedded.listener_pid(socket)
