@@ -8,8 +8,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyrage
 import pytest
 from tests.appliance.planted import files_of, plant_models
 from tests.appliance.test_shredding import entries, verified
-from tests.cli.cli_shell import CLOISTER, Shell
+from tests.cli.cli_shell import Shell
 from tests.conftest import PASSPHRASE, Appliance
 from tests.openssf_verifier import verify
 from tests.pipeline.test_kills import worker_pids
@@ -220,6 +221,29 @@ def test_an_export_goes_on_while_the_authority_restarts(house: Appliance, tmp_pa
     assert [e.action for e in since(house, began)][-1] == "model.exported"
 
 
+STOPPING = """
+import os, signal, sys
+from types import SimpleNamespace
+import cloister.cli.main as command
+from cloister.targets import ExportFolder
+
+write, stopped = ExportFolder._write, []
+
+def writing(self, name, source):
+    def read(size):
+        if name == "model.safetensors" and not stopped:
+            stopped.append(source.read(size))
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return stopped[0]
+        return source.read(size)
+    return write(self, name, SimpleNamespace(read=read))
+
+ExportFolder._write = writing
+command.main()
+"""
+"""The command, which stops once the first of the weights have come."""
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_command_that_is_cut_off_leaves_no_folder_that_looks_complete(
     house: Appliance, tmp_path: Path, how: signal.Signals
@@ -227,11 +251,13 @@ def test_a_command_that_is_cut_off_leaves_no_folder_that_looks_complete(
     out = tmp_path / "out"
     environment = {**os.environ, "CLOISTER_HOME": str(house.home.root)}
     command = subprocess.Popen(
-        [CLOISTER, "model", "export", "big", str(out), "--plain"], env=environment, stderr=subprocess.PIPE
+        [sys.executable, "-c", STOPPING, "model", "export", "big", str(out), "--plain"],
+        env=environment,
+        stderr=subprocess.PIPE,
     )
     part = tmp_path / "out.part"
-    wait_for(lambda: part.is_dir() and any(part.iterdir()))
-    command.send_signal(signal.SIGSTOP)  # in the middle, however fast this machine is
+    assert os.WIFSTOPPED(os.waitpid(command.pid, os.WUNTRACED)[1])
+    assert (part / "model.safetensors").exists()
     command.send_signal(how)
     command.send_signal(signal.SIGCONT)
     told = command.communicate(timeout=120)[1].decode()
@@ -245,13 +271,6 @@ def test_a_command_that_is_cut_off_leaves_no_folder_that_looks_complete(
         assert not part.exists()
     left = [job for job in house.client.jobs() if job.verb == "export"][-1]
     assert ended(house, left).state in (JobState.FAILED, JobState.CANCELLED)
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
-    while not holds():
-        assert time.monotonic() < end, "it never came to it"
-        time.sleep(0.002)
 
 
 def test_the_worker_has_no_disk_to_write_to(house: Appliance) -> None:

@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import httpx
+import pytest
 from authority_world import PEER, World, at_socket, moment
 
 from cloister.api import STREAM_GAP, STREAM_RESET, Event, JobState, ObjectKind, ServeRequest
-from cloister.appliance import store
+from cloister.appliance import engine_lines, store
 from cloister.appliance.engine_lines import BURST, EVERY_S, MAX_CHARACTERS, EngineLines
 from cloister.client import Client
 from cloister.launcher.processes import resident_bytes
@@ -201,13 +202,15 @@ time.sleep(600)
 async def test_what_an_engine_says_is_in_the_stream_within_bounds(here: World) -> None:
     (here.home.root / "program.py").write_text(ENGINE)
     here.stored(ObjectKind.MODEL, "merged")
-    deployment = await here.authority.serve(PEER, ServeRequest(name="desk", model="merged"))
 
     def said(kind: str) -> list[Event]:
         events = here.authority.state.events_after(0, 1000)
         return [one for one in events if (one.kind, one.subject) == (kind, deployment.deployment_id)]
 
-    await here.until(lambda: len(said("deployment.progress")) == 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_lines, "EVERY_S", 3600.0)  # however long it takes to say them
+        deployment = await here.authority.serve(PEER, ServeRequest(name="desk", model="merged"))
+        await here.until(lambda: len(said("deployment.progress")) == 2)
     notices = said("deployment.notice")
     assert len(notices) == BURST
     assert [one.data["message"].split(" y")[0] for one in notices[:2]] == ["vLLM: line 0", "vLLM: line 1"]
