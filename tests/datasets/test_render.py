@@ -146,6 +146,15 @@ def test_templates_that_lie_are_refused(tokenizer):
     assert "Zanzibar" not in str(refused.value)
 
 
+def test_rows_without_the_thought_that_every_prompt_opens_are_told_so(tokenizer):
+    """DeepSeek R1's template opens one in the prompt, and leaves it out of what was answered."""
+    opening = MARKED.replace("%}<|assistant|>{% endif", "%}<|assistant|><think>\n{% endif")
+    assert opening != MARKED
+    with pytest.raises(InvalidInput, match="without the thought that this chat template opens"):
+        render(talk("a", "b"), tokenizer, template=opening)
+    assert trained_on(render(talk("a", "<think>\nso\n</think>\n\nb"), tokenizer, template=opening), tokenizer)
+
+
 def test_an_answer_that_melts_into_the_prompt_is_refused_not_shifted(tokenizer):
     # The generation prompt ends in a letter and the answer begins with one: one token may span both.
     melting = MARKED.replace("<|assistant|>", "<|assistant|>th").replace(

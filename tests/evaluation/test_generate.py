@@ -10,7 +10,8 @@ import torch
 import tiny
 from cloister.datasets.render import prompt_ids_all
 from cloister.errors import Interrupted
-from cloister.evaluation.generate import decode, greedy, stop_ids
+from cloister.evaluation.generate import decode, greedy, stop_ids, texts
+from cloister.evaluation.metrics import spoken, thinks_on
 from cloister.training.fused import fuse
 
 
@@ -74,6 +75,27 @@ def test_decoded_answers_hold_no_special_token() -> None:
     tokenizer = tiny.tokenizer()
     ids = [*tokenizer.encode("elm birch", add_special_tokens=False), 5]
     assert decode(tokenizer, [ids]) == ["elm birch"]
+
+
+def test_an_answer_begins_with_the_thought_that_its_prompt_opened() -> None:
+    """DeepSeek R1's template ends its prompt with `<think>` and a line break: a thought that is cut off has no mark of
+    its own, and naming the right answer in it would count."""
+    tokenizer, model = tiny.tokenizer(), tiny.model()
+
+    def read(asked: str, answer: str, *, ends: bool) -> str:
+        ids = tokenizer.encode(answer, add_special_tokens=False) + [5] * ends
+        return texts(model, tokenizer, [tokenizer.encode(asked, add_special_tokens=False)], [ids])[0]
+
+    opened = "<|user|>elm or ash?<|end|><|assistant|><think>\n"
+    cut = read(opened, "elm", ends=False)
+    assert cut == "<think>\nelm" and thinks_on(cut) and spoken(cut) == ""
+    ended = read(opened, "elm?\n</think>\n\nash", ends=True)
+    assert ended == "<think>\nelm?\n</think>\n\nash" and spoken(ended).strip() == "ash"
+    assert spoken(read(opened, "elm?</think>ash and", ends=False)) == "ash and"
+    assert read(opened, "elm", ends=True) == "elm", "it ended by itself, and never thought"
+    assert spoken(read(opened, "<think>elm", ends=True)) == ""
+    for asked in ("<|user|>what is <think> for?<|end|><|assistant|>", opened + "\n</think>\n\n"):
+        assert read(asked, "elm", ends=False) == "elm"
 
 
 def test_fused_and_unfused_answers_are_the_same(prompts: list[list[int]]) -> None:

@@ -76,6 +76,42 @@ def test_the_empty_thought_that_qwen_3_is_taught_is_no_part_of_its_answers(base:
     assert values["tuned"]["exact_match"] == 1.0
 
 
+def test_a_thought_that_the_template_opens_is_no_part_of_an_answer(tmp_path: Path) -> None:
+    """As DeepSeek R1's does: what is cut off in it says nothing, whatever it was thinking of."""
+    (tmp_path / "m").mkdir()
+    tiny.model().save_pretrained(tmp_path / "m", safe_serialization=True)
+    made = tiny.tokenizer()
+    made.chat_template = tiny.TEMPLATE.replace(
+        "{% if add_generation_prompt %}<|assistant|>", "{% if add_generation_prompt %}<|assistant|><think>\n"
+    )
+    assert made.chat_template != tiny.TEMPLATE
+    made.save_pretrained(tmp_path / "m")
+    inputs = {"base": worker_jobs.import_base(tmp_path, tmp_path / "m")}
+    source = tmp_path / "rows.jsonl"
+    said = "<think>\nelm?\n</think>\n\nelm"
+    rows = [{"prompt": row.messages[0].content, "completion": said} for row in tiny.rows(40)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs["dataset"] = worker_jobs.import_dataset(tmp_path, source, holdout=0.2)
+    adapter = worker_jobs.output(tmp_path, "adapter", "ad")
+    config = tiny.config(learning_rate=1e-2, epochs=12)
+    train.run(worker_jobs.job("train", config, adapter, inputs=inputs), Recorder())
+    inputs["adapter"] = worker_jobs.as_input(adapter)
+
+    def evaluated(config: EvaluateConfig) -> tuple[dict[str, Any], set[str], Recorder]:
+        out, told = worker_jobs.output(tmp_path, "evaluation", "ev"), Recorder()
+        values = evaluate.run(worker_jobs.job("evaluate", config, out, inputs=inputs), told)
+        with ObjectReader(Path(out.path), key=worker_jobs.raw_key(out)) as reader:
+            return values, {one.tuned for one in decode_samples(reader.read("samples.bin"))}, told
+
+    values, answers, _ = evaluated(EvaluateConfig(max_new_tokens=3))
+    assert answers == {"<think>\nelm"} and values["tuned"]["exact_match"] == 0.0
+    nothing_else = TableConfig(few_shot=0, retrieve=0, alike_rows=0, repeat=0, untuned_tokens=8, general=True)
+    values, answers, told = evaluated(EvaluateConfig(table=nothing_else))
+    assert answers == {said} and values["tuned"]["exact_match"] == 1.0
+    asked = [total for stage, done, total in told.progressed if stage == "general check" and done == total]
+    assert len(asked) > 2, "who still thinks is given longer"
+
+
 def test_rows_that_end_with_a_call_are_measured_by_the_call(base: Any, tmp_path: Path) -> None:
     call = {"function": {"name": "find", "arguments": {"a": 1}}}
     rows = [

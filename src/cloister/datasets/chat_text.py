@@ -14,6 +14,15 @@ from typing import Any
 from cloister.datasets.conversation import Conversation
 from cloister.errors import InvalidInput
 
+_OPEN_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>\s*\Z", re.IGNORECASE)
+
+
+def opened_thought(prompt: str) -> str:
+    """The beginning of a thought that a template ends a prompt with (`<think>` and a line break, for DeepSeek R1), so
+    that the answer goes on within it; empty where there is none."""
+    found = _OPEN_THOUGHT.search(prompt)
+    return found[0] if found else ""
+
 
 def texts_of(
     conversations: Sequence[Conversation], tokenizer: Any, template: str, *, prompt: bool

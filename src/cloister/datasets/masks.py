@@ -15,7 +15,7 @@ from cloister.datasets.rows import Row
 Turn = tuple[int, int]
 """A row and one of its turns, by their positions."""
 _Masked = tuple[list[list[int]], list[list[bool]], dict[int, str]]
-_NOT_A_PREFIX = "does not begin with its own prompt in this chat template"
+NOT_A_PREFIX = "does not begin with its own prompt in this chat template"
 _DIFFERS = "has a turn that this chat template writes differently when more turns follow"
 _NO_END = "has an answer that this chat template does not end with a special token"
 
@@ -42,7 +42,7 @@ def by_markers(rows: Sequence[Row], prompts: dict[Turn, list[int]], tokenizer: A
     for (r, t), prompt in prompts.items():
         begin, row_ids, mask = len(prompt), ids[r], masks[r]
         if row_ids[:begin] != prompt:
-            faults.setdefault(r, _NOT_A_PREFIX)
+            faults.setdefault(r, NOT_A_PREFIX)
             continue
         before = begin
         while before and mask[before - 1]:
@@ -86,7 +86,7 @@ def by_prefixes(
         begin, row_ids, offsets = len(prompt), ids[r], encoded["offset_mapping"][r]
         end_text = ends.get((r, t), texts[r])
         if row_ids[:begin] != prompt:
-            faults.setdefault(r, _NOT_A_PREFIX)
+            faults.setdefault(r, NOT_A_PREFIX)
             continue
         end = begin
         if texts[r].startswith(end_text):

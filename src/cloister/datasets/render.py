@@ -15,9 +15,9 @@ from itertools import groupby
 from typing import Any
 
 from cloister.api import LossOn
-from cloister.datasets.chat_text import special_texts, texts_of, token_ids
+from cloister.datasets.chat_text import opened_thought, special_texts, texts_of, token_ids
 from cloister.datasets.conversation import conversation, tool_fault
-from cloister.datasets.masks import by_markers, by_prefixes
+from cloister.datasets.masks import NOT_A_PREFIX, by_markers, by_prefixes
 from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
 
@@ -236,6 +236,9 @@ def _render_kept(rows: Sequence[Row], tokenizer: Any, template: str, loss_on: Lo
         ids, masks, faults = by_markers(rows, prompts, tokenizer, template)
     else:
         ids, masks, faults = by_prefixes(rows, prompts, tokenizer, template)
+    for (r, _), text in zip(turns, before, strict=True):
+        if faults.get(r) == NOT_A_PREFIX and opened_thought(text):
+            faults[r] = _NO_THOUGHT
     text_of_token = special_texts(tokenizer)
     bos = tokenizer.bos_token_id
     results: list[Rendered | str] = []
@@ -262,6 +265,7 @@ def _content(row: Row) -> Iterator[str]:
         yield row.tools
 
 
+_NO_THOUGHT = "is written without the thought that this chat template opens in every prompt"
 _SPECIAL = "has text that the tokenizer reads as a special token"
 
 

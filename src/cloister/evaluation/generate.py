@@ -2,7 +2,7 @@
 
 Prompts go through in batches of like length, padded on the left and told apart by position, never by
 token id; a batch shrinks as its rows end. What all prompts begin with (an instruction, examples) goes through the
-model once. Knows token ids only: no rows, no metrics.
+model once. Knows token ids, and of text how a thought begins: no rows, no figures.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cloister.datasets.chat_text import opened_thought
 from cloister.evaluation.loss import stop_if
+from cloister.evaluation.metrics import thinks_on
 
 SHARED_AT_LEAST = 32
 """Tokens that prompts have to begin with alike for these to go through the model by themselves."""
+OPENING = 16
+"""Tokens at the end of a prompt that a thought's opening takes at most, a letter a token."""
 
 
 class HasEos(Protocol):
@@ -79,6 +83,25 @@ def ended(model: Any, tokenizer: HasEos, answers: Sequence[Sequence[int]]) -> li
     """Of each answer, whether it ended by itself; else it was cut off."""
     stops = stop_ids(model, tokenizer)
     return [bool(answer) and answer[-1] in stops for answer in answers]
+
+
+def texts(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> list[str]:
+    """The answers to these prompts as text, for those who tell thoughts from what is said.
+
+    Where a prompt ends within a thought that its template opened, the answer begins with that opening. One that the
+    model ended by itself without ending the thought never was in it: it stands as it is.
+    """
+    done = ended(model, tokenizer, answers)
+    found = []
+    for prompt, text, whole in zip(prompts, decode(tokenizer, answers), done, strict=True):
+        opening = opened_thought(
+            tokenizer.decode(list(prompt[-OPENING:]), clean_up_tokenization_spaces=False)
+        )
+        within = bool(opening) and not (whole and thinks_on(opening + text))
+        found.append(opening + text if within else text)
+    return found
 
 
 def decode(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cloister.datasets.render import prompt_ids_all
 from cloister.datasets.rows import Row
 from cloister.evaluation import prompts as asking
-from cloister.evaluation.generate import decode, ended, greedy
+from cloister.evaluation.generate import ended, greedy, texts
 from cloister.evaluation.prompts import Prompts
 from cloister.evaluation.table import Measured
 from cloister.evaluation.tasks import Task
@@ -74,7 +74,7 @@ class Model:
         )
         seconds = (time.perf_counter() - started) / len(input_ids)
         cut = sum(not done for done in ended(self.model, self.tokenizer, answers)) / len(answers)
-        return Asked(decode(self.tokenizer, answers), seconds, cut)
+        return Asked(texts(self.model, self.tokenizer, input_ids, answers), seconds, cut)
 
     def latencies(self, input_ids: Sequence[Sequence[int]], emit: Emitter) -> tuple[float, ...]:
         """Seconds of each query asked alone."""
@@ -114,7 +114,7 @@ class Model:
             seed=seed,
             should_stop=emit.should_stop,
         )
-        return decode(self.tokenizer, made)
+        return texts(self.model, self.tokenizer, input_ids, made)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from cloister.api import EvaluateConfig, JobDocument, TableConfig
 from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput, JobFailed
 from cloister.evaluation import general, own, prompts, table
-from cloister.evaluation.generate import decode, greedy
+from cloister.evaluation.generate import greedy, texts
 from cloister.evaluation.loss import mean_loss, row_losses
 from cloister.evaluation.metrics import Glossary
 from cloister.evaluation.report import compare, encode_samples, score
@@ -289,7 +289,7 @@ class _Bench:
                 on_progress=lambda done, total: self.emit.progress("general check", done, total),
                 should_stop=self.emit.should_stop,
             )
-            return decode(tokenizer, made)
+            return texts(model, tokenizer, prompts, made)
 
         answers = []
         for switch in (self._peft.disable_adapter(), nullcontext()):
