@@ -17,7 +17,7 @@ from cloister.planning.memory import GIB, Device, serving_bytes, training_parts
 from cloister.planning.money import Prices, cost_of
 from cloister.planning.plan import Known, Machine, plan_run
 from cloister.planning.shape import ModelShape
-from cloister.planning.time import Seen, rate_guessed, steps_of
+from cloister.planning.time import Seen, looks_of, rate_guessed, steps_of
 from cloister.training.schedule import plan_schedule
 
 LLAMA_8B = ModelShape(
@@ -160,6 +160,17 @@ def test_what_is_measured_afterwards_takes_time_and_money_too() -> None:
         LLAMA_8B, config, LENGTHS, Lengths(0, 0, 0, 0.4, True), CPU, Known(), prices, EvaluateConfig()
     )
     assert nothing_held.measuring_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "looks"),
+    [({}, 3), ({"evals_per_epoch": 4}, 12), ({"eval_every": 10}, 19), ({"evals_per_epoch": 0.5}, 2)],
+)
+def test_looks_at_the_hold_out_are_counted_as_the_run_takes_them(
+    settings: dict[str, float], looks: int
+) -> None:
+    """Three epochs of 63 steps; the last look is after the last step."""
+    assert looks_of(TrainConfig(**settings), 1000) == looks
 
 
 def test_tokenised_rows_are_kept_in_memory_and_planned_with() -> None:

@@ -152,10 +152,10 @@ def test_a_recipe_is_translated_and_what_is_left_is_told() -> None:
             "template": "llama3",
             "patience": 3,
             "eval_every": 50,
+            "checkpoint_every": 20,
         }
     )
     assert {key for key, _ in found.left} == {
-        "save_steps",
         "neftune_noise_alpha",
         "a_key_of_tomorrow",
         "sample_packing",
@@ -247,11 +247,33 @@ def test_anything_is_refused_or_read(value: object) -> None:
         ),
         ("num_epochs: 4", {"epochs": 4.0}),
         ("max_grad_norm: 0.3", {"max_grad_norm": 0.3}),
+        (
+            "num_epochs: 3\nevals_per_epoch: 4\nsaves_per_epoch: 2",
+            {"epochs": 3.0, "evals_per_epoch": 4, "checkpoints_per_epoch": 2},
+        ),
+        ("evals_per_epoch: 1\nsaves_per_epoch: 1", {}),
+        (
+            "num_epochs: 4\neval_steps: 0.05\nsave_steps: 0.5",
+            {"epochs": 4.0, "evals_per_epoch": 5, "checkpoints_per_epoch": 0.5},
+        ),
+        (
+            "num_epochs: 2\nmax_steps: 90\nevals_per_epoch: 4\nsave_steps: 0.2",
+            {"epochs": 2.0, "max_steps": 90, "eval_every": 12, "checkpoint_every": 18},
+        ),
     ],
 )
 def test_what_a_recipe_says_is_what_axolotl_makes_of_it(text: str, train: dict[str, object]) -> None:
     found = translate(f"base_model: m\nadapter: lora\n{text}".encode(), "x")
     assert found.train == {"epochs": 1.0, "method": "lora", **train} and not found.left
+
+
+def test_how_often_something_is_done_is_told_where_it_is_not_carried_over() -> None:
+    found = translate(b"base_model: m\nadapter: lora\nevals_per_epoch: 0\nsave_steps: 1.5", "x")
+    assert found.train == {"epochs": 1.0, "method": "lora"}
+    assert [key for key, _ in found.left] == ["evals_per_epoch", "save_steps"]
+    with pytest.raises(InvalidInput) as caught:
+        parse_run_file(b"train: {eval_every: 10, evals_per_epoch: 2}", "run.yaml")
+    assert caught.value.message.startswith("eval_every or evals_per_epoch, not both")
 
 
 def test_what_would_silently_become_another_training_is_told() -> None:

@@ -88,6 +88,13 @@ def test_metrics_and_checkpoints_follow_their_intervals(tmp_path: Path, every: i
     assert kept.steps() == steps[-2:]
 
 
+def test_evaluations_and_checkpoints_may_come_several_times_an_epoch(tmp_path: Path) -> None:
+    kept = store(tmp_path / "c")
+    outcome = tiny.fine_tune(tiny.config(evals_per_epoch=2, checkpoints_per_epoch=1.5), checkpoints=kept)
+    assert [step for step, _ in outcome.holdout_losses] == [3, 6, 9, 12]
+    assert kept.steps() == [8, 12]
+
+
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     model = tiny.adapted()
     with torch.no_grad():

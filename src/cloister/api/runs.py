@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from cloister.api.evaluations import EvaluateConfig
 from cloister.api.jobs import Job
@@ -37,8 +37,9 @@ class TrainConfig(Document):
 
     `batch_size` is rows an optimizer step; `micro_batch_size` how many of them go through the model at
     once (same result, less memory). `max_length` is in tokens: longer conversations refuse the run, longer plain
-    texts are read in windows of so many. Intervals `eval_every` and `checkpoint_every` are in optimizer steps, 0
-    meaning once an epoch; a checkpoint comes then a quarter of an hour after the last one, too.
+    texts are read in windows of so many. Intervals `eval_every` and `checkpoint_every` are in optimizer steps; where
+    they are 0, `evals_per_epoch` and `checkpoints_per_epoch` say how often, spread evenly over each epoch; a checkpoint
+    comes then a quarter of an hour after the last one, too.
 
     `max_rows` is how many rows of the training side are learnt, drawn by `seed`, the fewer among the more; 0 all.
 
@@ -73,8 +74,20 @@ class TrainConfig(Document):
     processes: int = Field(default=1, ge=1, le=64)
     patience: int = Field(default=0, ge=0, le=LARGEST)
     eval_every: int = Field(default=0, ge=0, le=LARGEST)
+    evals_per_epoch: float = Field(default=1.0, gt=0, le=LARGEST)
     checkpoint_every: int = Field(default=0, ge=0, le=LARGEST)
+    checkpoints_per_epoch: float = Field(default=1.0, gt=0, le=LARGEST)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TrainConfig:
+        for steps, share in (
+            ("eval_every", "evals_per_epoch"),
+            ("checkpoint_every", "checkpoints_per_epoch"),
+        ):
+            if getattr(self, steps) and getattr(self, share) != 1.0:
+                raise ValueError(f"{steps} or {share}, not both: leave {steps} at 0, or {share} at 1")
+        return self
 
     @classmethod
     def frozen(cls, document: Mapping[str, Any]) -> TrainConfig:

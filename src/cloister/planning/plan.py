@@ -18,6 +18,7 @@ from cloister.planning.time import (
     Seen,
     evaluation_operations,
     forward_operations,
+    looks_of,
     rate_guessed,
     rate_seen,
     steps_of,
@@ -161,9 +162,7 @@ def _seconds(
     shape: ModelShape, config: TrainConfig, train: Lengths, holdout: Lengths, machine: Machine, known: Known
 ) -> tuple[float, float, float]:
     """Training and its looks at the hold-out: likely, at best, at worst."""
-    steps = steps_of(config, train.rows)
-    every = config.eval_every or max(1, -(-train.rows // config.batch_size))
-    looks = 1 + -(-steps // every) if holdout.rows else 0  # one before the first step
+    looks = 1 + looks_of(config, train.rows) if holdout.rows else 0  # one before the first step
     operations = training_operations(shape, config, train) + looks * forward_operations(shape, holdout)
     operations /= _devices(config, machine)
     seen = rate_seen(known.runs)

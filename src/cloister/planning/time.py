@@ -46,6 +46,13 @@ def steps_of(config: TrainConfig, rows: int) -> int:
     return total if config.max_steps is None else min(total, config.max_steps)
 
 
+def looks_of(config: TrainConfig, rows: int) -> int:
+    """How often the whole run looks at its hold-out after a step; always after the last one."""
+    steps, an_epoch = steps_of(config, rows), max(1, math.ceil(rows / config.batch_size))
+    looks = steps / config.eval_every if config.eval_every else steps * config.evals_per_epoch / an_epoch
+    return math.ceil(min(steps, looks) - 1e-9)
+
+
 def tokens_of(config: TrainConfig, lengths: Lengths) -> float:
     """Tokens that the whole run learns on, each as often as it comes."""
     passes = steps_of(config, lengths.rows) * config.batch_size / max(1, lengths.rows)

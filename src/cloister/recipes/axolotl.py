@@ -6,6 +6,7 @@ vocabularies; it reads no data and fetches no model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,27 +139,41 @@ def _batch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
     found.train["micro_batch_size"], found.train["batch_size"] = min(micro, whole), whole
 
 
-def _every(name: str) -> _Rule:
+def _every(name: str, per_epoch: str) -> _Rule:
+    """So many steps; a share of all of them, which an epoch has so often, or which `max_steps` says in steps."""
+
     def rule(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
         number = float(value)
         if number >= 1 and number.is_integer():
             found.train[name] = int(number)
+        elif 0 < number < 1:
+            _spread(found, name, per_epoch, 1 / number, recipe)
+        elif value is not False:
+            found.left.append((_key_of(rule), "neither a number of steps nor a share of all of them"))
+
+    return rule
+
+
+def _often(name: str, per_epoch: str) -> _Rule:
+    def rule(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
+        if float(value) > 0:
+            _spread(found, name, per_epoch, float(value) * float(recipe.get("num_epochs") or 1), recipe)
         else:
             found.left.append(
-                (_key_of(rule), "a share of all steps; here a number of steps, or once an epoch")
+                (_key_of(rule), f"once an epoch, or `{name}` so many steps: never is not to be had")
             )
 
     return rule
 
 
-def _per_epoch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
-    if value != 1:
-        found.left.append(("evals_per_epoch", "once an epoch here, or `eval_every` so many steps"))
-
-
-def _saves_per_epoch(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
-    if value != 1:
-        found.left.append(("saves_per_epoch", "once an epoch here, or `checkpoint_every` so many steps"))
+def _spread(found: Translation, name: str, per_epoch: str, times: float, recipe: dict[str, Any]) -> None:
+    """So many times in the whole run, which is how Axolotl counts what comes several times an epoch, too."""
+    if recipe.get("max_steps"):
+        found.train[name] = max(1, math.ceil(int(recipe["max_steps"]) / times - 1e-9))
+        return
+    share = round(times / float(recipe.get("num_epochs") or 1), 9)
+    if share != 1:
+        found.train[per_epoch] = int(share) if share.is_integer() else share
 
 
 def _clip(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
@@ -322,10 +337,10 @@ _RULES: dict[str, _Rule] = {
     "sample_packing": _packing,
     "gradient_checkpointing": _checkpointing,
     "seed": _number("seed", int),
-    "eval_steps": _every("eval_every"),
-    "evals_per_epoch": _per_epoch,
-    "save_steps": _every("checkpoint_every"),
-    "saves_per_epoch": _saves_per_epoch,
+    "eval_steps": _every("eval_every", "evals_per_epoch"),
+    "evals_per_epoch": _often("eval_every", "evals_per_epoch"),
+    "save_steps": _every("checkpoint_every", "checkpoints_per_epoch"),
+    "saves_per_epoch": _often("checkpoint_every", "checkpoints_per_epoch"),
     "early_stopping_patience": _number("patience", int),
     "train_on_inputs": _on_inputs,
     "chat_template": _template,

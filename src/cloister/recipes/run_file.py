@@ -104,6 +104,6 @@ def _is_mapping(values: object, depth: int) -> bool:
 
 def _told(error: ValidationError) -> str:
     return "; ".join(
-        f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
+        ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))))
         for item in error.errors(include_input=False, include_url=False)
     )

@@ -29,14 +29,14 @@ from cloister.training.passes import Passes
 from cloister.training.ranks import Ranks, require_alike
 from cloister.training.reached import Reached
 from cloister.training.rows import RowSource, TokenRows, tokenise
-from cloister.training.schedule import Schedule, plan_schedule
+from cloister.training.schedule import Schedule, due, plan_schedule
 
 METRICS_EVERY = 5
 """Optimizer steps between two reports of the training loss."""
 
 
 KEPT_AFTER_S = 900.0
-"""Where checkpoints come once an epoch, one comes so long after the last: an epoch may take a day."""
+"""Where checkpoints come so often an epoch, one comes so long after the last: an epoch may take a day."""
 
 
 class _Stopped(Exception):
@@ -291,7 +291,8 @@ class _Run:
 
     def evaluation_due(self) -> bool:
         reached = self.reached
-        return reached.evaluated < reached.step and self._due(self.config.eval_every)
+        often = self.config.eval_every, self.config.evals_per_epoch
+        return reached.evaluated < reached.step and self._due(*often)
 
     def evaluate(self) -> None:
         """The hold-out's loss; the best adapter so far is kept. Leaves no trace in the training itself."""
@@ -328,12 +329,9 @@ class _Run:
     # --- checkpoint ---
 
     def checkpoint_due(self) -> bool:
-        reached = self.reached
-        return (
-            self.keeping is not None
-            and reached.saved < reached.step
-            and (self._due(self.config.checkpoint_every) or self._overdue())
-        )
+        often = self.config.checkpoint_every, self.config.checkpoints_per_epoch
+        unsaved = self.keeping is not None and self.reached.saved < self.reached.step
+        return unsaved and (self._due(*often) or self._overdue())
 
     def save(self) -> None:
         """Everything that the next step depends on, and the best adapter."""
@@ -377,9 +375,10 @@ class _Run:
 
     # --- helpers ---
 
-    def _due(self, every: int) -> bool:
+    def _due(self, every: int, per_epoch: float) -> bool:
         step = self.reached.step
-        return step > 0 and (step % (every or self.steps_per_epoch) == 0 or step == self.schedule.total_steps)
+        last = step == self.schedule.total_steps
+        return step > 0 and (last or due(step, every, per_epoch, self.steps_per_epoch))
 
     def _overdue(self) -> bool:
         """Whether a run that nobody told when to keep something has gone on for long without."""

@@ -47,3 +47,15 @@ def plan_schedule(config: TrainConfig, steps_per_epoch: int) -> Schedule:
         total = min(total, config.max_steps)
     warmup = min(math.ceil(config.warmup_ratio * total - 1e-9), total - 1)  # 0.07 * 100 is more than 7
     return Schedule(config.learning_rate, total, warmup, config.lr_scheduler)
+
+
+def due(step: int, every: int, per_epoch: float, steps_per_epoch: int) -> bool:
+    """Whether what is done every so many steps is due after `step` of them, counted from 1; where `every` is 0,
+    `per_epoch` times an epoch, as evenly spread as whole steps allow."""
+    if every:
+        return step % every == 0
+    return _times(step, per_epoch, steps_per_epoch) > _times(step - 1, per_epoch, steps_per_epoch)
+
+
+def _times(step: int, per_epoch: float, steps_per_epoch: int) -> int:
+    return math.floor(step * per_epoch / steps_per_epoch + 1e-6)  # 3.333333333 times is ten times in three
