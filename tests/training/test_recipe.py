@@ -15,7 +15,7 @@ import tiny
 from cloister.datasets.rows import Message, Row
 from cloister.errors import Conflict, Interrupted, InvalidInput, JobFailed
 from cloister.evaluation.loss import mean_loss
-from cloister.models.adapter import adapter_state
+from cloister.models.adapter import adapter_state, set_adapter_state
 from cloister.training.checkpoint import CheckpointStore
 from cloister.training.outcome import WentWrong
 from cloister.training.reached import DIVERGED_STEPS
@@ -149,6 +149,53 @@ def test_nothing_is_kept_of_a_run_that_went_wrong_before_it_was_measured(missing
     with pytest.raises(WentWrong, match="Nothing was measured before") as caught:
         tiny.fine_tune(settings, made=model, on_progress=progress, holdout=0 if missing == "hold-out" else 16)
     assert caught.value.kept is None
+
+
+@pytest.mark.parametrize("wrong", ["no number", "far above"])
+def test_what_a_run_had_come_to_within_its_first_epoch_is_measured_when_it_goes_wrong(
+    tmp_path: Path, wrong: str
+) -> None:
+    """Nothing was looked at: the hold-out's turn would have come after step 96."""
+    settings = tiny.config(epochs=2, batch_size=1, micro_batch_size=1, evals_per_epoch=0.5)
+    model = tiny.adapted()
+    told: list[tuple[int, dict[str, float]]] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "train" and done >= 43:
+            worse = math.nan if wrong == "no number" else 10.0
+            set_adapter_state(
+                model, {name: torch.full_like(one, worse) for name, one in adapter_state(model).items()}
+            )
+
+    with pytest.raises(WentWrong, match=r"is kept is the adapter of step 40") as caught:
+        tiny.fine_tune(
+            settings,
+            made=model,
+            on_progress=progress,
+            on_metrics=lambda *numbers: told.append(numbers),
+        )
+    kept = caught.value.kept
+    assert kept is not None and kept.holdout_loss is not None and kept.best_step == 40
+    assert [step for step, _ in kept.holdout_losses] == [40] and (
+        40,
+        {"holdout_loss": kept.holdout_loss},
+    ) in told
+    assert kept.holdout_start is not None and kept.holdout_loss < kept.holdout_start
+    assert tiny.same_adapter(adapter_state(model), kept.best), "the model holds what is kept"
+    steps = [0]
+
+    def count(stage: str, done: int, total: int) -> None:
+        steps[0] = done if stage == "train" else steps[0]
+
+    with pytest.raises(Interrupted):  # the same run, without the fault
+        tiny.fine_tune(
+            settings,
+            checkpoints=store(tmp_path / "c"),
+            on_progress=count,
+            should_stop=lambda: steps[0] == 40,
+        )
+    there = store(tmp_path / "c").latest()
+    assert there is not None and tiny.same_adapter(kept.best, there.groups["adapter"])
 
 
 def test_a_hold_out_loss_that_is_no_number_ends_it_too() -> None:

@@ -184,7 +184,10 @@ def movement(state: Mapping[str, torch.Tensor], begun: Mapping[str, torch.Tensor
 
 
 def require_movement(model: nn.Module, begun: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Raises `JobFailed` where training left any layer of the adapter as it was."""
+    """Raises `JobFailed` where training left any layer of the adapter as it was, or a tensor of it trains no more."""
+    frozen = [name for name, p in model.named_parameters() if "lora_" in name and not p.requires_grad]
+    if frozen:
+        raise JobFailed(f"{len(frozen)} tensors of the adapter no longer train.", where=frozen[0])
     moved = movement(adapter_state(model), begun)
     if moved.still:
         raise JobFailed(

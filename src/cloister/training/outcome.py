@@ -83,7 +83,7 @@ def outcome_of(
 class WentWrong(Diverged):
     """A run's numbers went wrong. `kept` is what it had come to before: its best adapter, as measured on the hold-out.
 
-    None where nothing is worth keeping: there was no hold-out, it was not measured yet, or it was worse by then.
+    None where nothing is worth keeping: there was no hold-out, it was too early for a copy, or none was any better.
     """
 
     def __init__(self, cause: Diverged, kept: TrainOutcome | None) -> None:

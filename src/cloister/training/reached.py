@@ -63,6 +63,15 @@ class Reached:
         """The lowest hold-out loss so far; infinity before the first."""
         return min((loss for _, loss in self.holdout_losses), default=math.inf)
 
+    def looked(self, step: int, loss: float | None) -> bool:
+        """Take in the hold-out loss of a step, None without a hold-out: whether its adapter is the best so far."""
+        best = loss is None or loss < self.lowest()
+        if best:
+            self.best_step = step
+        if loss is not None:
+            self.holdout_losses = sorted([*self.holdout_losses, (step, loss)])
+        return best
+
     def evaluations_since_best(self) -> int:
         """How many evaluations there have been since the one that gave the lowest loss."""
         losses = [loss for _, loss in self.holdout_losses]
@@ -119,9 +128,18 @@ class Reached:
         the last steps that are all far above where it had come to, and was not itself so far above it."""
         if not self.losses or not self.holdout_losses:
             return False
-        bound = _far(self.start(batch_size) if self.low is None else min(self.low, self.start(batch_size)))
-        far = takewhile(lambda loss: loss > bound, reversed(self.losses))
-        return self.lowest() <= bound and 0 < self.best_step <= len(self.losses) - sum(1 for _ in far)
+        return self.lowest() <= self._bound(batch_size) and 0 < self.best_step <= self.well_until(batch_size)
+
+    def well_until(self, batch_size: int) -> int:
+        """The last step ahead of those that are all far above where it had come to."""
+        if not self.losses:
+            return 0
+        bound = self._bound(batch_size)
+        return len(self.losses) - sum(1 for _ in takewhile(lambda loss: loss > bound, reversed(self.losses)))
+
+    def _bound(self, batch_size: int) -> float:
+        start = self.start(batch_size)
+        return _far(start if self.low is None else min(self.low, start))
 
     def _settle_low(self, batch_size: int) -> None:
         """Where the loss had come to before the last steps: the lowest middle of so many in a row."""

@@ -19,6 +19,7 @@ from cloister.errors import Diverged, Interrupted, InvalidInput, JobFailed
 from cloister.models.adapter import adapter_state, begun_with, require_movement, set_adapter_state
 from cloister.models.loss import liger_loss
 from cloister.training.batches import Batches
+from cloister.training.before import Before
 from cloister.training.checkpoint import CheckpointStore
 from cloister.training.fused import fuse
 from cloister.training.keeping import Adapter, Keeping
@@ -33,8 +34,6 @@ from cloister.training.schedule import Schedule, due, plan_schedule
 
 METRICS_EVERY = 5
 """Optimizer steps between two reports of the training loss."""
-
-
 KEPT_AFTER_S = 900.0
 """Where checkpoints come so often an epoch, one comes so long after the last: an epoch may take a day."""
 
@@ -185,7 +184,10 @@ class _Run:
                 remedy="Import the dataset with a hold-out, or set `patience: 0`.",
             )
         else:
-            self.tell.notice("warning", "There is no hold-out: the last step counts as the best.")
+            self.tell.notice(
+                "warning",
+                "There is no hold-out: the last step counts as the best, and nothing is kept of a run that goes wrong.",
+            )
 
     def prepare(self) -> None:
         """Seed, fuse, and build batches, optimizer and schedule."""
@@ -211,7 +213,7 @@ class _Run:
         # What one GPU draws at random another kind draws otherwise: all begin with the first one's adapter.
         with torch.no_grad():
             ranks.share([parameter.detach() for parameter in self.parameters])
-        self.best = {}
+        self.best, self.before = {}, Before(wanted=self.holdout is not None)
         self.begun = begun_with(model)
         model.train()
 
@@ -267,6 +269,7 @@ class _Run:
         reached.losses.append(value)
         if (how := reached.diverged(config.batch_size)) is not None:
             raise Diverged(how, remedy="Lower the learning rate, or lengthen the warm-up.")
+        self.before.keep(reached.step, self._adapter)
         reached.train_seconds += self.clock() - started
         self._window.add(tokens, supervised, self.clock() - started)
         if reached.step % METRICS_EVERY == 0 or reached.step == self.schedule.total_steps:
@@ -308,11 +311,8 @@ class _Run:
                     remedy="Lower the learning rate, or lengthen the warm-up.",
                 )
             self.tell.metrics(reached.step, {"holdout_loss": loss})
-        if loss is None or loss < reached.lowest():
-            reached.best_step = reached.step
+        if reached.looked(reached.step, loss):
             self.best = self._adapter()
-        if loss is not None:
-            reached.holdout_losses.append((reached.step, loss))
         reached.evaluated = reached.step
 
     def out_of_patience(self) -> bool:
@@ -361,7 +361,9 @@ class _Run:
 
     def kept(self) -> TrainOutcome | None:
         """What a run had come to before it went wrong; None where nothing is worth keeping. The model holds it then."""
-        if not self.reached.good(self.config.batch_size):
+        size = self.config.batch_size
+        self.best = self.before.best(self.reached, size, self._holdout_loss_with, self.tell) or self.best
+        if not self.reached.good(size):
             return None
         set_adapter_state(self.model, self.best)
         try:
@@ -369,6 +371,10 @@ class _Run:
         except JobFailed:
             return None
         return self._outcome(self.reached.best_step, {})
+
+    def _holdout_loss_with(self, adapter: Adapter) -> float | None:
+        set_adapter_state(self.model, adapter)
+        return None if self.holdout is None else self.passes.holdout_loss(self.holdout)
 
     def _outcome(self, end: int, last: Adapter) -> TrainOutcome:
         return outcome_of(self.reached, self.config, self.rows, self.steps_per_epoch, end, self.best, last)
@@ -390,9 +396,4 @@ class _Run:
 
     def _require_movement(self) -> None:
         require_alike(self.parameters, self.ranks)
-        frozen = [
-            name for name, p in self.model.named_parameters() if "lora_" in name and not p.requires_grad
-        ]
-        if frozen:
-            raise JobFailed(f"{len(frozen)} tensors of the adapter no longer train.", where=frozen[0])
         require_movement(self.model, self.begun)
