@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from console_world import NARROW, WIDE, console, shown, still, until
 from recorded import NOW, Recorded
+from rich.text import Text
 from textual.pilot import Pilot
 
 from cloister.console.actions import PLACES
@@ -117,3 +118,17 @@ def test_a_resize_of_a_screen_behind_counts_when_it_comes_back() -> None:
         await until(app, lambda _: app.screen.has_class("-wide") and app.screen.has_class("-tall"))
 
     walked(walk)
+
+
+def test_what_is_behind_a_dialog_is_there_whoever_draws_it() -> None:
+    """Drawn anew outside a paint, too, and behind a second dialog."""
+
+    async def walk(app: ConsoleApp, pilot: Pilot[None], paints: Paints) -> None:
+        for title in ("one", "two"):
+            app.tell(title, Text("words"))
+            await until(app, lambda text, title=title: title in text)
+            for screen in app.screen_stack:
+                screen.refresh()
+            assert "1 Overview" in shown(app)
+
+    walked(walk, WIDE)

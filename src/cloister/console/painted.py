@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from textual._context import visible_screen_stack
 from textual.events import ScreenResume
 from textual.geometry import Size
 from textual.screen import ModalScreen, Screen
@@ -82,5 +81,6 @@ class Dialog(ModalScreen[Result], Painted[Result]):
 
     def render(self) -> Any:
         """The screen behind, as it is: nothing tints it."""
-        behind = visible_screen_stack.get([])
-        return Behind(behind.pop()) if behind and behind[-1] is not self else super().render()
+        stack = self.app.screen_stack
+        place = stack.index(self) if self in stack else 0
+        return Behind(stack[place - 1]) if place else super().render()
