@@ -29,6 +29,7 @@ from cloister.api import (
 )
 from cloister.console.reporting import STEPS, told
 from cloister.console.revealing import LONGEST, MOST, Revealed, as_learnt, numbers, spelled
+from cloister.console.screens.data import classed
 from cloister.errors import InvalidInput, NotFound
 from cloister.shown import visible
 
@@ -330,6 +331,19 @@ def test_what_is_asked_about_a_dataset_stands_with_it() -> None:
 
     asyncio.run(walk())
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "mark"), [("pending", "○ ASKED"), ("approved", "● APPROVED"), (None, "confidential")]
+)
+def test_a_dataset_says_how_what_was_asked_about_it_stands(asked: str | None, mark: str) -> None:
+    assert classed("confidential", asked=asked).plain.endswith(mark)
+
+
+def test_a_mark_beside_a_class_keeps_its_own_look() -> None:
+    text = classed("restricted", held=True)
+    red = {text.plain[span.start : span.end] for span in text.spans if "red" in str(span.style)}
+    assert not text.style and red == {"restricted"}
 
 
 def test_work_on_data_shows_how_far_it_is_and_what_is_left() -> None:

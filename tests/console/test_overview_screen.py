@@ -12,8 +12,9 @@ from recorded import LIVE, NOW, Recorded, job
 
 from cloister.api import GpuStatus, Job
 from cloister.console import machine
+from cloister.console.first_steps import greeting
 from cloister.console.picture import Picture
-from cloister.console.pipeline import devices, queue
+from cloister.console.pipeline import devices, queue, waiting
 
 GPUS = [
     GpuStatus(
@@ -111,6 +112,37 @@ def test_the_queue_says_what_each_job_is_of() -> None:
         ("import claims", ""),
         ("merge", ""),
     ]
+
+
+def test_what_waits_for_an_approval_is_in_sight_and_leads_there() -> None:
+    client = Recorded()
+
+    async def steps() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            line = "approval      ○ 1 pending   deployment.start claims of omar"
+            await until(app, lambda text: line in text)
+            await pilot.press("down", "enter")
+            await until(app, lambda text: "What was asked for" in text and app.place.scope == "models")
+
+    asyncio.run(steps())
+    client.close()
+
+
+def test_nothing_of_approvals_is_said_where_none_waits() -> None:
+    client = Recorded()
+    decided = client.answers["approvals"][0].model_copy(update={"state": "approved"})
+    assert waiting(Picture(approvals=(decided,))) == []
+
+
+def test_an_approver_of_an_empty_appliance_is_led_to_what_waits() -> None:
+    client: Any = Recorded()
+    shelves = dict.fromkeys(("bases", "datasets", "runs"), ())
+    picture = Picture(status=client.answers["status"]).with_read(shelves, {})
+    told = greeting(picture, armed=False)
+    assert told is not None and "approval" not in told.plain
+    told = greeting(picture.with_read({"approvals": tuple(client.answers["approvals"])}, {}), armed=False)
+    assert told is not None and "○ 4  something waits for somebody's approval" in told.plain
 
 
 class Moving(Recorded):

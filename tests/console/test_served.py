@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from console_world import console, until
 from recorded import NOW, Recorded
 
@@ -123,6 +124,31 @@ def test_engines_that_cannot_be_asked_leave_the_screen_as_it_is() -> None:
             await pilot.press("5")
             text = await until(app, lambda text: "0.5" in text and "95 in 100" in text)
             assert "at work" not in text and "cache in use" not in text
+
+    asyncio.run(walk())
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "words"),
+    [
+        ("6", "x", "Its application is refused at once."),
+        ("6", "o", "The old key ends at once"),
+        ("5", "x", "Its clients get errors from then on."),
+        ("5", "d", "New requests are refused at once"),
+    ],
+)
+def test_what_comes_of_an_end_is_in_sight_at_eighty_columns(place: str, key: str, words: str) -> None:
+    """It stands before all that is known of the thing, which may be longer than the dialog is high."""
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "1 alert" in text)
+            await pilot.press(place, "w")
+            await until(app, lambda text: "25%" in text if place == "5" else " 150 " in text)
+            await pilot.press(key)
+            await until(app, lambda text: words in text and "Esc: nothing is changed" in text)
 
     asyncio.run(walk())
     client.close()

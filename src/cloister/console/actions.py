@@ -117,6 +117,7 @@ ACTIONS = (
     Action("palette", "colon", "commands", "find any action by name"),
     Action("help", "question_mark", "help", "what this screen shows and its keys; ctrl+g where something is typed"),
     Action("arm", "w", "arm", "allow changes, or make the console read-only again"),
+    Action("messages", "M", "messages", "what was said above the keys, the newest first", bar=False),
     Action("reread", "r", "re-read", "ask the authority for everything on this screen again", bar=False),
     Action("quit", "q", "quit", "leave; nothing that runs is touched"),
     # --- the appliance

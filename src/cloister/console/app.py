@@ -5,13 +5,15 @@ What is shown is `following`'s, how it runs on a terminal `shell`'s. It knows no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cloister.console.actions import BY_ID, PLACES, Action
 from cloister.console.following import Following
-from cloister.console.messages import Answered, Refused, Said
-from cloister.console.remedies import with_keys
+from cloister.console.messages import ACTION, Answered, OfAction, Refused, Said
+from cloister.console.remedies import waits, with_keys
+from cloister.console.sayings import listed
 from cloister.console.shell import fault, in_thread
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class ConsoleApp(Following):
     def action_perform(self, action_id: str) -> None:
         """Do an action of the registry, where policy and arming let it."""
         action = BY_ID[action_id]
+        self.sayings.begin()
         if not self.picture.may(action.policy):
             self._explain(action)
             return
@@ -55,9 +58,12 @@ class ConsoleApp(Following):
         """Ask the authority in a thread. `then` gets the answer here; what is refused is said, with its remedy,
         or told to `failed`. A `quiet` one changes nothing, so that nothing is read again after it."""
 
+        number = self._answering if self._answering is not None else self.sayings.action
+
         def ask() -> None:
             from cloister.errors import CloisterError
 
+            ACTION.set(number)
             try:
                 self.post_message(Answered(work(self.feed.client()), then, quiet=quiet))
             except CloisterError as error:
@@ -71,7 +77,8 @@ class ConsoleApp(Following):
         in_thread(ask)
 
     def on_answered(self, message: Answered) -> None:
-        came = message.then(message.answer) if message.then is not None else None
+        with self._answer_to(message):
+            came = message.then(message.answer) if message.then is not None else None
         if not message.quiet:
             if came is not False:
                 self._draft.forget()
@@ -80,16 +87,33 @@ class ConsoleApp(Following):
     def on_refused(self, message: Refused) -> None:
         error = message.error
         if message.failed is not None:
-            message.failed(error.message)
+            with self._answer_to(message):
+                message.failed(error.message)
             return
         place = f"{error.where}: " if error.where else ""
-        waits = error.code == "approval-needed"
-        told = f"{message.doing}: {place}{error.message.rstrip('.')}. {with_keys(error.remedy, self._scope)}"
-        self.say(told, "warn" if waits else "bad")
+        asked = error.values.get("approval")
+        if asked is not None:  # the asker's remedy is the approver's command, of which the console has keys
+            told = f"{message.doing}: {error.message}. {waits(str(asked))}"
+        else:
+            told = (
+                f"{message.doing}: {place}{error.message.rstrip('.')}. {with_keys(error.remedy, self._scope)}"
+            )
+        with self._answer_to(message):
+            self.say(told, "warn" if error.code == "approval-needed" else "bad")
         self.reread_here()
 
     def on_said(self, message: Said) -> None:
-        self.say(message.line, "info")
+        with self._answer_to(message):
+            self.say(message.line, "info")
+
+    @contextmanager
+    def _answer_to(self, message: OfAction) -> Iterator[None]:
+        """What is said and asked for meanwhile belongs to the action that the message is of."""
+        self._answering = message.action
+        try:
+            yield
+        finally:
+            self._answering = None
 
     def _explain(self, action: Action) -> None:
         """Say why the policies deny an action, as they themselves explain it."""
@@ -173,6 +197,10 @@ class ConsoleApp(Following):
             return
         self.copy_to_clipboard(chosen)
         self.say(f"{chosen} (sent to your terminal's clipboard)")
+
+    def do_messages(self) -> None:
+        self.tell("Messages", listed(self.sayings.kept))
+        self.hush(read=True)
 
     @property
     def _scope(self) -> str:

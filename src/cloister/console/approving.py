@@ -130,7 +130,7 @@ def ask_withdrawal(console: ConsoleApp, approval: Approval) -> None:
     """Take a request back after its name was typed: what was approved of it counts no more."""
     console.confirm(
         "Withdraw a request",
-        stack(shown(approval), Text("Asked for again, it takes another decision.")),
+        stack(Text("Asked for again, it takes another decision."), shown(approval)),
         approval.name,
         "withdraw it",
         lambda: console.request(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from cloister.console.paint import facts, grid, marked, number, outside, stack, state, styled, titled
 from cloister.console.remedies import tried
-from cloister.shown import describe, duration, moment, went_wrong
+from cloister.console.widgets.columns import shortened
+from cloister.shown import describe, duration, moment, visible, went_wrong
 
 if TYPE_CHECKING:
     from cloister.api import Job, Run
@@ -18,6 +19,8 @@ MEASURES = {"loss": "loss", "exact_match": "exact match", "accuracy": "accuracy"
 MAIN = ("method", "epochs", "learning_rate", "batch_size", "max_length", "lora rank", "lora alpha")
 OVER = ("done", "failed", "cancelled")
 LESS_IS_BETTER = frozenset({"loss"})
+HEADING = 16
+"""Columns of a run's name, where two stand side by side."""
 
 
 def evaluation(run: Run) -> Text:
@@ -112,19 +115,31 @@ def side_by_side(one: Run, other: Run) -> Text:
     """Two runs: settings that differ, then what was measured."""
     first, second = _flat(one.train.model_dump()), _flat(other.train.model_dump())
     differ = [(key, str(first[key]), str(second[key])) for key in first if first[key] != second[key]]
+    called = [visible(run.name) for run in (one, other)]
+    shorts = shortened(called, HEADING)
+    names = [shorts[name].told(name) if name in shorts else name for name in called]
     measured = [
-        (shown, _figure(key, _tuned(one, key)), _figure(key, _tuned(other, key)), _better(key, one, other))
+        (
+            shown,
+            _figure(key, _tuned(one, key)),
+            _figure(key, _tuned(other, key)),
+            _better(key, one, other, names),
+        )
         for key, shown in MEASURES.items()
         if _tuned(one, key) is not None or _tuned(other, key) is not None
     ]
-    names = ("", outside(one.name, 24).plain, outside(other.name, 24).plain)
     return stack(
-        titled("Settings that differ", grid(differ, names) if differ else styled("none", "dim")),
+        facts(
+            [
+                ("run", f"{one.name}, started {moment(one.created_at)}"),
+                ("beside", f"{other.name}, started {moment(other.created_at)}"),
+            ]
+        ),
+        titled("Settings that differ", grid(differ, ("", *names)) if differ else styled("none", "dim")),
         titled(
             "Measured on held-out rows",
-            grid(measured, (*names, "")) if measured else styled("not measured", "dim"),
+            grid(measured, ("", *names, "")) if measured else styled("not measured", "dim"),
         ),
-        facts([("started", f"{moment(one.created_at)} and {moment(other.created_at)}")]),
         marked("warn", "Only runs on the same hold-out compare.") if one.dataset != other.dataset else "",
     )
 
@@ -133,10 +148,8 @@ def _tuned(run: Run, key: str) -> Any:
     return (run.evaluation or {}).get("tuned", {}).get(key)
 
 
-def _better(key: str, one: Run, other: Run) -> Text:
+def _better(key: str, one: Run, other: Run, names: Sequence[str]) -> Text:
     first, second = _tuned(one, key), _tuned(other, key)
     if not isinstance(first, int | float) or not isinstance(second, int | float) or first == second:
         return Text("")
-    if (first < second) == (key in LESS_IS_BETTER):
-        return outside(f"{one.name} is better", 40)
-    return outside(f"{other.name} is better", 40)
+    return outside(f"{names[(first < second) != (key in LESS_IS_BETTER)]} is better", 40)

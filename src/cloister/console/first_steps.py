@@ -65,5 +65,7 @@ def greeting(picture: Picture, *, armed: bool) -> Text | None:
             text.append_text(marked("busy", "")).append(f"{step.key}  {step.words}\n", "bold")
         else:
             text.append(f"○ {step.key}  {step.words}\n", "dim")
+    if any(one.state == "pending" for one in picture.approvals):
+        text.append("\n  ").append_text(marked("wait", "4  something waits for somebody's approval\n"))
     text.append("\nPress the key behind the ►. Esc leaves a form, q the console; ? explains this screen.\n")
     return text.append("What the console does, `cloister --help` does too.", "dim")

@@ -21,10 +21,11 @@ from cloister.console.history import History
 from cloister.console.machine import Machine, look
 from cloister.console.messages import Away, Fresh
 from cloister.console.picture import SHELVES, Picture, read, stale
+from cloister.console.sayings import Sayings
 from cloister.console.screens.place import Place
 from cloister.console.shell import Shell, fault, in_thread
 from cloister.console.watching import Watch
-from cloister.console.widgets.frame import KeyBar, Saying, TopBar
+from cloister.console.widgets.frame import KeyBar, Spoken, TopBar
 
 if TYPE_CHECKING:
     from cloister.client import Client
@@ -84,6 +85,8 @@ class Following(Shell):
         self.picture = Picture()
         self.history = History()
         self.armed = False
+        self.sayings = Sayings(clock)
+        self._answering: int | None = None
         self.feed = Feed(connect, self.post_message)
         self._wanted: set[str] = set()
         self._asked: set[str] = set()
@@ -135,6 +138,7 @@ class Following(Shell):
         it needs and nobody read yet."""
         if self._shown[0] is not place or self._shown[1] is not self.picture:
             self.show()
+        self._speak()
         place.call_after_refresh(self._read_first if self._begun else self._begin)
 
     def _read_first(self) -> None:
@@ -154,15 +158,27 @@ class Following(Shell):
         place.show(self.picture)
         self._shown = (place, self.picture)
 
-    def hush(self) -> None:
-        """What was said on this screen was heard."""
-        if self.place is not None:
-            self.place.query_one(Saying).hush()
+    def hush(self, *, read: bool = False) -> None:
+        """What stands above the keys was read; with `read`, what is counted before it, too."""
+        self.sayings.read() if read else self.sayings.hush()
+        self._speak()
 
     def say(self, text: str, mood: str = "good") -> None:
-        """Tell the operator, in the line above the keys."""
+        """Tell the operator, in the line above the keys, of the action whose answer this is, else of the newest."""
+        late = self._answering is not None
+        action = self._answering if self._answering is not None else self.sayings.action
+        failure = mood == "bad" or (late and mood == "warn")
+        self.sayings.take(text, mood, action, failure=failure)
+        self._speak()
+
+    def announce(self, text: str, mood: str = "good") -> None:
+        """Tell the operator of what no action of theirs came to."""
+        self.sayings.take(text, mood, None, failure=False)
+        self._speak()
+
+    def _speak(self) -> None:
         if self.place is not None and not self._exit:
-            self.place.query_one(Saying).say(text, mood)
+            self.place.query_one(Spoken).show(self.sayings.line())
 
     # --- reading and following --------------------------------------------------------------------
 
@@ -202,7 +218,7 @@ class Following(Shell):
             self._tell_away(f"the authority has not answered for {silent:.0f} s", None)
         if jump is not None:
             before, now = (one.astimezone().strftime("%Y-%m-%d %H:%M:%S") for one in jump)
-            self.say(f"The clock was set from {before} to {now}: ages and ends are told by it.", "warn")
+            self.announce(f"The clock was set from {before} to {now}: ages and ends are told by it.", "warn")
             self.show()
 
     def _needed(self) -> set[str]:
@@ -231,14 +247,14 @@ class Following(Shell):
     def _tell_away(self, problem: str, remedy: str | None) -> None:
         if self.picture.away is None:
             told = problem[:1].upper() + problem[1:].rstrip(".")
-            self.say(f"{told}. {remedy or ''} Asking again by itself.", "bad")
+            self.announce(" ".join(filter(None, [f"{told}.", remedy, "Asking again by itself."])), "bad")
         self.picture = replace(self.picture, away=problem)
         self.show()
 
     def _back(self) -> None:
         if self.picture.away is not None:
             self.picture = replace(self.picture, away=None)
-            self.say("The authority answers again.")
+            self.announce("The authority answers again.")
 
     def on_news(self) -> None:
         rest = self._taken_at + PACE_S - time.monotonic()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from cloister.console.paint import ago, outside, state, styled
+from cloister.console.paint import NAME, ago, outside, state, styled
 from cloister.console.picture import Picture
 from cloister.console.widgets.rows import Line
 from cloister.shown import duration, size, standing
@@ -23,7 +23,7 @@ def lineage(picture: Picture, now: datetime) -> list[Line]:
     known = {one.object_id for one in picture.bases}
     for base in picture.bases:
         sized = Text(size(base.sealed_bytes))
-        lines.append(_stored(base, outside(base.name, 28, "bold"), "base model", sized, now))
+        lines.append(_stored(base, outside(base.name, NAME, "bold"), "base model", sized, now))
         lines += _runs(picture, [run for run in picture.runs if run.base == base.object_id], now)
     lines += _runs(picture, [run for run in picture.runs if run.base not in known], now)
     placed = {line.key for line in lines}
@@ -40,12 +40,12 @@ def _runs(picture: Picture, runs: Sequence[Run], now: datetime) -> list[Line]:
             Line(
                 run.run_id,
                 (
-                    styled("└─ " if last else "├─ ", "dim") + outside(run.name, 28),
+                    styled("└─ " if last else "├─ ", "dim") + outside(run.name, NAME),
                     Text("run"),
                     state(standing(run).state),
                     Text(_exact(run)),
                     Text(ago(run.created_at, now)),
-                    outside(run.created_by, 12),
+                    outside(run.created_by, NAME),
                 ),
             )
         )
@@ -57,12 +57,12 @@ def _runs(picture: Picture, runs: Sequence[Run], now: datetime) -> list[Line]:
 def _model(picture: Picture, model: StoredObject, lead: str, now: datetime) -> Line:
     served = any(one.model == model.object_id and one.state == "ready" for one in picture.deployments)
     told = state("served", "good") if served else state("merged", "off")
-    return _stored(model, styled(lead, "dim") + outside(model.name, 28), "merged model", told, now)
+    return _stored(model, styled(lead, "dim") + outside(model.name, NAME), "merged model", told, now)
 
 
 def _stored(one: StoredObject, named: Text, kind: str, told: Text, now: datetime) -> Line:
     when = Text(ago(one.created_at, now))
-    return Line(one.object_id, (named, Text(kind), told, Text(""), when, outside(one.created_by, 12)))
+    return Line(one.object_id, (named, Text(kind), told, Text(""), when, outside(one.created_by, NAME)))
 
 
 def far(job: Job) -> Text:

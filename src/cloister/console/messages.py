@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
 if TYPE_CHECKING:
     from cloister.errors import CloisterError
+
+
+ACTION: ContextVar[int | None] = ContextVar("ACTION", default=None)
+"""In a thread that asks for something: the number of the action that it is asked for."""
+
+
+class OfAction(Message):
+    """What came of an action, by its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action = ACTION.get()
 
 
 class Fresh(Message):
@@ -37,7 +50,7 @@ class Away(Message):
         self.remedy = remedy
 
 
-class Answered(Message):
+class Answered(OfAction):
     """A request went well; `then` takes its answer, in the application's own thread."""
 
     def __init__(self, answer: Any, then: Callable[[Any], object] | None, *, quiet: bool = False) -> None:
@@ -47,7 +60,7 @@ class Answered(Message):
         self.then = then
 
 
-class Refused(Message):
+class Refused(OfAction):
     """A request was refused, or failed. `failed` wants to know why, instead of having it said."""
 
     def __init__(self, doing: str, error: CloisterError, failed: Callable[[str], None] | None = None) -> None:
@@ -57,7 +70,7 @@ class Refused(Message):
         self.error = error
 
 
-class Said(Message):
+class Said(OfAction):
     """A line for the operator from a request that still goes on."""
 
     def __init__(self, line: str) -> None:

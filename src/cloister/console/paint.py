@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LABEL = 40
 PAIRS = 300
 """So many facts of one thing are shown at most."""
+NAME = 64
+"""Characters of a name in a table, which is shortened to the room that there is: no name of the appliance has more."""
 LIMIT = 400
 """Characters of one value that are shown where nothing else is said."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from cloister.console.machine import Machine
-from cloister.console.paint import bar, outside, state
+from cloister.console.paint import NAME, bar, outside, state
 from cloister.console.picture import Picture
 from cloister.console.widgets.rows import Line
 from cloister.shown import counted, describe, size
@@ -23,6 +23,14 @@ QUEUED = ("queued", "waiting-source", "running", "paused", "interrupted")
 ENGINES = ("starting", "ready", "restarting")
 OVER = ("stopped", "failed")
 VERBS = ("import", "train", "evaluate", "merge")
+
+
+def waiting(picture: Picture) -> list[Line]:
+    """What waits for somebody's approval, in one line that leads to it."""
+    asked = [one for one in picture.approvals if one.state == "pending"]
+    told = ", ".join(f"{one.action} {one.name} of {one.requested_by}" for one in asked)
+    cells = (Text("approval"), state(f"{len(asked)} pending", "wait"), outside(told, 200))
+    return [Line("go:models/approvals", cells)] if asked else []
 
 
 def stages(picture: Picture) -> list[Line]:
@@ -93,7 +101,12 @@ def queue(picture: Picture) -> list[Line]:
             continue
         told = describe(job).partition(" · ")[2]
         named = f"{job.verb} {picture.subject_of(job)}"
-        lines.append(Line(f"job:{job.job_id}", (outside(named, 28), state(job.state), outside(told, 120))))
+        lines.append(
+            Line(
+                f"job:{job.job_id}",
+                (outside(named, NAME + len(job.verb)), state(job.state), outside(told, 120)),
+            )
+        )
     return lines
 
 

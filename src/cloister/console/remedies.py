@@ -97,6 +97,11 @@ def with_keys(remedy: str | None, scope: str | None = None) -> str:
     return f"{remedy}{between}{here(remedy, scope)}".rstrip()
 
 
+def waits(approval: str) -> str:
+    """What goes on with something that waits for the approval of that id."""
+    return f"It is approved with 4, then a, or by `cloister approval give {approval}`; then do it again."
+
+
 def tried(remedy: str | None, lead: str = "try: ") -> Text:
     """A line of it, or nothing."""
     return outside(f"{lead}{with_keys(remedy)}") if remedy else Text("")

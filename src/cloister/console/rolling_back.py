@@ -33,7 +33,7 @@ def ask_rollback(console: ConsoleApp, one: Deployment) -> None:
     )
     console.confirm(
         "Roll back",
-        stack(shown, Text("What runs is stopped first. An approval that still stands is used again.")),
+        stack(Text("What runs is stopped first. An approval that still stands is used again."), shown),
         one.name,
         "roll back",
         lambda: console.request(

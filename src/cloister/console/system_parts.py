@@ -183,15 +183,15 @@ def _backups(picture: Picture) -> Text:
         (
             one.backup_id,
             moment(one.made_at),
-            one.where,
             "destroyed" if one.discarded_at else f"until {one.keys_until:%Y-%m-%d}",
             size(one.copied_bytes),
+            one.where,
         )
         for one in picture.backups
     ]
     if not rows:
         return Text("No backup yet. b makes one; so does `cloister backup FOLDER --recipient age1…`.")
-    return grid(rows, ("backup", "made", "where", "its keys", "copied"))
+    return grid(rows, ("backup", "made", "its keys", "copied", "where"))
 
 
 def _disk(home: str) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console.commands import cloister
-from cloister.console.paint import COLOURS, facts, outside, stack, state, styled
+from cloister.console.paint import COLOURS, NAME, facts, outside, stack, state, styled
 from cloister.console.picture import Picture
 from cloister.console.proving import Proved, holds, prove, save, shown, told
 from cloister.console.remedies import with_keys
@@ -35,6 +36,7 @@ class AuditPlace(ListPlace):
     BINDINGS: ClassVar[list[BindingType]] = bindings("audit")
     needs: ClassVar[tuple[str, ...]] = ("status",)
     columns = ("entry", "time", "who", "did", "decided", "to")
+    least: ClassVar[Mapping[str, int]] = {"who": 9, "did": 12, "to": 16}
     empty = "No entry yet."
 
     def __init__(self) -> None:
@@ -271,10 +273,10 @@ def _cells(entry: LedgerEntry) -> tuple[Text, ...]:
     return (
         Text(str(entry.index)),
         outside(_clock(entry.time), 14),
-        outside(entry.actor, 16),
-        outside(entry.action, 26),
+        outside(entry.actor, NAME),
+        outside(entry.action, NAME),
         _decision(entry),
-        outside(" ".join(entry.objects), 34),
+        outside(" ".join(entry.objects), 2 * NAME),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,7 +10,7 @@ from rich.text import Text
 from textual.binding import BindingType
 
 from cloister.console.asking import checked, given
-from cloister.console.paint import ago, facts, marked, outside, stack, state, styled, titled
+from cloister.console.paint import NAME, ago, facts, marked, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
@@ -32,6 +33,7 @@ class ClientsPlace(ListPlace):
     BINDINGS: ClassVar[list[BindingType]] = bindings("clients")
     needs: ClassVar[tuple[str, ...]] = ("clients", "deployments")
     columns = ("client", "key", "may use", "asked", "last", "expires", "by", "age")
+    least: ClassVar[Mapping[str, int]] = {"client": 12, "may use": 7, "by": 5}
     empty = "No client yet. w arms the console, then n issues an API key."
 
     def __init__(self) -> None:
@@ -78,12 +80,12 @@ class ClientsPlace(ListPlace):
             Line(
                 one.client_id,
                 (
-                    outside(one.name, 24),
+                    outside(one.name, NAME),
                     _key_state(one, now),
-                    outside(", ".join(one.deployments) or "all", 24),
+                    outside(", ".join(one.deployments) or "all", NAME),
                     *self._use(one, now),
                     _end(one),
-                    outside(one.created_by, 12),
+                    outside(one.created_by, NAME),
                     Text(ago(one.created_at, now)),
                 ),
             )
@@ -189,8 +191,8 @@ class ClientsPlace(ListPlace):
         self.console.confirm(
             "Rotate a key",
             stack(
-                self.about(one.client_id, self.console.picture),
                 Text("The old key ends at once; the new one is shown once."),
+                self.about(one.client_id, self.console.picture),
             ),
             one.name,
             "rotate it",
@@ -209,7 +211,7 @@ class ClientsPlace(ListPlace):
         self.console.confirm(
             "Revoke a key",
             stack(
-                self.about(one.client_id, self.console.picture), Text("Its application is refused at once.")
+                Text("Its application is refused at once."), self.about(one.client_id, self.console.picture)
             ),
             one.name,
             "revoke it",

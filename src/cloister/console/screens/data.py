@@ -5,6 +5,7 @@ Rows stay hidden but for those that are revealed, which is recorded.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -17,7 +18,20 @@ from cloister.console.asking_jobs import about_job, ask_cancel
 from cloister.console.asking_out import ask_forget
 from cloister.console.asking_shred import ask_shred
 from cloister.console.lineage import far, left
-from cloister.console.paint import WORDS, ago, facts, flat, marked, number, outside, stack, state, titled
+from cloister.console.paint import (
+    NAME,
+    WORDS,
+    ago,
+    facts,
+    flat,
+    marked,
+    number,
+    outside,
+    stack,
+    state,
+    styled,
+    titled,
+)
 from cloister.console.picture import Picture
 from cloister.console.screens.dialogs import Field
 from cloister.console.screens.place import ListPlace, bindings
@@ -41,22 +55,23 @@ class DataPlace(ListPlace):
     BINDINGS: ClassVar[list[BindingType]] = bindings("data")
     needs: ClassVar[tuple[str, ...]] = ("datasets", "holds", "runs", "jobs", "bases", "approvals")
     columns = ("dataset", "v", "class", "rows", "held out", "size", "by", "age")
+    least: ClassVar[Mapping[str, int]] = {"dataset": 14, "by": 5}
     empty = "No data yet. w arms the console, then i brings a file in: sealed from its first byte."
 
     def lines(self, picture: Picture) -> list[Line]:
         now = self.console.clock()
-        held, asked = _held(picture), {one.thing for one in _asked(picture) if one.state == "pending"}
+        held, asked = _held(picture), {one.thing: one.state for one in _asked(picture)}
         moving = [
             Line(
                 job.job_id,
                 (
-                    outside(f"{job.verb} {picture.subject_of(job)}", 26),
+                    outside(f"{job.verb} {picture.subject_of(job)}", NAME + len(job.verb)),
                     Text(""),
                     state(job.state),
                     far(job),
                     Text(""),
                     Text(left(job)),
-                    outside(job.requested_by, 12),
+                    outside(job.requested_by, NAME),
                     Text(ago(job.created_at, now)),
                 ),
             )
@@ -67,22 +82,22 @@ class DataPlace(ListPlace):
             self._line(
                 one,
                 held=one.object_id in held,
-                asked=one.object_id in asked or one.name in asked,
+                asked=asked.get(one.object_id) or asked.get(one.name),
                 age=ago(one.created_at, now),
             )
             for one in sorted(picture.datasets, key=lambda one: (one.name, -one.version))
         ]
 
-    def _line(self, one: StoredObject, *, held: bool, asked: bool, age: str) -> Line:
+    def _line(self, one: StoredObject, *, held: bool, asked: str | None, age: str) -> Line:
         def cells() -> tuple[Text, ...]:
             return (
-                outside(one.name, 26),
+                outside(one.name, NAME),
                 Text(str(one.version)),
                 classed(one.classification, held=held, asked=asked),
                 Text(number(one.counts.get("rows"))),
                 Text(number(one.counts.get("holdout_rows"))),
                 Text(size(one.sealed_bytes)),
-                outside(one.created_by, 12),
+                outside(one.created_by, NAME),
                 Text(age),
             )
 
@@ -257,12 +272,14 @@ class DataPlace(ListPlace):
             ask_shred(self.console, "datasets", one.object_id)
 
 
-def classed(classification: str | None, *, held: bool = False, asked: bool = False) -> Text:
-    """A classification by word and colour; `held` and `asked`, that somebody is to approve something, add a mark."""
+def classed(classification: str | None, *, held: bool = False, asked: str | None = None) -> Text:
+    """A classification by word and colour; `held`, and how something stands that was `asked` about it, add a mark."""
     word = classification or "restricted"
-    text = Text(word, WORDS.get(MOODS.get(word, "bad"), ""))
+    text = styled(word, WORDS.get(MOODS.get(word, "bad"), ""))
     text += Text(" ") + marked("warn", "HELD") if held else Text("")
-    return text + Text(" ") + marked("wait", "ASKED") if asked else text
+    if asked is None:
+        return text
+    return text + Text(" ") + (marked("good", "APPROVED") if asked == "approved" else marked("wait", "ASKED"))
 
 
 def _held(picture: Picture) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -14,7 +15,7 @@ from cloister.console.asking_out import ask_export
 from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation
 from cloister.console.lineage import far, lineage
-from cloister.console.paint import ago, facts, flat, outside, stack, state, titled
+from cloister.console.paint import NAME, ago, facts, flat, outside, stack, state, titled
 from cloister.console.picture import Picture
 from cloister.console.rolling_back import ENDED, ask_rollback
 from cloister.console.screens.place import ListPlace, bindings
@@ -45,6 +46,7 @@ class ModelsPlace(ListPlace):
         "jobs",
     )
     columns = ("lineage", "what", "state", "exact", "age", "by")
+    least: ClassVar[Mapping[str, int]] = {"lineage": 20, "by": 5}
     empty = "No base model yet. w arms the console, then b adds one from a local folder."
 
     def lines(self, picture: Picture) -> list[Line]:
@@ -53,12 +55,12 @@ class ModelsPlace(ListPlace):
             Line(
                 one.approval_id,
                 (
-                    outside(f"{one.action} {one.name}", 36),
-                    Text("request"),
+                    outside(one.name, NAME),
+                    outside(one.action, NAME),
                     state(one.state),
                     Text(""),
                     Text(ago(one.requested_at, now)),
-                    outside(one.requested_by, 12),
+                    outside(one.requested_by, NAME),
                 ),
             )
             for one in picture.approvals
@@ -73,7 +75,7 @@ class ModelsPlace(ListPlace):
                     state(job.state),
                     far(job),
                     Text(ago(job.created_at, now)),
-                    outside(job.requested_by, 12),
+                    outside(job.requested_by, NAME),
                 ),
             )
             for job in picture.jobs
@@ -219,6 +221,9 @@ class ModelsPlace(ListPlace):
 
 
 def _named(reference: str, picture: Picture) -> str:
+    for run in picture.runs:
+        if run.adapter == reference:
+            return f"the adapter of {run.name} ({reference})"
     name = picture.name_of(reference)
     return reference if name == reference else f"{name} ({reference})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +17,7 @@ from cloister.console.asking_vault import ask_initialise, ask_lock, ask_unlock
 from cloister.console.first_steps import first_steps, greeting
 from cloister.console.paint import ago, facts, grid, marked, outside, stack, state, titled
 from cloister.console.picture import Picture
-from cloister.console.pipeline import devices, queue, stages
+from cloister.console.pipeline import devices, queue, stages, waiting
 from cloister.console.remedies import with_keys
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.rows import Line
@@ -32,9 +33,10 @@ class OverviewPlace(ListPlace):
     scope = "overview"
     BINDINGS: ClassVar[list[BindingType]] = bindings("overview")
     needs: ClassVar[tuple[str, ...]] = (
-        "status", "alerts", "datasets", "bases", "models", "runs", "jobs", "deployments",
+        "status", "alerts", "datasets", "bases", "models", "runs", "jobs", "deployments", "approvals",
     )  # fmt: skip
     columns = ("what", "state", "in it")
+    least: ClassVar[Mapping[str, int]] = {"what": 20, "in it": 30}
 
     def lines(self, picture: Picture) -> list[Line]:
         if not picture.read.issuperset(self.needs) or first_steps(picture):
@@ -42,6 +44,7 @@ class OverviewPlace(ListPlace):
         return [
             *_seal(picture),
             *_alerts(picture),
+            *waiting(picture),
             *stages(picture),
             *queue(picture),
             *devices(picture, self.console.look_at_machine()),

@@ -5,7 +5,7 @@ It shows a picture and does actions by calling the application; it never asks th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.text import Text
@@ -20,7 +20,7 @@ from cloister.console.paint import outside, styled
 from cloister.console.painted import Painted
 from cloister.console.picture import Picture
 from cloister.console.widgets.entry import Entry
-from cloister.console.widgets.frame import KeyBar, Saying, TopBar, Words
+from cloister.console.widgets.frame import KeyBar, Spoken, TopBar, Words
 from cloister.console.widgets.rows import Line, Rows
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Place(Painted[None]):
         field = Entry(placeholder="only lines with …", id="filter", select_on_focus=False, compact=True)
         field.display = False
         yield field
-        yield Saying()
+        yield Spoken()
         yield KeyBar(self.scope)
 
     def body(self) -> Iterable[Widget]:
@@ -112,7 +112,7 @@ class Place(Painted[None]):
             self.set_focus(None)  # at once: what is typed right behind is not meant for it
             self.focus_content()
         else:
-            self.query_one(Saying).hush()
+            self.console.hush(read=True)
 
     def focus_content(self) -> None:
         for rows in self.query(Rows):
@@ -130,6 +130,8 @@ class ListPlace(Place):
     opened, in their stead."""
 
     columns: ClassVar[tuple[str, ...]] = ()
+    least: ClassVar[Mapping[str, int]] = {}
+    """Columns of text from outside, which give way to the others down to that width."""
     empty: ClassVar[str] = "Nothing yet."
 
     def __init__(self) -> None:
@@ -166,7 +168,7 @@ class ListPlace(Place):
 
     def body(self) -> Iterable[Widget]:
         with Horizontal(id="content"):
-            yield Rows(self.columns)
+            yield Rows(self.columns, self.least)
             yield Words(id="empty")
             yield from self.side()
 

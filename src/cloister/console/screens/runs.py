@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -18,7 +18,7 @@ from cloister.console.asking_shred import ask_shred
 from cloister.console.comparing import evaluation, progress, result, settings, side_by_side
 from cloister.console.history import POINTS
 from cloister.console.lineage import left
-from cloister.console.paint import ago, facts, number, outside, stack, state, styled, titled
+from cloister.console.paint import NAME, ago, facts, number, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.widgets.curves import Curves
@@ -47,6 +47,7 @@ class RunsPlace(ListPlace):
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
     needs: ClassVar[tuple[str, ...]] = ("runs", "datasets", "bases")
     columns = ("run", "state", "progress", "left", "hold-out", "by", "age")
+    least: ClassVar[Mapping[str, int]] = {"run": 14, "progress": 16, "by": 5}
     empty = "No run yet. w arms the console, then n starts one: it needs a base model and a dataset."
 
     def __init__(self) -> None:
@@ -74,12 +75,12 @@ class RunsPlace(ListPlace):
             Line(
                 run.run_id,
                 (
-                    outside(f"{'= ' if run.run_id == self._marked else ''}{run.name}", 28),
+                    outside(f"{'= ' if run.run_id == self._marked else ''}{run.name}", NAME + 2),
                     state(now_job(run).state),
                     _far(now_job(run)),
                     Text(left(now_job(run))),
                     Text(number(_holdout(run))),
-                    outside(run.created_by, 12),
+                    outside(run.created_by, NAME),
                     Text(ago(run.created_at, now)),
                 ),
             )
@@ -256,7 +257,9 @@ def _far(job: Job) -> Text:
     if job.state == "running" and job.progress is not None:
         return outside(f"{job.progress.stage} {job.progress.done}/{job.progress.total}", 24)
     if job.state == "queued" and job.position is not None:
-        return outside(f"number {job.position}" + (f", waits: {job.waits_for}" if job.waits_for else ""), 40)
+        return outside(
+            f"number {job.position}" + (f", waits: {job.waits_for}" if job.waits_for else ""), NAME + 40
+        )
     return Text("")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -9,7 +10,7 @@ from textual.binding import BindingType
 
 from cloister.console.approving import decisions
 from cloister.console.asking import ask_serve
-from cloister.console.paint import ago, facts, outside, stack, state, styled, titled
+from cloister.console.paint import NAME, ago, facts, outside, stack, state, styled, titled
 from cloister.console.picture import Picture
 from cloister.console.remedies import tried
 from cloister.console.rolling_back import ENDED, ask_rollback
@@ -33,6 +34,7 @@ class ServingPlace(ListPlace):
     BINDINGS: ClassVar[list[BindingType]] = bindings("serving")
     needs: ClassVar[tuple[str, ...]] = ("deployments", "models", "clients", "approvals", "status")
     columns = ("served as", "state", "model", "req/s", "95% in", "tok/s", "cache", "device", "age")
+    least: ClassVar[Mapping[str, int]] = {"served as": 12, "model": 10, "device": 6}
     empty = "Nothing is served. w arms the console, then s starts a merged model."
 
     def __init__(self) -> None:
@@ -81,9 +83,9 @@ class ServingPlace(ListPlace):
             Line(
                 one.deployment_id,
                 (
-                    outside(one.name, 24),
+                    outside(one.name, NAME),
                     state(one.state),
-                    outside(picture.name_of(one.model), 24),
+                    outside(picture.name_of(one.model), NAME),
                     *_figures(self._traffic.get(one.deployment_id)),
                     cached(self._loads.get(one.deployment_id)),
                     outside(one.device or "-", 10),
@@ -163,7 +165,7 @@ class ServingPlace(ListPlace):
             return
         self.console.confirm(
             title,
-            stack(self.about(one.deployment_id, self.console.picture), Text(words)),
+            stack(Text(words), self.about(one.deployment_id, self.console.picture)),
             one.name,
             doing,
             lambda: self.console.request(

@@ -6,7 +6,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from cloister.console.actions import PLACES, in_scope
-from cloister.console.paint import GLYPHS, hung, marked, outside, styled
+from cloister.console.paint import hung, marked, outside, styled
 from cloister.console.picture import Picture
 
 BANNERS = {
@@ -98,23 +98,23 @@ class TopBar(Words):
         self.tell(Text("\n").join([first, second]))
 
 
-class Saying(Static):
-    """The last thing that was said to the operator, in one line."""
+class Spoken(Static):
+    """What stands of all that was said to the operator."""
 
     def __init__(self) -> None:
         super().__init__(markup=False)
+        self._line = Text("")
 
-    def hush(self) -> None:
-        """It was heard: nothing old is said where somebody comes back to."""
-        self.update("")
-
-    def say(self, text: str, mood: str) -> None:
-        self.update(Text(" ") + (marked(mood, "") if mood in GLYPHS else Text("· ")) + outside(text, 500))
+    def show(self, line: Text) -> None:
+        """Show that line, where it is another one."""
+        if line != self._line:
+            self._line = line
+            self.update(line)
 
 
 class KeyBar(Words):
-    """The keys that count on this screen, in two lines: all of them where they fit, else those that matter most. What
-    the policies deny has a `×`."""
+    """The keys that count on this screen, in two lines: those that matter most, and of the others the first that fit.
+    What the policies deny has a `×`."""
 
     def __init__(self, scope: str) -> None:
         super().__init__()
@@ -124,19 +124,26 @@ class KeyBar(Words):
     def show(self, picture: Picture, *, armed: bool) -> None:
         self._last = (picture, armed)
         width = self.size.width or 80
-        every = _in_lines(self._items(picture, armed, every=True), width)
-        lines = every if len(every) <= LINES else _in_lines(self._items(picture, armed, every=False), width)
-        self.tell(Text("\n").join(lines[:LINES]))
+        items = self._items(picture, armed)
+        taken = [item.cell_len for item, _ in items]
+        shown = [*range(len(items))]
+        spare = [at for at, (_, matters) in enumerate(items) if not matters]
+        while spare and len(_in_lines([taken[at] for at in shown], width)) > LINES:
+            shown.remove(spare.pop())
+        lines = iter(_in_lines([taken[at] for at in shown], width)[:LINES])
+        left = iter(shown)
+        self.tell(Text("\n").join(Text().join(items[next(left)][0] for _ in range(n)) for n in lines))
 
     def on_resize(self) -> None:
         super().on_resize()
         if self._last is not None:
             self.show(self._last[0], armed=self._last[1])
 
-    def _items(self, picture: Picture, armed: bool, *, every: bool) -> list[Text]:
+    def _items(self, picture: Picture, armed: bool) -> list[tuple[Text, bool]]:
+        """Each, and whether it matters most."""
         items = []
         for action in in_scope(self._scope):
-            if action.id.startswith("go.") or not (action.bar or every):
+            if action.id.startswith("go."):
                 continue
             if action.when is not None and not action.when(picture):
                 continue
@@ -145,15 +152,17 @@ class KeyBar(Words):
             label = "read-only" if action.id == "arm" and armed else action.label
             item = styled(f" {action.shown_key}", f"{dim} bold".strip())
             item.append(f" {label} " if allowed else f" ×{label} ", dim)
-            items.append(item)
+            items.append((item, action.bar))
         return items
 
 
-def _in_lines(items: list[Text], width: int) -> list[Text]:
-    """Lines of whole items."""
-    lines = [Text()]
+def _in_lines(items: list[int], width: int) -> list[int]:
+    """How many of the items, each of so many columns, stand in each line."""
+    lines, left = [0], width
     for item in items:
-        if lines[-1].cell_len + item.cell_len > width:
-            lines.append(Text())
-        lines[-1].append_text(item)
+        if item > left:
+            lines.append(0)
+            left = width
+        lines[-1] += 1
+        left -= item
     return lines

@@ -5,7 +5,7 @@ The cursor stays on its line whatever comes and goes; a thousand lines cost as l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import is_
@@ -20,6 +20,8 @@ from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from cloister.console.widgets.columns import Short, fitted, shortened
 
 MOST = 10_000
 """Lines that are shown; the filter finds the others."""
@@ -58,7 +60,8 @@ def _same(before: Line | None, now: Line) -> Line:
 
 
 class Rows(ScrollView, can_focus=True):
-    """Lines under headings; one of them is chosen."""
+    """Lines under headings; one of them is chosen. Where they do not fit, columns that have a `least` width, by their
+    headings, give way: what is in them is shortened so that no two look alike, but in the last, which is cut off."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"rows--header", "rows--cursor"}
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -77,11 +80,16 @@ class Rows(ScrollView, can_focus=True):
     class Selected(Message):
         """The chosen line is to be opened."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], least: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self._headings = tuple(columns)
+        wanted = {columns.index(heading): width for heading, width in (least or {}).items()}
+        self._least = {at: max(width, cell_len(columns[at])) for at, width in wanted.items()}
         self._lines: list[Line] = []
-        self._widths = tuple(map(cell_len, columns))
+        self._widths = tuple(map(cell_len, columns))  # that they take; `_fitted` are those that they have
+        self._fitted = self._widths
+        self._fitted_for = 0
+        self._shorts: dict[int, dict[str, Short]] = {}
         self._drawn: dict[int, tuple[Line, Strip]] = {}
         self._drawn_for: object = None
         self.cursor_row = 0
@@ -96,6 +104,7 @@ class Rows(ScrollView, can_focus=True):
         if tuple(columns) != self._headings:
             self._headings = tuple(columns)
             self._measure()
+            self._fit()
             self.refresh()
 
     def show_lines(self, lines: Sequence[Line]) -> None:
@@ -110,7 +119,7 @@ class Rows(ScrollView, can_focus=True):
         if chosen is not None:
             self.cursor_row = self._place_of(chosen.key)
         self._measure()
-        if len(before) != len(fresh):
+        if self._fit() or len(before) != len(fresh):
             self.refresh()
         else:
             for row, (old, new) in enumerate(zip(before, fresh, strict=True)):
@@ -143,6 +152,8 @@ class Rows(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """One line of the screen: the headings, or a line of the table."""
         width = self.size.width
+        if self.seen != self._fitted_for:  # a scroll bar came or went
+            self._fit()
         if y < HEADER:
             style = self.rich_style + self.get_component_rich_style("rows--header", partial=True)
             cells = [Text(heading) for heading in self._headings]
@@ -157,7 +168,7 @@ class Rows(ScrollView, can_focus=True):
         if chosen:
             cursor = self.get_component_rich_style("rows--cursor", partial=True)
             return self._strip(line.cells, self.rich_style + cursor, self.rich_style + cursor, over=cursor)
-        drawn_for = (self.seen, self._widths, self.rich_style)
+        drawn_for = (self.seen, self._fitted, self.rich_style)
         if drawn_for != self._drawn_for or len(self._drawn) > KEPT:
             self._drawn.clear()
             self._drawn_for = drawn_for
@@ -173,9 +184,11 @@ class Rows(ScrollView, can_focus=True):
         width, left = self.seen, 0
         space = Segment(" " * PADDING, style)
         parts: list[Segment] = []
-        for column, cell in zip(self._widths, cells, strict=False):
+        for at, (column, whole) in enumerate(zip(self._fitted, cells, strict=False)):
             if left > width:
                 break
+            short = self._shorts.get(at, {}).get(whole.plain)
+            cell = whole if short is None else short.of(whole)
             parts.append(space)
             taken = 0
             own = style + self.app.console.get_style(cell.style)
@@ -186,14 +199,14 @@ class Rows(ScrollView, can_focus=True):
                 parts.append(Segment(segment.text, look))
                 taken += segment.cell_length
             parts.append(Segment(" " * (column - taken + PADDING), style))
-            left += column + 2 * PADDING
+            left += max(column, taken) + 2 * PADDING
         strip = Strip(parts).adjust_cell_length(max(width, left), rest)
         if left > width and strip.crop(width).text.strip():  # what does not fit is not gone unseen
             strip = Strip([*strip.crop(0, width - 1), Segment("…", style)])
         return strip.simplify()
 
     def _measure(self) -> None:
-        """Each column as wide as its widest cell."""
+        """Each column as wide as its widest cell would like."""
         widths = tuple(
             map(max, zip(map(cell_len, self._headings), *(one.widths for one in self._lines), strict=False))
         )
@@ -206,6 +219,23 @@ class Rows(ScrollView, can_focus=True):
             self.virtual_size = size
         if moved:
             self.refresh(layout=True)
+
+    def _fit(self) -> bool:
+        """Each column as wide as there is room. Whether all is to be drawn again, names being shortened otherwise."""
+        self._fitted_for = self.seen
+        room = self.seen - 2 * PADDING * len(self._widths) + PADDING  # none behind the last
+        widths = fitted(self._widths, self._least, room) if self.size.width else self._widths
+        shorts = {
+            at: shortened({line.cells[at].plain for line in self._lines}, widths[at])
+            for at in self._least
+            if widths[at] < self._widths[at] and at < len(widths) - 1
+        }
+        before = (self._fitted, self._shorts)
+        self._fitted, self._shorts = widths, shorts
+        if before == (widths, shorts):
+            return False
+        self._drawn.clear()
+        return True
 
     def _refresh_row(self, row: int) -> None:
         y = row - self.scroll_offset.y + HEADER
@@ -234,6 +264,8 @@ class Rows(ScrollView, can_focus=True):
             self.scroll_to(y=wanted, animate=False, force=True)
 
     def on_resize(self) -> None:
+        if self._fit():
+            self.refresh()
         self._keep_in_sight()
 
     def action_select(self) -> None:
