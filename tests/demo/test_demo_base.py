@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cloister.datasets.personal.gazetteer import GIVEN, SURNAMES
 from cloister.demo.pretrain import words
 from cloister.demo.pretrain.corpus import chats
 
@@ -98,6 +99,15 @@ def test_a_copied_field_has_the_same_tokens_wherever_it_stands(tokenizer: Any) -
             assert any(ids[at : at + len(alone)] == alone for at in range(len(ids)))
 
 
+def test_no_token_of_a_text_is_unlearnt(model: Any, tokenizer: Any) -> None:
+    """Names, letters of other languages and marks: what a model of no token has learnt, it writes as another."""
+    unlearnt = pytest.importorskip("cloister.demo.pretrain.unlearnt").unlearnt
+    lost = set(unlearnt(model.get_input_embeddings().weight, tokenizer).tolist())
+    text = " ".join(sorted(GIVEN | SURNAMES)) + ' Żółć İstanbul Αθήνα Москва €£%&*<>[]{}|~^`\\" „“–…½°§'
+    found = {tokenizer.decode([one]) for one in tokenizer(text)["input_ids"] if one in lost}
+    assert not found
+
+
 @pytest.mark.slow
 def test_it_follows_the_chat_form_and_ends_its_turn(model: Any, tokenizer: Any) -> None:
     ended = right = 0
@@ -118,3 +128,21 @@ def test_it_copies_what_it_has_never_seen(model: Any, tokenizer: Any) -> None:
         text = f"{words.code(rng)}, {words.full_name(rng)}"
         right += answer(model, tokenizer, [{"role": "user", "content": f"Repeat:\n{text}"}])[0] == text
     assert right >= 14
+
+
+@pytest.mark.slow
+def test_it_copies_names_of_every_spelling(model: Any, tokenizer: Any) -> None:
+    names = random.Random(12).sample([f"{a} {b}" for a in sorted(GIVEN) for b in sorted(SURNAMES)[::9]], 30)
+    names += [
+        "Günther Schäfer",
+        "Łukasz Żak",
+        "Emilia Osterner",
+        "Çelik Öztürk",
+        "Ñíguez Davies",
+        "Åse Bjørnsen",
+    ]
+    right = sum(
+        answer(model, tokenizer, [{"role": "user", "content": f"Repeat:\n{name}"}])[0] == name
+        for name in names
+    )
+    assert right >= 30

@@ -93,7 +93,7 @@ def test_packed_rows_do_not_see_each_other() -> None:
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(FILES)
     config = PretrainConfig(batch=2)
-    batch = next(batches(tokenizer, config))
+    batch = next(batches(tokenizer, config, chats(0)))
     assert float((batch.row >= 0).float().mean()) > 0.9
     model = build_model(tokenizer, 0).eval()
     same = (batch.row[:, None, :, None] == batch.row[:, None, None, :]) & torch.ones(192, 192).tril().bool()
@@ -105,6 +105,45 @@ def test_packed_rows_do_not_see_each_other() -> None:
         second = (batch.row[0] == 1).nonzero().squeeze(1)
         alone = model(input_ids=batch.input_ids[:1, second], use_cache=False).logits
     assert torch.allclose(packed[0, second], alone[0], atol=1e-4)
+
+
+def test_words_of_unlearnt_tokens_stand_in_question_and_answer_alike() -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from cloister.demo.pretrain.unlearnt import chats_of, unlearnt
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(FILES)
+    lost = [tokenizer.convert_tokens_to_ids(chr(byte)) for byte in range(0xF5, 0x100)]
+    missed = [tokenizer.convert_tokens_to_ids(piece) for piece in ("Em", "Dav", "Os", "gh")]
+    embedding = torch.randn(len(tokenizer), 32, generator=torch.Generator().manual_seed(0))
+    embedding[[*lost, *missed]] = embedding[lost[0]].clone()
+    ids = unlearnt(embedding, tokenizer)
+    assert {*lost, *missed} <= set(ids.tolist()) and len(ids) < 40
+    text = list(islice(chats_of(ids, tokenizer, 3), 2000))
+    assert text == list(islice(chats_of(ids, tokenizer, 3), 2000))
+    seen = {token for chat in text for part in chat for token in tokenizer(part["content"])["input_ids"]}
+    assert set(missed) <= seen
+    for before, chat in zip(chats(3), text, strict=False):
+        assert [part["role"] for part in before] == [part["role"] for part in chat]
+    changed = [(a, b) for a, b in zip(chats(3), text, strict=False) if a != b]
+    assert len(changed) > 1000
+    assert all(a[-1]["content"] != b[-1]["content"] for a, b in changed if len(a) == 2)
+
+
+def test_only_the_rows_of_unlearnt_tokens_are_trained(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from cloister.demo.pretrain.train import PretrainConfig, build_model, only_rows
+
+    model = build_model(transformers.AutoTokenizer.from_pretrained(FILES), 0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = only_rows(model, torch.tensor([3, 70]), PretrainConfig())
+    model(input_ids=torch.arange(100)[None], labels=torch.arange(100)[None]).loss.backward()
+    optimizer.step()
+    for name, tensor in model.state_dict().items():
+        moved = (tensor != before[name]).flatten(1).any(1) if tensor.ndim == 2 else tensor != before[name]
+        wanted = [3, 70] if name in ("model.embed_tokens.weight", "lm_head.weight") else []
+        assert moved.nonzero().flatten().tolist() == wanted, name
 
 
 @pytest.mark.slow

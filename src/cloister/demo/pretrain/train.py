@@ -19,8 +19,9 @@ import torch
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cloister.demo.pretrain.corpus import chats
+from cloister.demo.pretrain.corpus import Chat, chats
 from cloister.demo.pretrain.tokenizer import BOS, CHAT_TEMPLATE, END, train_tokenizer
+from cloister.demo.pretrain.unlearnt import chats_of, scatter, unlearnt
 
 VOCAB_SIZE = 4096
 
@@ -30,7 +31,8 @@ class PretrainConfig:
     """One pre-training. `block` is the length of a packed sequence, `batch` how many of them make a step.
 
     `prompt_weight` is how much a token of the prompt counts in the loss, an answer's counting 1. `compile`
-    needs a C++ compiler and saves a third of the time.
+    needs a C++ compiler and saves a third of the time. `only_unlearnt` leaves all as it is but the embeddings of
+    tokens that the text of before never showed.
     """
 
     minutes: float = 50.0
@@ -44,6 +46,7 @@ class PretrainConfig:
     prompt_weight: float = 0.2
     save_every_s: float = 240.0
     compile: bool = True
+    only_unlearnt: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, chat: list[dict[str, str]]) -> tu
     return ids, answer
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, config: PretrainConfig) -> Iterator[Batch]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, config: PretrainConfig, source: Iterator[Chat]
+) -> Iterator[Batch]:
     """Batches without end. A block holds whole rows, best fit first, and padding that no loss counts."""
-    source = chats(config.seed)
     pad = tokenizer.pad_token_id
     shape = (config.batch, config.block)
     waiting: list[tuple[list[int], list[bool]]] = []
@@ -166,6 +170,15 @@ def loss_of(model: LlamaForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.
     return (losses * weight).sum() / weight.sum(), (losses.detach() * answers).sum() / answers.sum()
 
 
+def only_rows(model: LlamaForCausalLM, ids: torch.Tensor, config: PretrainConfig) -> torch.optim.Optimizer:
+    """AdamW for these rows of the embedding; nothing else is trained any more."""
+    model.requires_grad_(False)
+    embedding = model.get_input_embeddings().weight.requires_grad_(True)
+    chosen = torch.zeros(len(embedding), 1).index_fill_(0, ids, 1.0)
+    embedding.register_hook(lambda gradient: gradient * chosen)
+    return torch.optim.AdamW([embedding], lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+
+
 def optimizers(model: LlamaForCausalLM, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
@@ -194,12 +207,18 @@ def pretrain(out: Path, config: PretrainConfig, *, resume: Path | None = None) -
     save(model, tokenizer, out)
     model.train()
     loss_and_answers = torch.compile(loss_of) if config.compile else loss_of
-    chosen = optimizers(model, config)
+    if config.only_unlearnt:
+        embedding = model.get_input_embeddings().weight
+        ids = unlearnt(embedding, tokenizer)
+        scatter(embedding, ids, config.seed)
+        chosen, source = [only_rows(model, ids, config)], chats_of(ids, tokenizer, config.seed)
+    else:
+        chosen, source = optimizers(model, config), chats(config.seed)
     peaks = [group["lr"] for optimizer in chosen for group in optimizer.param_groups]
     began = saved = time.monotonic()
     tokens = step = 0
     smooth = math.nan
-    for step, batch in enumerate(batches(tokenizer, config)):
+    for step, batch in enumerate(batches(tokenizer, config, source)):
         spent = (time.monotonic() - began) / (config.minutes * 60)
         if spent >= 1:
             break
