@@ -1,12 +1,15 @@
-"""The client's streams: one that is left half-read holds up nobody."""
+"""The client's connections: a stream that is left half-read holds up nobody, and what idles is not relied on."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from cloister.client import Client
 
@@ -55,3 +58,48 @@ def test_a_stream_that_is_left_in_the_middle_of_a_request_is_let_go_of(tmp_path:
             leaving.join(60)
             assert not leaving.is_alive()
         leaving.join()
+
+
+class HangingUp:
+    """Answers one request a connection, and lets go of it as soon as there is another, as an authority does at the
+    moment in which it has idled long enough. `asked` is how many connections were made."""
+
+    def __init__(self, path: Path) -> None:
+        self.asked = 0
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection:
+                self.asked += 1
+                connection.recv(65536)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n[]"
+                )
+                connection.recv(65536)
+
+    def close(self) -> None:
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._server.close()
+
+
+def test_a_connection_that_may_be_let_go_of_is_not_used_again(tmp_path: Path) -> None:
+    there = HangingUp(tmp_path / "s")
+    try:
+        with pytest.MonkeyPatch.context() as patch, Client(tmp_path / "s") as client:
+            assert client.jobs() == []
+            now = time.monotonic
+            patch.setattr(time, "monotonic", lambda: now() + 4.5)  # as long as it has idled
+            assert client.jobs() == []
+        assert there.asked == 2
+    finally:
+        there.close()

@@ -54,6 +54,9 @@ def read(connection: socket.socket, until: int) -> Iterator[Event]:
 async def asking(here: World) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.AsyncHTTPTransport(uds=str(here.home.authority_socket))
     async with httpx.AsyncClient(transport=transport, base_url="http://authority", timeout=120) as client:
+        client.headers["connection"] = (
+            "close"  # this loop may stand still until a connection that idles is let go of
+        )
         yield client
 
 

@@ -25,6 +25,9 @@ PATIENCE_S = 30.0
 """So long a request waits for its turn where this account asks for more than its share."""
 REQUEST_TIMEOUT_S = 60.0
 STREAM_SILENCE_S = 30.0
+IDLE_S = 2.0
+"""So long a connection that idles is used again: the authority lets go of it after five seconds, and would not answer
+what comes at that moment."""
 BROKEN: dict[type[httpx.TransportError], str] = {
     httpx.ConnectError: "nothing listens on its socket",
     httpx.ReadTimeout: "it takes too long",
@@ -125,8 +128,10 @@ class Connection:
     def _connected(self) -> httpx.Client:
         return httpx.Client(
             transport=httpx.HTTPTransport(
-                uds=str(self._socket), verify=False
-            ),  # no TLS there, no certificates to load
+                uds=str(self._socket),
+                verify=False,  # no TLS there, no certificates to load
+                limits=httpx.Limits(keepalive_expiry=IDLE_S),
+            ),
             base_url="http://authority",
             timeout=REQUEST_TIMEOUT_S,
         )
