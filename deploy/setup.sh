@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes what Cloister needs to run from this checkout: a virtual environment from the hashed locks, the
-# package itself, bubblewrap, on a CPU libnuma, for the tests tmux. Run twice, the second time installs nothing.
+# package itself, bubblewrap, on a CPU libnuma, for the tests OpenSSH's client and tmux. Run twice, the second time
+# installs nothing.
 #
 #   deploy/setup.sh [run|test|bench]      what for; each adds to the one before
 set -euo pipefail
@@ -59,7 +60,8 @@ command -v bwrap >/dev/null || ensure 'bubblewrap (bwrap)' bubblewrap bubblewrap
 if [ "$backend" = cpu ]; then  # vLLM's CPU build links it
   has_library libnuma.so.1 || ensure libnuma libnuma1 numactl-libs libnuma1
 fi
-if [ "$purpose" != run ]; then  # the console is tried in a real terminal
+if [ "$purpose" != run ]; then  # approvals are signed as people do it, the console is tried in a real terminal
+  command -v ssh-keygen >/dev/null || ensure ssh-keygen openssh-client openssh-clients openssh-clients
   command -v tmux >/dev/null || (ensure tmux tmux tmux tmux) || say 'going on without: what needs it is skipped'
 fi
 python=''

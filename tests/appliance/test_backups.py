@@ -236,6 +236,11 @@ print(json.dumps(told))
 @pytest.mark.parametrize("mount", ["mount -t tmpfs none", 'mount --bind "$place"'])
 def test_a_home_that_is_a_disk_of_its_own_is_restored_too(made: Made, place: Path, mount: str) -> None:
     place.mkdir()
+    tried = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, text=True
+    )
+    if tried.returncode:
+        pytest.skip(f"nothing can be mounted here: {tried.stderr.strip()}")
     script = f'place=$1; {mount} "$place"; shift; exec "$@"'
     inner = [sys.executable, "-c", ONTO_A_MOUNT, str(made.folder), str(place), PASSPHRASE]
     done = subprocess.run(
