@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloister.api import PlanPart, RunPlan, ServePlan
+from cloister.api import PlanPart, RunPlan, RunRequest, ServePlan, TrainConfig
 from cloister.cli import plan
 
 
@@ -46,5 +46,12 @@ def test_time_money_and_measuring_are_told_beside_memory(
     ):  # fmt: skip
         assert wanted in shown, wanted
     assert ("It fits." in shown) == fits
+    asked = RunRequest(name="n", dataset="d", base="b", train=TrainConfig(template="chatml", loss_on="last"))
+    counting = plan._counting(asked)
+    assert counting == "cloister dataset report d --base b --template chatml --loss-on last"
+    plan._print(found, counting)
+    assert counting not in capsys.readouterr().err, "they were counted"
+    plan._print(found.model_copy(update={"lengths_measured": False}), counting)
+    assert f"`{counting}` counts them" in capsys.readouterr().err
     plan._print(found.model_copy(update={"fits": True, "refused": True}))
     assert "It fits, and would be refused all the same." in capsys.readouterr().err

@@ -56,6 +56,17 @@ def test_a_run_file_is_written_once_and_read_by_start(cloister: Shell, tmp_path:
     assert "instruction" in wrong
 
 
+def test_a_translated_recipe_says_with_what_it_can_be_started(cloister: Shell, tmp_path: Path) -> None:
+    """A recipe names no dataset and no base of this house."""
+    recipe, path = tmp_path / "axolotl.yaml", tmp_path / "run.yaml"
+    recipe.write_text("base_model: m\nadapter: lora\nwarmup_steps: 10\n")
+    told = cloister("run", "init", str(path), "--from", str(recipe), "--dataset", "d").stderr
+    assert f"`cloister run start {path} --name NAME --base BASE --watch`" in told
+    assert "0.05 where nothing is said" in told
+    told = cloister("run", "start", str(path), "--dataset", "d", code=2).stderr
+    assert "what is the run's name and base?" in told
+
+
 def test_what_start_is_not_told_is_named(cloister: Shell, tmp_path: Path) -> None:
     told = cloister("run", "start", "--preset", "chat", "--name", "n", code=2).stderr
     assert "dataset and base" in told

@@ -74,6 +74,37 @@ def test_too_few_rows_are_said_to_be_so_and_how_many_would_do() -> None:
     assert none.advice == "cannot-tell", "twelve rows that are all right prove little"
 
 
+def test_a_base_that_was_given_an_instruction_is_not_called_as_it_is() -> None:
+    for instructed, called in ((False, "the base as it is"), (True, "the base with an instruction")):
+        task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * 200, "x")
+        lines = [
+            measured(BASE, answers(200, 0.2, 3), instructed=instructed),
+            measured(TUNED, answers(200, 0.9, 3)),
+        ]
+        costs = Costs(currency="EUR", hour=3.6, case=None)
+        made = build(
+            task,
+            lines,
+            primary="exact_match",
+            seed=0,
+            groups=[],
+            general=None,
+            costs=costs,
+            training_s=3600.0,
+        )
+        said = " ".join(verdict(made).sentences)
+        assert f"Fine-tuning is better than {called} by " in said
+        assert ("as it is" in said) == (not instructed)
+
+
+def test_where_nobody_can_do_the_task_the_run_is_what_is_to_be_looked_at() -> None:
+    _, said = judged(200, 0.02, {BASE: 0.0, FEW_SHOT: 0.03})
+    assert said.advice == "do-not-deploy"
+    assert said.sentences[1].startswith("Neither can do the task (2.0% and 3.0%): the run has not learnt it.")
+    for tuned, rival in ((0.5, 0.0), (0.02, 0.5)):
+        assert "Neither" not in " ".join(judged(200, tuned, {FEW_SHOT: rival})[1].sentences)
+
+
 def test_costs_and_when_they_are_paid_back() -> None:
     costs = Costs(currency="EUR", hour=3.6, case=2.0)
     made, said = judged(200, 0.9, {FEW_SHOT: 0.5}, costs=costs)

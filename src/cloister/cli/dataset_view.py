@@ -297,7 +297,9 @@ def _print_report(found: DatasetReport) -> None:
         if figures is not None:
             _print_lengths(what, figures)
     if found.tokens is not None:
-        print(f"Of the tokens {found.supervised_tokens} are supervised.")
+        print(f"{found.supervised_tokens} of the tokens are learnt: the loss is taken on them.")
+    elif found.characters is not None:
+        print("With `--base BASE` tokens are counted, and the rows that a run would lose.")
     if found.labels is not None:
         print(f"{found.labels.distinct} labels, the most frequent first:")
         for number, rows in enumerate(found.labels.rows[:20], 1):
@@ -346,6 +348,10 @@ def _print_personal(found: PersonalFigures, rows: int) -> None:
         ],
         empty="None was found.",
     )
+    if found.found:
+        print(
+            "`cloister dataset derive NAME -n OTHER` with --redact or --replace makes one without what was found."
+        )
 
 
 def _print_lengths(what: str, figures: LengthFigures) -> None:

@@ -287,6 +287,11 @@ def _print(found: dict[str, Any]) -> None:
         ],
         empty="",
     )
+    to_come = sum(line["asked"] - line["runs"] for line in found["sizes"])
+    if to_come:
+        print(
+            f"Of {sum(line['asked'] for line in found['sizes'])} runs {to_come} have no result: `cloister run list`."
+        )
     for sentence in found["sentences"]:
         print(sentence)
 

@@ -29,6 +29,9 @@ __all__ = [
     "warn_of",
 ]
 
+BETWEEN = 3
+"""Characters from one column of a table to the next."""
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
 
 
@@ -60,23 +63,47 @@ def flattened(values: Mapping[str, Any], between: str = " ", prefix: str = "") -
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """A table without lines, or `empty` where there is no row. Only the last column is wrapped: ids and
-    names stay whole, to be copied. Piped, it takes the width that it needs."""
+    names stay whole, to be copied. What is too wide for the terminal goes on below, under its first column
+    once more. Piped, a table takes the width that it needs."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    body = [[Text(visible(str(cell))) for cell in row] for row in rows]
+    body = [[visible(str(cell)) for cell in row] for row in rows]
     if not body:
         print(empty)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(columns))
-    for number, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=number < len(columns) - 1)
-    for row in body:
-        table.add_row(*row)
-    width = None if sys.stdout.isatty() else 240
-    Console(highlight=False, width=width).print(table)
+    terminal = sys.stdout.isatty()
+    console = Console(highlight=False, width=None if terminal else 240)
+    widths = [max(len(line[at]) for line in (columns, *body)) for at in range(len(columns))]
+    least = max(len(word) for line in (columns, *body) for word in [*line[-1].split(), ""])
+    blocks = _blocks(widths, least, console.width) if terminal else [range(len(columns))]
+    for number, shown in enumerate(blocks):
+        if number:
+            console.print()
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=any(columns))
+        for at in shown:
+            table.add_column(columns[at], overflow="fold", no_wrap=at != shown[-1])
+        for row in body:
+            table.add_row(*(Text(row[at]) for at in shown))
+        console.print(table)
+
+
+def _blocks(widths: Sequence[int], least: int, room: int) -> list[Sequence[int]]:
+    """Which columns stand side by side: all, the last one wrapped to no less than `least` where it has to be; else as
+    many as fit beside the first."""
+    if sum(widths[:-1]) + least + BETWEEN * (len(widths) - 1) <= room:
+        return [range(len(widths))]
+    blocks: list[list[int]] = [[0]]
+    taken = widths[0]
+    for at, width in enumerate(widths[1:], 1):
+        if len(blocks[-1]) > 1 and taken + BETWEEN + width > room:
+            blocks.append([0])
+            taken = widths[0]
+        blocks[-1].append(at)
+        taken += BETWEEN + width
+    return list(blocks)
 
 
 def say(text: str) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloister.cli.output import JsonFlag, duration, print_json, print_table, say, size
+from cloister.cli.output import JsonFlag, duration, print_json, print_table, say, size, visible
 from cloister.cli.run_files import Measuring, Setting
 from cloister.cli.session import connect
 
 if TYPE_CHECKING:
-    from cloister.api import RunPlan
+    from cloister.api import RunPlan, RunRequest
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -59,10 +59,21 @@ def plan(
     request = PlanRequest(**{name: getattr(asked, name) for name in PlanRequest.model_fields})
     with connect() as client:
         found = client.plan(request)
-    print_json(found) if json else _print(found)
+    print_json(found) if json else _print(found, _counting(asked))
 
 
-def _print(plan: RunPlan) -> None:
+def _counting(asked: RunRequest) -> str:
+    """The command that counts the tokens of these rows as this run would render them."""
+    command = ["cloister dataset report", visible(asked.dataset), "--base", visible(asked.base)]
+    if asked.train.template not in ("auto", "model"):
+        command += ["--template", asked.train.template]
+    if asked.train.loss_on != "assistant":
+        command += ["--loss-on", asked.train.loss_on]
+    return " ".join(command)
+
+
+def _print(plan: RunPlan, counting: str | None = None) -> None:
+    """`counting` is the command that tells lengths, where they are guessed."""
     several = plan.processes > 1
     whole, device = "in all", plan.device
     if several and plan.device == "cpu":
@@ -98,6 +109,8 @@ def _print(plan: RunPlan) -> None:
     print_table(("", "", ""), rows, empty="")
     for note in plan.notes:
         say(f"! {note}")
+    if counting is not None and not plan.lengths_measured:
+        say(f"Lengths are guessed from the dataset's size: `{counting}` counts them.")
     if plan.fits:
         say("It fits, and would be refused all the same." if plan.refused else "It fits.")
         return

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cloister.cli import curves, run_files, shredding
+from cloister.cli import curves, run_files, run_shown, shredding
 from cloister.cli.leaving import leaving
 from cloister.cli.output import (
     JsonFlag,
     describe,
-    duration,
     moment,
     print_json,
     print_table,
@@ -176,7 +175,7 @@ def start(
     if json:
         print_json(run)
     elif watch_:
-        _print_evaluation(run)
+        run_shown.print_outcome(run)
     else:
         say(f"{visible(run.name)} ({run.run_id}) is queued. Watch it with `cloister run watch {run.name}`.")
 
@@ -244,52 +243,13 @@ def _watch(client: Client, reference: str, *, quiet: bool) -> Run:
     return client.run(run.run_id)
 
 
-def _print_evaluation(run: Run) -> None:
-    result = run.train_job.result
-    if result:
-        start = result.get("holdout_start")
-        began = "" if start is None else f" (before the first step {_number(start)})"
-        say(
-            f"Trained {result.get('steps', '?')} steps in {duration(result.get('seconds'))}: hold-out loss "
-            f"{_number(result.get('holdout_loss'))}{began}, {_number(result.get('tokens_per_s'))} tokens/s."
-        )
-    if run.evaluation is None:
-        return
-    base, tuned = run.evaluation.get("base", {}), run.evaluation.get("tuned", {})
-    names = {"loss": "loss", "exact_match": "exact match", "accuracy": "accuracy", "macro_f1": "macro-F1"}
-    print_table(
-        (f"on {run.evaluation.get('rows', '?')} held-out rows", "base", "tuned"),
-        [
-            (shown, _number(base.get(key)), _number(tuned.get(key)))
-            for key, shown in names.items()
-            if key in tuned
-        ],
-        empty="Not measured.",
-    )
-
-    before, after = base.get("loss"), tuned.get("loss")
-    if isinstance(before, int | float) and isinstance(after, int | float) and after >= before:
-        say(
-            "! Tuned, its loss on these rows is no lower than the base's: this run was worth nothing, or did harm."
-        )
-    full = run.evaluation.get("full")
-    if full is not None:
-        for sentence in full["verdict"]["sentences"]:
-            print(sentence)
-        say(f"The whole table: `cloister evaluate show {visible(run.name)}`.")
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "-"
-
-
 @app.command("watch")
 def watch_run(reference: Reference, json: JsonFlag = False) -> None:
     """Pick up a run's progress where it is. Ctrl-C leaves it running."""
     with connect() as client:
         run = _watch(client, reference, quiet=json)
     warn_of(run)
-    print_json(run) if json else _print_evaluation(run)
+    print_json(run) if json else run_shown.print_outcome(run)
 
 
 @app.command("list")
@@ -306,8 +266,8 @@ def list_(json: JsonFlag = False) -> None:
             (
                 r.name,
                 r.run_id,
-                _number(r.train_job.result.get("holdout_loss")),
-                _number((r.evaluation or {}).get("tuned", {}).get("exact_match")),
+                run_shown.number(r.train_job.result.get("holdout_loss")),
+                run_shown.number((r.evaluation or {}).get("tuned", {}).get("exact_match")),
                 moment(r.created_at),
                 describe(standing(r)),
             )
@@ -322,29 +282,7 @@ def show(reference: Reference, json: JsonFlag = False) -> None:
     """Show a run: its settings, its jobs, and base against tuned."""
     with connect() as client:
         run = client.run(reference)
-    if json:
-        print_json(run)
-        return
-    settings = run.train.model_dump()
-    print_table(
-        ("", ""),
-        [
-            ("run", f"{run.name} ({run.run_id})"),
-            ("dataset", run.dataset),
-            ("base", run.base),
-            ("adapter", run.adapter or "-"),
-            ("training", describe(run.train_job)),
-            ("device", (run.train_job.device or "-").replace(",", ", ")),
-            ("evaluation", describe(run.evaluate_job) if run.evaluate_job else "-"),
-            *((key, value) for key, value in settings.items() if key != "lora"),
-            *((f"lora {key}", value) for key, value in settings["lora"].items()),
-        ],
-        empty="",
-    )
-    for job in (run.train_job, run.evaluate_job):
-        if job is not None and job.error is not None:
-            say(f"! {visible(job.error.detail)} {visible(job.error.remedy or '')}")
-    _print_evaluation(run)
+        print_json(run) if json else run_shown.print_run(client, run)
 
 
 @app.command()
@@ -361,7 +299,7 @@ def resume(
     if json:
         print_json(run)
     elif watch_:
-        _print_evaluation(run)
+        run_shown.print_outcome(run)
     else:
         say(f"{visible(run.name)} is queued again.")
 

@@ -64,7 +64,7 @@ def run_request(
     missing = [part for part in ("name", "dataset", "base") if part not in parts]
     if missing:
         raise InvalidInput(
-            f"what is the run's {' and '.join(missing)}?",
+            f"what is the run's {' and '.join(filter(None, (', '.join(missing[:-1]), missing[-1])))}?",
             remedy=f"Give {', '.join(f'--{part}' for part in missing)}, or a run file: `cloister run init`.",
         )
     over = given(train)
@@ -174,8 +174,11 @@ def init(
     """
     from cloister.recipes import run_file_text
 
+    missing = ""
     if from_ is not None:
-        text = _translated(from_, {"name": name, "dataset": dataset, "base": base})
+        named = {"name": name, "dataset": dataset, "base": base}
+        text = _translated(from_, named)
+        missing = "".join(f"--{part} {part.upper()} " for part, value in named.items() if value is None)
     else:
         known = _known()
         chosen = preset or _choose("What is the model to learn?", _preset_list(), "instruction")
@@ -186,9 +189,8 @@ def init(
         name = name or _name("What is the run to be called?", [], default=f"{dataset}-1")
         text = run_file_text(chosen, aim, name=name, dataset=dataset, base=base)
     write_file(file, text.encode(), force=force)
-    say(
-        f"{visible(str(file))} is written. Look it over, then: `cloister run start {visible(str(file))} --watch`."
-    )
+    shown = visible(str(file))
+    say(f"{shown} is written. Look it over, then: `cloister run start {shown} {missing}--watch`.")
 
 
 def _preset_list() -> Mapping[str, str]:

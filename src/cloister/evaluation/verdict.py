@@ -28,6 +28,9 @@ NOTICED = 0.03
 """A gain of fewer points than that is not worth a model of one's own."""
 NOTICED_NATS = 0.02
 
+UNABLE = 0.1
+"""A share of right answers below that is said to be none."""
+
 _CALLED = {
     BASE: "the base as it is",
     FEW_SHOT: "few-shot prompting",
@@ -55,6 +58,7 @@ def verdict(table: Table) -> Verdict:
         best = min(rivals, key=lambda line: line.gain.value if line.gain else 0.0)
         against = best.name
         advice, sentences = _against(table, best)
+        sentences += _unable(table, best)
     if advice != "do-not-deploy":
         sentences += [text for line in table.lines if (text := _larger(table, line))]
         sentences += _money(table)
@@ -99,7 +103,7 @@ def _reservations(table: Table) -> list[Reservation]:
 
 
 def _against(table: Table, best: Line) -> tuple[Advice, list[str]]:
-    gain, called = best.gain, _CALLED[best.name]
+    gain, called = best.gain, _called(best)
     assert gain is not None
     least = _noticed(table, best)
     told = f"{_points(table, gain.value)} [{_number(table, gain.low)}, {_number(table, gain.high)}]"
@@ -128,6 +132,24 @@ def _against(table: Table, best: Line) -> tuple[Advice, list[str]]:
     return "cannot-tell", [
         f"Too few hold-out rows ({table.rows}) to tell fine-tuning from {called}: the difference is {told} ({figure}). "
         f"About {needed} rows would do."
+    ]
+
+
+def _called(line: Line) -> str:
+    return "the base with an instruction" if line.name == BASE and line.instructed else _CALLED[line.name]
+
+
+def _unable(table: Table, best: Line) -> list[str]:
+    """That nobody can do the task, where that is so: then it is the run that is to be looked at."""
+    tuned = table.line(TUNED)
+    if tuned is None or table.primary in LOWER_IS_BETTER or table.primary.startswith("own"):
+        return []
+    own, theirs = (line.figures[table.primary].value for line in (tuned, best))
+    if max(own, theirs) >= UNABLE:
+        return []
+    return [
+        f"Neither can do the task ({own:.1%} and {theirs:.1%}): the run has not learnt it. `cloister evaluate errors` "
+        "shows what it answers; more epochs, another learning rate or a larger base may help."
     ]
 
 
@@ -164,7 +186,7 @@ def _money(table: Table) -> list[str]:
         if line.name not in _CALLED or line.cost is None or table.training_cost is None:
             continue
         if line.pays_after is not None:
-            said.append(f"after {line.pays_after:,.0f} queries against {_CALLED[line.name]}")
+            said.append(f"after {line.pays_after:,.0f} queries against {_called(line)}")
     if table.pays_after_person is not None:
         cases = f"{table.pays_after_person:,.0f} case{'' if table.pays_after_person == 1 else 's'}"
         said.append(f"after {cases} against a person's minutes")

@@ -75,9 +75,9 @@ def training_parts(
         Part(
             "weights",
             round(weights),
-            f"{shape.parameters / 1e9:.3g} billion parameters, layers in {bits} bits",
+            f"{_counted(shape.parameters)} parameters, layers in {bits} bits",
         ),
-        Part("adapter", adapter * 8, f"{adapter / 1e6:.3g} million parameters and their gradients"),
+        Part("adapter", adapter * 8, f"{_counted(adapter)} parameters and their gradients"),
         Part("optimizer", adapter * (2 if paged else 8), moments),
         Part("activations", round(activations), f"{rows} x {longest} tokens{seen}"),
         Part(
@@ -87,6 +87,10 @@ def training_parts(
         ),
         Part("overhead", round(_overhead(shape, tokens, device)), "what is in use for a moment"),
     )
+
+
+def _counted(parameters: int) -> str:
+    return f"{parameters / 1e9:.3g} billion" if parameters >= 1e9 else f"{parameters / 1e6:.3g} million"
 
 
 _PROCESS: dict[Device, int] = {"cpu": 620 << 20, "cuda": 600 << 20}

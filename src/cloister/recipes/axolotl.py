@@ -210,7 +210,9 @@ def _warmup_steps(found: Translation, value: Any, recipe: dict[str, Any]) -> Non
     if total:
         found.train["warmup_ratio"] = min(0.99, int(value) / int(total))
     elif value:
-        found.left.append(("warmup_steps", "here a share of all steps: `warmup_ratio`"))
+        found.left.append(
+            ("warmup_steps", "here a share of all steps: `warmup_ratio`, 0.05 where nothing is said")
+        )
 
 
 def _optimizer(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
