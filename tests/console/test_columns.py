@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from cloister.console.widgets.columns import fitted, shortened
+from cloister.console.widgets.columns import fitted, named, shortened
 
 NAMES = st.sets(st.text("ab1-", min_size=1, max_size=63), max_size=12)
 
 
 def told(names: set[str], width: int) -> dict[str, str]:
-    shorts = shortened(names, width)
-    return {name: shorts[name].told(name) if name in shorts else name for name in names}
+    return dict(zip(names, named([*names], width), strict=True))
 
 
 @given(NAMES, st.integers(8, 70))

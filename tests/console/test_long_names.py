@@ -88,7 +88,7 @@ def test_a_long_name_hides_neither_a_state_nor_another_name(place: str) -> None:
             await until(app, lambda text: "1 alert" in text)
             await pilot.press(str(PLACES.index(place) + 1))
             for line in LINES[place]:
-                await until(app, lambda text, line=line: re.search(line, text), seconds=20)
+                await until(app, lambda text, line=line: re.search(line, text))
             if place in ("overview", "audit"):
                 return
             await pilot.press("home", "enter")
@@ -118,6 +118,27 @@ def test_where_there_is_room_a_name_has_it() -> None:
             await pilot.resize_terminal(*WIDE)
             await still(app, pilot)
             await until(app, lambda text: re.search(rf"{SHORT} +■ revoked +all", text))
+
+    try:
+        asyncio.run(steps())
+    finally:
+        client.close()
+
+
+def test_two_datasets_are_told_apart_where_one_is_chosen() -> None:
+    client = long_named()
+
+    async def steps() -> None:
+        make: Any = lambda: client  # noqa: E731
+        async with console(make, clock=lambda: NOW) as (app, pilot):
+            await until(app, lambda text: "1 alert" in text)
+            await pilot.press("3", "w")
+            await until(app, lambda text: "Armed" in text and "third" in text)
+            await pilot.press("n")
+            await until(app, lambda text: re.search(rf"Dataset +{SHORT}", text))
+            await pilot.press("tab", "tab", "enter")
+            listed = r"│cla\S+…\S*{}\S* +│"
+            await until(app, lambda text: all(re.search(listed.format(n), text) for n in ("01", "02")))
 
     try:
         asyncio.run(steps())

@@ -6,11 +6,19 @@ import asyncio
 from threading import Event
 from typing import Any
 
+import pytest
 from console_world import console, type_in, until
 from recorded import NOW, Recorded
 
 from cloister.console.sayings import Sayings, listed
+from cloister.console.watching import Watch
 from cloister.errors import ApprovalNeeded, Conflict
+
+
+@pytest.fixture(autouse=True)
+def answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that comes late is told where these tests look for other words."""
+    monkeypatch.setattr(Watch, "silent", lambda _: None)
 
 
 class Slow(Recorded):

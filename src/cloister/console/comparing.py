@@ -9,7 +9,7 @@ from rich.text import Text
 
 from cloister.console.paint import facts, grid, marked, number, outside, stack, state, styled, titled
 from cloister.console.remedies import tried
-from cloister.console.widgets.columns import shortened
+from cloister.console.widgets.columns import named
 from cloister.shown import describe, duration, moment, visible, went_wrong
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ def side_by_side(one: Run, other: Run) -> Text:
     """Two runs: settings that differ, then what was measured."""
     first, second = _flat(one.train.model_dump()), _flat(other.train.model_dump())
     differ = [(key, str(first[key]), str(second[key])) for key in first if first[key] != second[key]]
-    called = [visible(run.name) for run in (one, other)]
-    shorts = shortened(called, HEADING)
-    names = [shorts[name].told(name) if name in shorts else name for name in called]
+    names = named([visible(run.name) for run in (one, other)], HEADING)
     measured = [
         (
             shown,

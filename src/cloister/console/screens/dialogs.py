@@ -20,8 +20,10 @@ from cloister.console.explaining import about_confirming, about_field
 from cloister.console.paint import marked, outside
 from cloister.console.painted import Dialog
 from cloister.console.screens.explained import Explained
+from cloister.console.widgets.columns import named
 from cloister.console.widgets.entry import Entry
 from cloister.console.widgets.frame import Words
+from cloister.shown import LONGEST, visible
 
 TITLE = 150
 """Columns of a title, which may have a name in it: two lines."""
@@ -193,12 +195,13 @@ class Form(Explained[dict[str, str] | None]):
             yield self.entry(field)
 
     @staticmethod
-    def entry(field: Field) -> Widget:
-        """What a field is filled in with."""
+    def entry(field: Field, room: int = 68) -> Widget:
+        """What a field is filled in with; a choice has `room` columns, or what a dialog of 80 has."""
         if not field.choices:
             return Entry(field.value, id=f"field-{field.name}", password=field.secret, compact=True)
+        labels = named([visible(choice, limit=LONGEST) for choice in field.choices], room)
         return Select(
-            [(Text(outside(choice, 60).plain), choice) for choice in field.choices],
+            [(Text(label), choice) for label, choice in zip(labels, field.choices, strict=True)],
             value=field.value or field.choices[0],
             allow_blank=False,
             id=f"field-{field.name}",

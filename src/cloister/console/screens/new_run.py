@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cloister.api import RunPlan
     from cloister.console.app import ConsoleApp
 
+WHOLE = 56
+"""Columns of a choice, where no help stands beside it."""
 QUIET_S = 0.3
 """So long nothing is typed before the authority is asked."""
 
@@ -43,8 +45,10 @@ class NewRun(Form):
         for field in self._fields:
             with Horizontal(classes="beside"):
                 yield Static(outside(field.label, style="bold"), classes="label", markup=False)
-                yield self.entry(field)
-                yield Static(outside(field.help, style="dim"), markup=False)
+                entry = self.entry(field, WHOLE)
+                yield entry.add_class("whole") if field.choices and not field.help else entry
+                if field.help:
+                    yield Static(outside(field.help, style="dim"), markup=False)
 
     def beneath(self) -> Iterable[Widget]:
         with VerticalScroll(id="plan"):

@@ -66,6 +66,12 @@ def shortened(names: Iterable[str], width: int) -> dict[str, Short]:
     return shorts
 
 
+def named(names: Sequence[str], width: int) -> list[str]:
+    """The names, each in at most `width` columns, as `shortened` has them."""
+    shorts = shortened(names, width)
+    return [shorts[name].told(name) if name in shorts else name for name in names]
+
+
 def _alike(shorts: Mapping[str, Short]) -> list[list[str]]:
     """Names that look alike, shortened so."""
     told = defaultdict(list)
