@@ -269,7 +269,9 @@ def test_a_backup_is_made_and_its_keys_are_noted_as_gone(full: Appliance, tmp_pa
             await type_in(pilot, "of the archive")
             await pilot.press("enter")
             await until(app, lambda text: "The backup is made" in text)
-            await pilot.press("escape", "D", "tab", "enter")
+            await pilot.press("escape")
+            await until(app, lambda text: "1 whose keys are kept" in text)
+            await pilot.press("D", "tab", "enter")
             name = full.client.backups()[0].backup_id
             await until(app, lambda text: "note that it is gone" in text)
             await type_in(pilot, name)

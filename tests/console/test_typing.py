@@ -101,3 +101,18 @@ def test_a_choice_is_made_before_what_is_typed_behind_it_counts(monkeypatch: pyt
     asyncio.run(walk())
     client.close()
     assert told == [{"one": "second", "two": "", "three": "ab"}]
+
+
+def test_a_key_that_comes_while_the_console_ends_is_nobodys() -> None:
+    client: Any = Recorded()
+
+    async def walk() -> None:
+        async with console(lambda: client, clock=lambda: NOW) as (app, _):
+            await until(app, lambda text: "alert" in text)
+            screens = app.screen_stack
+            app._screen_stack.clear()
+            await app.on_event(Key("k", "k"))
+            app._screen_stack.extend(screens)
+
+    asyncio.run(walk())
+    client.close()

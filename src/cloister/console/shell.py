@@ -135,8 +135,10 @@ class Shell(App[None]):
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, Key):
+            if not self.screen_stack:  # the console ends: nobody is there whom it could be for
+                return
             self.collector.typed()
-        if not isinstance(event, Key) or event.is_forwarded or not self.screen_stack:
+        if not isinstance(event, Key) or event.is_forwarded:
             await super().on_event(event)
         elif not self._keys.holds(event):
             begun = self.focused or self.screen
