@@ -211,6 +211,24 @@ def test_what_is_no_run_file_is_refused_without_a_value(data: bytes, said: str) 
     assert "run.yaml" in str(caught.value.where)
 
 
+def test_on_and_off_are_words_of_packing_and_not_yamls_truth() -> None:
+    for word in ("on", "off", "auto"):
+        assert parse_run_file(f"train: {{packing: {word}}}".encode(), "s").train_config().packing == word
+        assert parse_run_file(b"{}", "s").train_config(packing=yaml.safe_load(word)).packing == word
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("lora_r: 8", "lora.rank"), ("num_epochs: 2", "epochs"), ("max_seq_length: 9", "max_length")],
+)
+def test_a_setting_of_another_tool_is_told_with_ours(written: str, meant: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_run_file(f"train: {{{written}}}".encode(), "run.yaml")
+    assert caught.value.message == f"{written.partition(':')[0]}: there is no such setting; is {meant} meant?"
+    with pytest.raises(InvalidInput, match=r"xyzzy: there is no such setting$"):
+        parse_run_file(b"train: {xyzzy: 1}", "run.yaml")
+
+
 def test_settings_alone_are_a_run_file_too() -> None:
     assert parse_run_file(b"epochs: 2\nlora: {rank: 4}", "s").train_config(lora={"alpha": 8}).lora.alpha == 8
     assert parse_run_file(b"batch_size: 2", "s").train_config().micro_batch_size == 2

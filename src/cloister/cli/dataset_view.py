@@ -59,7 +59,7 @@ def report(
     last: Annotated[bool, typer.Option("--last", help="Show the last report; look at nothing.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Look at a dataset before training: lengths, balance, duplicates, conflicts, leakage, rows that would be lost.
+    """Look at a dataset before training: lengths, balance, duplicates, conflicts, leakage, rows that a run refuses.
 
     A worker reads every row in its sandbox, and only numbers leave it. Rows are named by their number, labels by their
     place: `dataset show NAME --row N` and `--labels` show them to whoever may see rows. Of very long datasets repeats
@@ -299,7 +299,7 @@ def _print_report(found: DatasetReport) -> None:
     if found.tokens is not None:
         print(f"{found.supervised_tokens} of the tokens are learnt: the loss is taken on them.")
     elif found.characters is not None:
-        print("With `--base BASE` tokens are counted, and the rows that a run would lose.")
+        print("With `--base BASE` tokens are counted, and the rows that a run would refuse.")
     if found.labels is not None:
         print(f"{found.labels.distinct} labels, the most frequent first:")
         for number, rows in enumerate(found.labels.rows[:20], 1):
@@ -325,7 +325,7 @@ def _print_report(found: DatasetReport) -> None:
     if found.repeats is not None:
         facts.append(("empty answers", f"{found.empty_answers}{_named(found.first_empty)}"))
     facts += [
-        (f"lost: {rule}", f"{count}{_named(found.first_lost.get(rule, []))}")
+        (f"refused: {rule}", f"{count}{_named(found.first_lost.get(rule, []))}")
         for rule, count in found.lost.items()
     ]
     print_table(("", "rows"), facts, empty="")

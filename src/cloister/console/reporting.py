@@ -96,7 +96,9 @@ def _findings(found: DatasetReport) -> Text:
         ]
         if near.compared < found.rows:
             notes.append(f"Near ones were looked for among {near.compared:,} rows; there are more.")
-    counts += [(f"lost: {rule}", count, found.first_lost.get(rule, [])) for rule, count in found.lost.items()]
+    counts += [
+        (f"refused: {rule}", count, found.first_lost.get(rule, [])) for rule, count in found.lost.items()
+    ]
     rows = [
         (
             what,

@@ -5,13 +5,15 @@ A file with nothing but training settings at its top is one too. Knows the words
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from cloister.api import Document, EvaluateConfig, Name, TrainConfig
+from cloister.api import Document, EvaluateConfig, LoraConfig, Name, TrainConfig
 from cloister.errors import InvalidInput
 
 MAX_BYTES = 1 << 20
@@ -42,6 +44,8 @@ class RunFile(Document):
             lora = {**lora, **(over.get("lora") or {})}
         if lora:
             values["lora"] = lora
+        if isinstance(values.get("packing"), bool):  # how YAML reads the words on and off
+            values["packing"] = "on" if values["packing"] else "off"
         size = values.get("batch_size")
         if type(size) is int and size > 0 and not values.get("micro_batch_size"):
             values["micro_batch_size"] = min(size, TrainConfig().micro_batch_size)
@@ -103,7 +107,13 @@ def _is_mapping(values: object, depth: int) -> bool:
 
 
 def _told(error: ValidationError) -> str:
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, "))))
-        for item in error.errors(include_input=False, include_url=False)
-    )
+    return "; ".join(_fault(item) for item in error.errors(include_input=False, include_url=False))
+
+
+def _fault(item: ErrorDetails) -> str:
+    where = ".".join(map(str, item["loc"]))
+    if item["type"] != "extra_forbidden":
+        return ": ".join(filter(None, (where, item["msg"].removeprefix("Value error, "))))
+    known = [name for name in (*RunFile.model_fields, *TrainConfig.model_fields) if name != "lora"]
+    near = get_close_matches(where, [*known, *(f"lora.{name}" for name in LoraConfig.model_fields)], n=1)
+    return f"{where}: there is no such setting" + (f"; is {near[0]} meant?" if near else "")
