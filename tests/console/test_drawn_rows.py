@@ -135,7 +135,7 @@ def test_the_cursor_stays_on_its_line_whatever_comes_and_goes(
 
 @pytest.mark.parametrize(
     ("place", "first", "second"),
-    [("1", "alert:disk-low", "go:data"), ("2", "ds-cccccccccccc 1", "ds-llllllllllll 1")],
+    [("1", "alert:disk-low", "go:models/approvals"), ("2", "ds-cccccccccccc 1", "ds-llllllllllll 1")],
 )
 def test_keys_go_on_after_a_filter_that_let_nothing_through(place: str, first: str, second: str) -> None:
     client = Recorded()

@@ -112,7 +112,8 @@ def _digest(name: str, width: int) -> Short:
 
 def _even(name: str) -> bool:
     """Whether each character takes one column: none takes two, or none."""
-    return all(cell_len(character) == 1 for character in name)
+    plain = name.isascii() and name.isprintable()  # as nearly all are: told at once
+    return plain or all(cell_len(character) == 1 for character in name)
 
 
 def _first(name: str, width: int) -> int:
