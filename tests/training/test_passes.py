@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import resource
 import threading
@@ -15,9 +16,11 @@ import torch
 
 import tiny
 from cloister.errors import InvalidInput, JobFailed
+from cloister.models.adapter import adapter_state, set_adapter_state
 from cloister.models.borders import Borders
 from cloister.training import attention, passes, probe, reached
 from cloister.training.checkpoint import CheckpointStore
+from cloister.training.outcome import WentWrong
 from cloister.training.ranks import Ranks
 from cloister.training.reached import DIVERGED_STEPS, Reached
 from cloister.worker.bounded import bound_growth
@@ -228,6 +231,31 @@ def test_where_memory_ran_out_in_one_process_alone_each_row_of_the_hold_out_coun
         assert [loss for _, loss in outcome.holdout_losses] == pytest.approx(
             [loss for _, loss in wanted.holdout_losses], rel=1e-4
         )
+
+
+def test_processes_of_a_run_that_goes_wrong_go_back_to_the_same_copy() -> None:
+    """Each measures its share of the hold-out with it: one that did not would wait for ever."""
+    settings = tiny.config(batch_size=2, micro_batch_size=1, evals_per_epoch=0.5)
+    meeting = Meeting()
+
+    models = (tiny.adapted(), tiny.adapted())
+
+    def gone_wrong(rank: int) -> WentWrong:
+        model = models[rank]
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if (stage, done) == ("train", 23):
+                bad = {name: torch.full_like(one, math.nan) for name, one in adapter_state(model).items()}
+                set_adapter_state(model, bad)
+
+        with pytest.raises(WentWrong) as caught:
+            tiny.fine_tune(settings, made=model, on_progress=progress, ranks=Side(rank, meeting))
+        return caught.value
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = (error.kept for error in pool.map(gone_wrong, (0, 1)))
+    assert one is not None and other is not None and one.best_step == other.best_step == 20
+    assert one.holdout_loss == other.holdout_loss and tiny.same_adapter(one.best, other.best)
 
 
 def test_memory_of_a_cpu_that_runs_out_is_told_and_not_killed_for() -> None:
