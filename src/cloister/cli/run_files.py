@@ -178,7 +178,7 @@ def init(
     if from_ is not None:
         named = {"name": name, "dataset": dataset, "base": base}
         text = _translated(from_, named)
-        missing = "".join(f"--{part} {part.upper()} " for part, value in named.items() if value is None)
+        missing = "".join(f" --{part} {part.upper()}" for part, value in named.items() if value is None)
     else:
         known = _known()
         chosen = preset or _choose("What is the model to learn?", _preset_list(), "instruction")
@@ -190,7 +190,7 @@ def init(
         text = run_file_text(chosen, aim, name=name, dataset=dataset, base=base)
     write_file(file, text.encode(), force=force)
     shown = visible(str(file))
-    say(f"{shown} is written. Look it over, then: `cloister run start {shown} {missing}--watch`.")
+    say(f"{shown} is written. Look it over, then: `cloister run start {shown}{missing} --watch`.")
 
 
 def _preset_list() -> Mapping[str, str]:

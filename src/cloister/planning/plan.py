@@ -116,7 +116,7 @@ def _refusals(config: TrainConfig, train: Lengths, holdout: Lengths, machine: Ma
     if max(taken_whole, default=0) > config.max_length:
         yield (
             f"The longest row has {max(taken_whole)} tokens, and max_length is {config.max_length}: the run would be "
-            "refused. Raise it, or leave such rows out: `cloister dataset derive --max-characters`."
+            "refused. Raise it, or leave such rows out: `cloister dataset derive` with --max-characters."
         )
     if config.patience and not holdout.rows:
         yield "There is no hold-out, and patience counts looks at one: the run would be refused."
