@@ -50,3 +50,9 @@ def test_no_cell_is_cropped(widths: list[int], room: int) -> None:
     lines = printed([""] * (len(cells) - 1) + ["x"], [cells], room)
     assert all(len(line.rstrip()) <= room for line in lines)
     assert all(any(cell in line for line in lines) for cell in cells)
+
+
+def test_characters_of_two_columns_are_counted_so() -> None:
+    cells = ["支" * 18, "払" * 18, "金" * 10]
+    lines = printed(["", "", "x"], [cells], 80)
+    assert all(any(cell in line for line in lines) for cell in cells)

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 BETWEEN = 3
-"""Characters from one column of a table to the next."""
+"""Columns of the terminal from one column of a table to the next."""
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text.")]
 
@@ -66,6 +66,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     names stay whole, to be copied. What is too wide for the terminal goes on below, under its first column
     once more. Piped, a table takes the width that it needs."""
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -76,8 +77,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
         return
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if terminal else 240)
-    widths = [max(len(line[at]) for line in (columns, *body)) for at in range(len(columns))]
-    least = max(len(word) for line in (columns, *body) for word in [*line[-1].split(), ""])
+    widths = [max(cell_len(line[at]) for line in (columns, *body)) for at in range(len(columns))]
+    least = max(cell_len(word) for line in (columns, *body) for word in [*line[-1].split(), ""])
     blocks = _blocks(widths, least, console.width) if terminal else [range(len(columns))]
     for number, shown in enumerate(blocks):
         if number:

@@ -6,17 +6,14 @@ The last two lie in memory, and are measured when it has gone wrong. Knows adapt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from torch import Tensor
-
+from cloister.training.keeping import Adapter
 from cloister.training.observer import Observer
 from cloister.training.reached import DIVERGED_STEPS, Reached
 
 EVERY = DIVERGED_STEPS
 """Steps from one copy to the next: of two, one is from before as many steps as show that a run diverged."""
-
-Adapter = Mapping[str, Tensor]
 
 
 class Before:
