@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +75,13 @@ QUICK = ArgonParams(memory_kib=8 << 10, iterations=1, lanes=1)
 """A passphrase that takes milliseconds to try. A slot keeps its parameters, so whoever unlocks it later takes them."""
 
 
-def start_appliance(root: Path, *, gateway: bool = True) -> Appliance:
+def start_appliance(
+    root: Path, *, gateway: bool = True, settings: Mapping[str, object] | None = None
+) -> Appliance:
     home = Home(root)
     home.make()
+    if settings is not None:
+        home.settings_file.write_text(json.dumps(settings))
     Vault.create(home.keys, PASSPHRASE.encode(), argon=QUICK).close()
     embedded.start(home, gateway=gateway, listen=LOOPBACK)
     client = Client(home.authority_socket)

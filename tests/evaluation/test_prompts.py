@@ -69,6 +69,18 @@ def test_as_many_examples_as_fit() -> None:
     assert not dropped.instructed and dropped.input_ids == plain(ROWS, tokenizer).input_ids
 
 
+def test_where_no_example_fits_beside_the_instruction_it_goes() -> None:
+    tokenizer, told = tiny.tokenizer(), "word " * 50
+    most = max(map(len, fitted(ROWS, tokenizer, 10_000, instruction=told, examples=[()] * 8).input_ids))
+    found = alike_for_all(ROWS, tokenizer, most, instruction=told, examples=POOL[:6])
+    assert found.examples > 0 and not found.instructed and max(map(len, found.input_ids)) <= most
+    roomy = alike_for_all(ROWS, tokenizer, most + 60, instruction=told, examples=POOL[:6])
+    assert roomy.examples > 0 and roomy.instructed
+    longest = max(map(len, plain(ROWS, tokenizer).input_ids))
+    none = alike_for_all(ROWS, tokenizer, longest, instruction=None, examples=POOL[:6])
+    assert none.examples == 0 and none.input_ids == plain(ROWS, tokenizer).input_ids
+
+
 def test_a_frame_changes_the_last_question_alone() -> None:
     made = framed([asked(ROWS[0], None, POOL[:1])], FRAMES[0])[0]
     assert made.messages[0] == POOL[0].messages[0]

@@ -11,7 +11,17 @@ import pytest
 from cloister.api import Costs
 from cloister.datasets.rows import Message, Row
 from cloister.evaluation import columns, general, table
-from cloister.evaluation.table import BASE, FEW_SHOT, LARGER, RETRIEVAL, TUNED, Measured, Table, build
+from cloister.evaluation.table import (
+    BASE,
+    FEW_SHOT,
+    LARGER,
+    RETRIEVAL,
+    TUNED,
+    Measured,
+    Table,
+    build,
+    counted,
+)
 from cloister.evaluation.tasks import Scored, Task, task_of
 from cloister.evaluation.verdict import Verdict, verdict
 
@@ -243,3 +253,8 @@ def test_a_metric_that_says_nothing_of_one_line_leaves_it_out_by_group() -> None
     made = build(task, lines, primary="own", groups=[[[0, 1], [2, 3]]], **rest)
     assert [set(group.figures) for group in made.groups[0]] == [{TUNED}, {TUNED}]
     assert made.lines[0].gain is None and verdict(made).advice == "cannot-tell"
+
+
+def test_queries_are_told_in_three_digits_that_count() -> None:
+    told = [counted(value) for value in (1.0, 121.0, 999.0, 1_000.0, 14_400.0, 9_999.0, 3_309_591_907.0)]
+    assert told == ["1", "121", "999", "1,000", "14,400", "10,000", "3,310,000,000"]

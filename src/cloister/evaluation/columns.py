@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloister.evaluation.statistics import Interval
-from cloister.evaluation.table import LOWER_IS_BETTER, TUNED, Line, Table
+from cloister.evaluation.table import LOWER_IS_BETTER, TUNED, Line, Table, counted
 
 Columns = tuple[list[str], list[list[str]]]
 """A heading and the rows under it."""
@@ -178,4 +178,4 @@ def _seconds(value: float | None) -> str:
 
 
 def _queries(value: float | None) -> str:
-    return "never" if value is None else f"{value:,.0f}"
+    return "never" if value is None else counted(value)

@@ -90,14 +90,15 @@ def alike_for_all(
     instruction: str | None,
     examples: Sequence[Row],
 ) -> Prompts:
-    """The same examples before every row: as many as fit before the longest of them."""
-    for count in range(len(examples), -1, -1):
-        found = fitted(
-            rows, tokenizer, most_tokens, instruction=instruction, examples=[examples[:count]] * len(rows)
-        )
-        if found.examples == count:
-            return found
-    raise AssertionError("no example at all always fits")
+    """The same examples before every row: as many as fit before the longest of them. Where none fits beside the
+    instruction, they stand without it."""
+    for told in dict.fromkeys((instruction, None)):
+        for count in range(len(examples), 0, -1):
+            shots = [examples[:count]] * len(rows)
+            found = fitted(rows, tokenizer, most_tokens, instruction=told, examples=shots)
+            if found.examples == count:
+                return found
+    return fitted(rows, tokenizer, most_tokens, instruction=instruction, examples=[()] * len(rows))
 
 
 def framed(rows: Sequence[Row], frame: str) -> list[Row]:

@@ -100,6 +100,12 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         return next((line for line in self.lines if line.name == name), None)
 
 
+def counted(queries: float) -> str:
+    """After how many queries, in three digits that count and rounded up: no time is known better than that."""
+    step = 10 ** max(0, len(str(math.ceil(queries))) - 3)
+    return f"{math.ceil(queries / step) * step:,}"
+
+
 def build(
     task: Task,
     measured: Sequence[Measured],

@@ -13,7 +13,17 @@ import msgspec
 
 from cloister.evaluation.general import CANNOT, General
 from cloister.evaluation.statistics import rows_needed
-from cloister.evaluation.table import BASE, FEW_SHOT, LARGER, LOWER_IS_BETTER, RETRIEVAL, TUNED, Line, Table
+from cloister.evaluation.table import (
+    BASE,
+    FEW_SHOT,
+    LARGER,
+    LOWER_IS_BETTER,
+    RETRIEVAL,
+    TUNED,
+    Line,
+    Table,
+    counted,
+)
 
 Advice = Literal["deploy", "weigh", "do-not-deploy", "cannot-tell"]
 Reservation = Literal["general-abilities-lost", "larger-model-better"]
@@ -186,9 +196,9 @@ def _money(table: Table) -> list[str]:
         if line.name not in _CALLED or line.cost is None or table.training_cost is None:
             continue
         if line.pays_after is not None:
-            said.append(f"after {line.pays_after:,.0f} queries against {_called(line)}")
+            said.append(f"after {counted(line.pays_after)} queries against {_called(line)}")
     if table.pays_after_person is not None:
-        cases = f"{table.pays_after_person:,.0f} case{'' if table.pays_after_person == 1 else 's'}"
+        cases = f"{counted(table.pays_after_person)} case{'' if table.pays_after_person == 1 else 's'}"
         said.append(f"after {cases} against a person's minutes")
     timed = (
         f"by times of {table.timed_with}, not of vLLM"

@@ -327,7 +327,12 @@ class _Bench:
         if config.few_shot and pool:
             shots = prompts.spelt_out(prompts.few_shot(pool, config.few_shot, seed), tokenizer)
             given = prompts.alike_for_all(self.rows, tokenizer, most, instruction=instruction, examples=shots)
-            if given.examples < len(shots):
+            if given.examples and instruction is not None and not given.instructed:
+                self.notes.append(
+                    f"No example fits into the context beside the instruction: {given.examples:g} of {len(shots)} are "
+                    "given without it."
+                )
+            elif given.examples < len(shots):
                 self.notes.append(f"Of {len(shots)} examples {given.examples:g} fit into the context.")
             if given.examples:
                 name = table.LARGER_FEW_SHOT if prefix else table.FEW_SHOT
