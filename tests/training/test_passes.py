@@ -6,6 +6,7 @@ import math
 import random
 import resource
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +55,48 @@ def test_out_of_memory_goes_on_with_fewer_rows_and_the_same_result(packing: Any,
     assert outcome.fell_back and not wanted.fell_back
     assert outcome.losses == pytest.approx(wanted.losses, rel=1e-4)
     assert outcome.holdout_loss == pytest.approx(wanted.holdout_loss, rel=1e-4)
+
+
+class Graph:
+    """Stands for all that a forward pass keeps for its backward pass."""
+
+
+class RunsOut(torch.autograd.Function):
+    """Passes its input on; at its turn the backward pass runs out of memory. `failed` are the graphs of those."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, turns: list[bool], failed: list[weakref.ref[Graph]]
+    ) -> torch.Tensor:
+        ctx.graph, ctx.turns, ctx.failed = Graph(), turns, failed
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        if ctx.turns.pop(0):
+            ctx.failed.append(weakref.ref(ctx.graph))
+            raise torch.OutOfMemoryError("made up")
+        return grad, None, None
+
+
+@pytest.mark.parametrize("checkpointing", ["auto", False])
+def test_what_a_failed_pass_kept_is_gone_before_the_next_one(checkpointing: Any) -> None:
+    """Else the smaller one has no room: what ran out while it went backward is nearly all of the memory."""
+    model = tiny.adapted()
+    turns = [False, True] + [False] * 20  # the probe, the first step, what comes after it
+    failed: list[weakref.ref[Graph]] = []
+    kept: list[bool] = []
+
+    def watched(module: Any, arguments: Any, known: Any, output: Any) -> Any:
+        kept.append(any(graph() is not None for graph in failed))
+        if torch.is_grad_enabled():
+            output.last_hidden_state = RunsOut.apply(output.last_hidden_state, turns, failed)
+        return output
+
+    model.get_base_model().model.register_forward_hook(watched, with_kwargs=True)
+    settings = tiny.config(max_steps=2, packing="off", gradient_checkpointing=checkpointing)
+    assert tiny.fine_tune(settings, made=model).fell_back
+    assert len(failed) == 1 and not any(kept)
 
 
 def test_activations_are_recomputed_first_where_that_may_be() -> None:
@@ -279,7 +322,11 @@ def test_memory_of_a_cpu_that_runs_out_is_told_and_not_killed_for() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "std::bad_alloc"],
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Triton Error [CUDA]: out of memory",
+        "std::bad_alloc",
+    ],
 )
 def test_memory_that_ran_out_below_torch_is_known_by_its_words(text: str) -> None:
     assert probe.ran_out(RuntimeError(text)) and not probe.ran_out(RuntimeError("a shape does not fit"))
@@ -312,3 +359,21 @@ def test_beside_one_long_row_many_short_ones_are_not_padded_to_its_length(
     even = (20,) * 22
     attention._packed(line, line, line, Borders.of(even), 1.0, None)
     assert max(spread) == tokens, "rows alike go through together"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "capability", "takes"),
+    [
+        (torch.bfloat16, 128, (9, 0), True),
+        (torch.float16, 256, (8, 6), True),
+        (torch.bfloat16, 80, (12, 0), True),
+        (torch.float32, 128, (9, 0), False),
+        (torch.bfloat16, 128, (7, 5), False),  # 'only supports Ampere GPUs or newer'
+        (torch.bfloat16, 512, (9, 0), False),  # 'only supports head dimension at most 256'
+        (torch.bfloat16, 100, (9, 0), False),  # 'head_size must be a multiple of 8'
+    ],
+)
+def test_packed_rows_take_flash_attention_where_it_has_a_kernel(
+    dtype: torch.dtype, width: int, capability: tuple[int, int], takes: bool
+) -> None:
+    assert attention._flash(dtype, width, capability) is takes

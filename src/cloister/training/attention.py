@@ -85,7 +85,9 @@ def _packed(
 ) -> Tensor:
     """Each row by itself. Everything [1, heads, tokens, width]; gives [1, tokens, heads, width]."""
     windowed = window if window is not None and window < borders.longest else None
-    if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
+    if query.device.type == "cuda" and _flash(
+        query.dtype, query.shape[-1], torch.cuda.get_device_capability(query.device)
+    ):
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
@@ -123,6 +125,14 @@ def _packed(
             piece = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
         pieces.append(piece)
     return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+def _flash(dtype: torch.dtype, width: int, capability: tuple[int, int]) -> bool:
+    """Whether torch's flash attention has a kernel for heads so wide on a GPU of that compute capability. Its varlen
+    form falls back to no other one: it raises (flash_attn/flash_api.cpp, mha_varlen_fwd, torch 2.13)."""
+    return (
+        dtype in (torch.float16, torch.bfloat16) and width <= 256 and width % 8 == 0 and capability >= (8, 0)
+    )
 
 
 def _spread(line: Tensor, borders: Borders) -> Tensor:

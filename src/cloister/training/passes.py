@@ -73,6 +73,7 @@ class Passes:
                 return
             except Exception as error:
                 self._smaller(error)
+            self._give_back()
 
     def _not_packed(self, rows: TokenRows) -> str | None:
         """Why rows are not packed; None where they are."""
@@ -87,24 +88,34 @@ class Passes:
 
         `supervised` are the tokens of the whole step, all processes', by which the gradient is divided.
         """
-        reached = self._reached
         while True:
             drawn = self._drawn()
-            nats = torch.zeros(1, dtype=torch.float64, device=self._device)
             try:
-                for part in self._batches.of(step, reached.micro_batch_size, bool(reached.packed), last=last):
-                    loss = supervised_loss(
-                        self._model, part.input_ids, part.supervised, borders=part.borders
-                    ).nats
-                    if loss.requires_grad:  # it does not where nothing of a micro-batch is supervised
-                        (loss / supervised).backward()  # type: ignore[no-untyped-call]
-                    nats += loss.detach()
-                return nats
+                return self._added_up(step, supervised, last)
             except Exception as error:
                 self._smaller(error)
-                torch.set_rng_state(drawn[0])
-                if drawn[1] is not None:
-                    torch.cuda.set_rng_state(drawn[1], self._device)
+            self._give_back()
+            torch.set_rng_state(drawn[0])
+            if drawn[1] is not None:
+                torch.cuda.set_rng_state(drawn[1], self._device)
+
+    def _added_up(self, step: int, supervised: int, last: bool) -> Tensor:
+        """One attempt at it, with a frame of its own: the activations of one that failed go with that frame, and not
+        only when the next one has made others."""
+        reached = self._reached
+        nats = torch.zeros(1, dtype=torch.float64, device=self._device)
+        for part in self._batches.of(step, reached.micro_batch_size, bool(reached.packed), last=last):
+            loss = supervised_loss(self._model, part.input_ids, part.supervised, borders=part.borders).nats
+            if loss.requires_grad:  # it does not where nothing of a micro-batch is supervised
+                (loss / supervised).backward()  # type: ignore[no-untyped-call]
+            nats += loss.detach()
+        return nats
+
+    def _give_back(self) -> None:
+        """Let go of what the allocator keeps of a failed pass. Outside of its `except`: an error holds the frames that
+        it came through, and they their tensors."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _drawn(self) -> tuple[Tensor, Tensor | None]:
         """Where the random generators stand that dropout draws from: the CPU's, and the device's."""
@@ -156,8 +167,6 @@ class Passes:
         if not ran_out(error):
             raise error
         self._model.zero_grad(set_to_none=True)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
         if config.gradient_checkpointing == "auto" and not reached.recompute:
             self._recompute()
             told = "activations are recomputed"

@@ -30,6 +30,7 @@ _SIGNS = (
     "std::bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
 )
 """What libraries below torch say when memory runs out, in errors that have no type of their own."""
 
