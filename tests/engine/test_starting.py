@@ -148,6 +148,11 @@ def test_the_environment_is_made_not_inherited(tmp_path: Path) -> None:
         assert made[name].startswith(str(tmp_path))
 
 
+def test_on_a_gpu_nothing_is_left_to_nvcc(tmp_path: Path) -> None:
+    on_gpu = options(tmp_path, device="cuda", kv_cache_bytes=None)
+    assert environment({"PATH": "/usr/bin"}, tmp_path, on_gpu)["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+
+
 def test_reports_arrive_in_order_and_garbage_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "r.sock"
     send_report(path, Started())  # nobody listens yet: lost, not an error

@@ -89,6 +89,14 @@ def test_several_gpus_are_counted_from_nought_inside() -> None:
     assert "CUDA_VISIBLE_DEVICES" not in command()
 
 
+def test_with_gpus_the_tree_of_their_bus_is_seen() -> None:
+    built = command(gpus=(0,))
+    seen = {built[at + 1] for at, word in enumerate(built) if word == "--ro-bind-try"}
+    assert {"/sys/bus/pci", "/sys/class/pci_bus"} <= seen
+    assert {str(path) for path in Path("/sys/devices").glob("pci*")} <= seen
+    assert "/sys/class/pci_bus" not in command()
+
+
 def test_without_a_sandbox_gpus_go_by_their_ids(tmp_path: Path) -> None:
     for minor, address in ((1, "0000:17:00.0"), (0, "0000:65:00.0")):  # numbers do not follow addresses
         (tmp_path / address).mkdir()

@@ -249,6 +249,9 @@ def environment(outer: Mapping[str, str], private: Path, options: ServerOptions)
         threads = options.threads or len(os.sched_getaffinity(0))
         # 0: the engine's core computes by itself instead of in yet another process (see server).
         fixed |= {"OMP_NUM_THREADS": str(threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    else:
+        # FlashInfer compiles its sampler with nvcc at the first start, and without nvcc the engine ends there.
+        fixed |= {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
     return kept | fixed
 
 

@@ -37,7 +37,13 @@ _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC_FROM_HOST = ("/etc/ld.so.cache", "/etc/alternatives")
 _PROC_HIDDEN = ("/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/kmsg")
 _GPU_CONTROL = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-caps")
-_GPU_SYS = ("/sys/bus/pci", "/sys/module/nvidia", "/sys/module/nvidia_uvm", "/sys/class/drm")
+_GPU_SYS = (
+    "/sys/bus/pci",
+    "/sys/class/pci_bus",  # where NCCL looks for the way from one GPU to another (graph/xml.cc, getPciPath)
+    "/sys/module/nvidia",
+    "/sys/module/nvidia_uvm",
+    "/sys/class/drm",
+)
 
 
 @dataclass(frozen=True)
