@@ -11,7 +11,12 @@ from sqlalchemy import select
 
 from cloister.api import EvaluateConfig, JobState, LengthFigures, PlanRequest, TableConfig, TrainConfig
 from cloister.appliance.ids import new_id
+from cloister.appliance.run_plans import _seen
 from cloister.appliance.state import JobRow, ObjectRow, RunRow
+from cloister.planning.lengths import Lengths
+from cloister.planning.memory import training_parts
+from cloister.planning.plan import Machine
+from cloister.planning.shape import ModelShape
 from cloister.policy.settings import PriceSettings
 
 SHAPE = {
@@ -139,6 +144,30 @@ async def test_a_run_that_was_made_tells_of_texts_and_one_that_fell_back_nothing
     assert plan(max_length=1024).rows == pytest.approx(127_000 / 1023 + 40, rel=0.02)
     trained(world, config, result)
     assert plan().memory_measured
+
+
+@moment
+async def test_what_cuda_takes_beside_torch_is_in_no_peak_and_no_fault_of_the_plan(world: World) -> None:
+    with world.authority.state.change() as change:
+        for row in change.session.scalars(select(ObjectRow)):
+            row.details = DETAILS
+    config = TrainConfig(epochs=1, max_length=128, batch_size=8)
+    lengths = Lengths(rows=80, tokens=8000, longest=128, supervised_share=0.5, measured=True)
+    shape = ModelShape.from_details(DETAILS)
+    assert shape is not None
+    held = [part.bytes for part in training_parts(shape, config, lengths, "cuda") if part.name != "process"]
+    result = {
+        "tokens": 8000, "supervised_tokens": 4000, "tokens_per_s": 1000.0, "steps": 10, "longest": 128,
+        "peak_bytes": sum(held),
+    }  # fmt: skip
+    trained(world, config, result)
+    with world.authority.state.change() as change:
+        run, job = change.session.execute(
+            select(RunRow, JobRow).join(JobRow, JobRow.job_id == RunRow.train_job)
+        ).one()
+        job.device = "cuda:0"
+        ((_, ratio),) = _seen(change.session, run, job, Machine("cuda", 24 << 30, 8, gpu="NVIDIA L4"))
+    assert ratio == pytest.approx(1.0)
 
 
 @moment

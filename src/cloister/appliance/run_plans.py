@@ -233,8 +233,10 @@ def _seen(
     if isinstance(peak, int) and isinstance(longest, int) and not result.get("fell_back"):
         passes = max(1.0, config.epochs)
         lengths = Lengths(int(rows / passes), int(tokens / passes), longest, share, measured=True)
-        planned = sum(part.bytes for part in training_parts(shape, config, lengths, machine.device))
-        ratio = peak / planned
+        parts = training_parts(shape, config, lengths, machine.device)
+        # Of a GPU torch tells what it holds itself, which what CUDA takes for the process is no part of.
+        beside = sum(part.bytes for part in parts if part.name == "process" and kind == "cuda")
+        ratio = (peak + beside) / sum(part.bytes for part in parts)
     yield seen, ratio
 
 

@@ -61,7 +61,7 @@ def training_parts(
     weights = linear_bytes * shape.linear_parameters + 2 * shape.others
     paged = device == "cuda" and config.optimizer != "adamw"
     recomputed = config.gradient_checkpointing is True
-    kept = _KEPT[device] * _layer_bytes(shape, rows, longest)
+    kept = _KEPT[device] * _layer_bytes(shape, rows, longest, device)
     activations = (shape.layers * tokens * shape.hidden * 2 + kept) if recomputed else shape.layers * kept
     predicted = min(head_chunk(shape.vocabulary), max(1, round(tokens * lengths.supervised_share)))
     bits = "4" if linear_bytes < 2 else "16"
@@ -99,15 +99,17 @@ _KEPT: dict[Device, float] = {"cpu": 1.22, "cuda": 1.0}
 """What a layer keeps takes so many times its size: pieces in between that the allocator cannot use. Fitted."""
 
 
-def _layer_bytes(shape: ModelShape, rows: int, length: int) -> float:
-    """What one layer keeps for its backward pass."""
+def _layer_bytes(shape: ModelShape, rows: int, length: int, device: Device) -> float:
+    """What one layer keeps for its backward pass. On a GPU attention keeps no scores, however short the rows."""
     width = shape.heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
     tokens = rows * length
     norms = 2 * 4 * shape.hidden
     attention = 2 * (shape.hidden + width + 2 * keys + width)
     mlp = 2 * (shape.hidden + 4 * shape.intermediate)
-    if length > SHORT_ROW:  # no scores are kept, but their sums, and what came out once more, head by head
+    if (
+        device == "cuda" or length > SHORT_ROW
+    ):  # no scores, but their sums, and what came out once more, head by head
         return tokens * (norms + attention + mlp + 4 * shape.heads + 2 * width)
     scores = 2 * shape.heads * length * length * rows
     return tokens * (norms + attention + mlp) + scores
