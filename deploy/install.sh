@@ -142,6 +142,16 @@ check_interpreter() {
   done
 }
 
+# With a GPU Triton compiles a launcher when an engine starts, with what no wheel brings.
+check_compiler() {
+  if [ ! -e /proc/driver/nvidia/version ]; then return; fi
+  local lacking
+  lacking=$("$prefix/venv/bin/python" -P -c 'from cloister.compiler import missing; print(missing() or "")')
+  if [ -n "$lacking" ]; then
+    say "WARNING: this machine lacks $lacking: nothing can be served on a GPU (Debian: apt-get install gcc libc6-dev python3-dev)"
+  fi
+}
+
 # --- accounts and groups -----------------------------------------------------------------------------------
 
 group() {
@@ -390,6 +400,7 @@ require_programs
 if [ -n "$repair" ]; then require_stopped 'a repair'; fi
 install_program
 check_interpreter
+check_compiler
 make_accounts
 make_folders
 make_settings

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes what Cloister needs to run from this checkout: a virtual environment from the hashed locks, the
-# package itself, bubblewrap, on a CPU libnuma, for the tests OpenSSH's client and tmux. Run twice, the second time
-# installs nothing.
+# package itself, bubblewrap, on a CPU libnuma, with a GPU a C compiler and Python's headers, for the tests OpenSSH's
+# client and tmux. Run twice, the second time installs nothing.
 #
 #   deploy/setup.sh [run|test|bench]      what for; each adds to the one before
 set -euo pipefail
@@ -85,4 +85,10 @@ if ! sha256sum --status -c "$venv/.package" 2>/dev/null; then
   say 'installing cloister from this checkout'
   "$venv/bin/pip" install -qq --no-input --no-deps --no-build-isolation --no-index --editable .
   sha256sum pyproject.toml > "$venv/.package"
+fi
+if [ "$backend" = cuda ]; then  # Triton compiles a launcher when an engine starts, with what no wheel brings
+  lacking=$("$venv/bin/python" -P -c 'from cloister.compiler import missing; print(missing() or "")')
+  version=$("$venv/bin/python" -P -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  [ -z "$lacking" ] || ensure "$lacking" "gcc libc6-dev python$version-dev" "gcc python$version-devel" \
+    "gcc python${version/./}-devel"
 fi

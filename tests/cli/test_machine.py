@@ -113,6 +113,26 @@ def test_a_device_that_does_not_answer_is_bad(monkeypatch: pytest.MonkeyPatch) -
         assert machine.device().state == "bad" and word in machine.device().finding
 
 
+def test_a_gpu_without_the_node_for_memory_is_told_from_one_without_the_right_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "0000:17:00.0").mkdir()
+    (tmp_path / "0000:17:00.0" / "information").touch()
+    monkeypatch.setattr(machine, "CARDS", tmp_path)
+    monkeypatch.setattr(machine, "UVM", tmp_path / "nvidia-uvm")
+    answer = {"ok": True, "device": "CPU", "error": 0.07, "seconds": 1.0}
+    monkeypatch.setattr(machine, "_trial", lambda gpus: answer)
+    assert "nvidia-modprobe" in (machine.device().remedy or "")
+    (tmp_path / "nvidia-uvm").touch()
+    assert "CUDA lock" in (machine.device().remedy or "")
+
+
+def test_the_trial_is_given_the_gpus_whose_nodes_are_there(tmp_path: Path) -> None:
+    for name in ("nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert machine.gpu_nodes(tmp_path) == (2, 10)
+
+
 def test_a_library_that_the_engine_needs_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkup, "DRIVER", tmp_path / "none")
     monkeypatch.setattr(checkup, "NUMA", "libc.so.6")
@@ -124,4 +144,9 @@ def test_a_library_that_the_engine_needs_is_missed(monkeypatch: pytest.MonkeyPat
     driver = tmp_path / "version"
     driver.touch()
     monkeypatch.setattr(checkup, "DRIVER", driver)
+    monkeypatch.setattr(checkup.compiler, "missing", lambda: None)
     assert not list(checkup._libraries())
+    monkeypatch.setattr(checkup.compiler, "missing", lambda: "a C compiler")
+    (finding,) = checkup._libraries()
+    assert (finding.state, finding.check) == ("bad", "libraries")
+    assert "a C compiler" in finding.finding and "gcc" in (finding.remedy or "")

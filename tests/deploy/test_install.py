@@ -75,6 +75,14 @@ def test_the_handbook_names_every_directive() -> None:
     }
 
 
+def test_the_node_that_cuda_would_make_is_made_before_nobody_can() -> None:
+    lines = (DEPLOY / "systemd" / "cloister-launcher.service").read_text().splitlines()
+    assert "NoNewPrivileges=yes" in lines  # holds for CUDA's setuid program, in sandboxes too
+    made = next(line for line in lines if "nvidia-modprobe" in line and not line.startswith("#"))
+    # As root, and no fault where there is no such program: `-u -c 0` is /dev/nvidia-uvm alone.
+    assert made == "ExecStartPre=-+/usr/bin/nvidia-modprobe -u -c 0"
+
+
 @needs_root
 @pytest.mark.parametrize(
     "arguments", [["--nonsense"], ["--wheelhouse"], ["--purge"], ["--wheelhouse", "/nowhere"]]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloister import compiler
 from cloister.cli import machine
 from cloister.cli.finding import Finding
 from cloister.home import Home
@@ -99,8 +100,16 @@ def _cores() -> Finding:
 
 
 def _libraries() -> Iterator[Finding]:
-    """What vLLM's CPU build links and no wheel brings. Without it an engine ends before it is ready."""
+    """What vLLM needs of the machine and no wheel brings: its CPU build a library, the other one what compiles Triton's
+    launcher. Without it an engine ends before it is ready."""
     if DRIVER.exists():
+        if (lacking := compiler.missing()) is not None:
+            yield Finding(
+                "libraries",
+                "bad",
+                f"this machine lacks {lacking}: nothing can be served on a GPU",
+                "apt-get install gcc libc6-dev python3-dev, or dnf install gcc python3-devel",
+            )
         return
     try:
         ctypes.CDLL(NUMA)

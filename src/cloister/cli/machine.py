@@ -20,6 +20,8 @@ from cloister.cli.finding import Finding
 from cloister.home import Home
 
 TRIAL_TIMEOUT_S = 180.0
+CARDS = Path("/proc/driver/nvidia/gpus")
+UVM = Path("/dev/nvidia-uvm")
 BORN = 1_790_000_000
 """A moment in September 2026: a clock before it is wrong."""
 
@@ -127,8 +129,8 @@ def loose_files(home: Home) -> Iterator[Finding]:
 
 def device() -> Finding:
     """A real tensor quantised on the device that work would run on, in a sandbox."""
-    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    answer = _trial(tuple(range(len(cards))))
+    cards = sorted(CARDS.glob("*/information"))
+    answer = _trial(gpu_nodes())
     if answer is None:
         return Finding(
             "device", "bad", "the program that tries it did not answer", "Run it again; see dmesg."
@@ -143,12 +145,19 @@ def device() -> Finding:
         )
     said = f"{answer['device']}: NF4 quantised and back, mean error {answer['error']}, {answer['seconds']} s"
     if cards and answer["device"] == "CPU":
-        return Finding(
-            "device", "bad", f"{len(cards)} NVIDIA GPU(s), but torch uses the CPU", "Install the CUDA lock."
-        )
+        said = f"{len(cards)} NVIDIA GPU(s), but torch uses the CPU"
+        if not UVM.exists():  # the driver makes it when root first computes; in a sandbox nobody can
+            return Finding("device", "bad", f"{said}: there is no {UVM}", "As root: nvidia-modprobe -u -c 0")
+        return Finding("device", "bad", said, "Install the CUDA lock.")
     if not cards:
         return Finding("device", "warn", f"{said}; no NVIDIA GPU", "Large models are slow on a CPU.")
     return Finding("device", "good", f"{said}; {len(cards)} NVIDIA GPU(s)")
+
+
+def gpu_nodes(folder: Path = Path("/dev")) -> tuple[int, ...]:
+    """The numbers of the GPUs whose nodes are there: in a container not all, and not from 0 on."""
+    names = (path.name.removeprefix("nvidia") for path in folder.glob("nvidia*"))
+    return tuple(sorted(int(name) for name in names if name.isdigit()))
 
 
 def _trial(gpus: tuple[int, ...]) -> dict[str, Any] | None:

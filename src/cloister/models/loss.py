@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from cloister import compiler
 from cloister.models.borders import Borders
 from cloister.planning.memory import POSITION_STEP, head_chunk
 
@@ -103,7 +104,10 @@ def supervised_loss(
 
 
 def liger_loss() -> Any | None:
-    """Liger's fused head and cross entropy (liger-kernel 0.8), None where it is not installed. For CUDA only."""
+    """Liger's fused head and cross entropy (liger-kernel 0.8), for CUDA only; None where it is not installed, or its
+    kernels would not compile."""
+    if compiler.missing() is not None:
+        return None
     try:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
     except ImportError:

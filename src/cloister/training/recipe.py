@@ -195,7 +195,7 @@ class _Run:
         torch.manual_seed(config.seed + ranks.rank * 1_000_003)
         fuse(model)
         if self.device.type == "cuda" and liger_loss() is None:
-            self.tell.notice("info", "liger-kernel is not installed: the loss is computed in pieces instead.")
+            self.tell.notice("info", "Without liger-kernel and a C compiler the loss is computed in pieces.")
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise JobFailed("The model carries no adapter that trains.")
