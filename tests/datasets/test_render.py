@@ -155,6 +155,45 @@ def test_rows_without_the_thought_that_every_prompt_opens_are_told_so(tokenizer)
     assert trained_on(render(talk("a", "<think>\nso\n</think>\n\nb"), tokenizer, template=opening), tokenizer)
 
 
+@pytest.mark.parametrize("template", [CHATML, MARKED], ids=["prefixes", "markers"])
+def test_a_turn_that_the_template_leaves_out_is_refused_and_not_lost(tokenizer, template):
+    """Phi 3's first template wrote no system turn, and DeepSeek's writes no thought: neither says so."""
+    row = talk("What is due?", "<think>hm</think>Zanzibar", system="Speak of tides.")
+    deaf = template.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    thoughtless = template.replace("m['content']", "m['content'].split('</think>')[-1]")
+    cut = template.replace("m['content']", "(m['content'] if m['role'] != 'user' else m['content'][:6])")
+    for lying, what in ((deaf, "a system turn"), (thoughtless, "an answer"), (cut, "a user's turn")):
+        assert lying != template
+        with pytest.raises(InvalidInput, match=f"has {what} that this chat template leaves out") as refused:
+            render(row, tokenizer, template=lying)
+        assert "Zanzibar" not in str(refused.value)
+    assert render(talk("What is due?", "Zanzibar"), tokenizer, template=deaf)
+
+
+@pytest.mark.parametrize("template", [CHATML, MARKED], ids=["prefixes", "markers"])
+def test_what_a_template_spaces_otherwise_or_writes_as_json_is_not_left_out(tokenizer, template):
+    row = talk("  What is\n\ndue? ", '<think>hm</think>"Zan"\tzibar', system=" Speak of tides.\n")
+    told = trained_on(render(row, tokenizer, template=template), tokenizer)
+    spaced = template.replace("m['content']", "m['content'].replace('<think>', '<think>\\n') | trim")
+    quoted = template.replace("m['content']", "(m['content'] | tojson)")
+    assert told == ['<think>hm</think>"Zan"\tzibar<|end|>']
+    for other in (spaced, quoted):
+        assert other != template
+        assert len(trained_on(render(row, tokenizer, template=other), tokenizer)) == 1
+
+
+def test_each_answer_is_learnt_where_a_template_ends_the_whole_text_otherwise(tokenizer):
+    """As Phi 3's does: behind the last answer's end stands the end of the text, and behind earlier ones not."""
+    ends = CHATML.replace("{% endif %}", "{% else %}{{ eos_token }}{% endif %}").replace(
+        "eos_token", "'<|begin|>'"
+    )
+    row = talk("a", "b c", "d", "e")
+    assert trained_on(render(row, tokenizer, template=ends), tokenizer) == [
+        "b c<|end|>",
+        "e<|end|>\n<|begin|>",
+    ]
+
+
 def test_an_answer_that_melts_into_the_prompt_is_refused_not_shifted(tokenizer):
     # The generation prompt ends in a letter and the answer begins with one: one token may span both.
     melting = MARKED.replace("<|assistant|>", "<|assistant|>th").replace(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +66,33 @@ def tool_fault(row: Row, text_of: Callable[[Conversation], str]) -> str | None:
     except (ValueError, TypeError):
         return "has tools that are no JSON"
     return None
+
+
+def turn_fault(row: Row, text: str, learnt: Collection[int]) -> str | None:
+    """What a template does not say of a row's own words, judged by the text that it made of all of the row; None
+    where it says all of them.
+
+    Looked for are the system's turn, the user's, and the assistant's at the positions in `learnt`: what is not learnt
+    a template may shorten, as some do with earlier thoughts. Calls and what answers them are `tool_fault`'s.
+    """
+    for position, message in enumerate(row.messages):
+        known = message.role in _SPOKEN and (message.role != "assistant" or position in learnt)
+        if known and not message.tool_calls and not _stands_in(text, message.content):
+            return f"has {_SPOKEN[message.role]} that this chat template leaves out, or part of it"
+    return None
+
+
+_SPOKEN = {"system": "a system turn", "user": "a user's turn", "assistant": "an answer"}
+
+
+def _stands_in(text: str, content: str) -> bool:
+    """Whether it is there: trimmed, with other white space, or as a JSON string has it."""
+    if content.strip() in text:
+        return True
+    return (
+        "".join(content.split()) in "".join(text.split())
+        or json.dumps(content, ensure_ascii=False)[1:-1] in text
+    )
 
 
 def _without(whole: Conversation) -> Iterator[tuple[str, Conversation]]:

@@ -5,7 +5,7 @@ Knows templates and tokenizers, handed in; what of it is learnt, and which rows 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cloister.datasets.chat_text import by_tools, special_ids, texts_of, token_ids
@@ -63,15 +63,15 @@ def by_markers(rows: Sequence[Row], prompts: dict[Turn, list[int]], tokenizer: A
 
 
 def by_prefixes(
-    rows: Sequence[Row], prompts: dict[Turn, list[int]], tokenizer: Any, template: str
+    rows: Sequence[Row], prompts: dict[Turn, list[int]], texts: list[str], tokenizer: Any, template: str
 ) -> _Masked:
-    """Ids, masks and faults for any other template.
+    """Ids, masks and faults for any other template, which made `texts` of the rows.
 
     A turn reaches from its prompt to where the text ends when no turn follows; what stands behind its last
     special token (a newline) is not trained on. Some templates write the last turn otherwise (Qwen 3 puts an empty
-    thought before it): there an earlier turn reaches to the token that ends the last one, if its text is in between.
+    thought before it, Phi 3 the end of the text behind its end): there an earlier turn reaches to a token that ends the
+    last one, if its text is in between.
     """
-    texts = texts_of([conversation(row) for row in rows], tokenizer, template, prompt=False)
     inner = [(r, t) for r, t in prompts if t + 1 < len(rows[r].messages)]
     cut = texts_of([conversation(rows[r], t + 1) for r, t in inner], tokenizer, template, prompt=False)
     ends = dict(zip(inner, cut, strict=True))
@@ -95,7 +95,10 @@ def by_prefixes(
         else:
             later = (prompts[r, n] for n in range(t + 1, len(rows[r].messages)) if (r, n) in prompts)
             stop = len(next(later, row_ids))
-            end = _closed(row_ids[begin:stop], token_ids([end_text], tokenizer)[0], special) + begin
+            alone = token_ids([end_text], tokenizer)[0]
+            own = alone[begin:] if alone[:begin] == prompt else []
+            closing = [token for token in own or alone if token in special]
+            end = _closed(row_ids[begin:stop], closing if own else closing[-1:]) + begin
             said = texts[r][offsets[begin][0] : offsets[end - 1][1]] if end > begin else ""
             if rows[r].messages[t].content.strip() not in said or not said:
                 faults.setdefault(r, _DIFFERS)
@@ -108,8 +111,7 @@ def by_prefixes(
     return ids, masks, faults
 
 
-def _closed(after: Sequence[int], alone: Sequence[int], special: Collection[int]) -> int:
-    """How many tokens behind its prompt an answer has, its end included: to the first token that ends it where no
-    turn follows. 0 where there is none."""
-    closing = next((token for token in reversed(alone) if token in special), None)
-    return after.index(closing) + 1 if closing in after else 0
+def _closed(after: Sequence[int], closing: Sequence[int]) -> int:
+    """How many tokens behind its prompt an answer has, its end included: to the last one of `closing`, which end it
+    where no turn follows, that is there. 0 where none is."""
+    return next((after.index(token) + 1 for token in reversed(closing) if token in after), 0)

@@ -16,7 +16,7 @@ from typing import Any
 
 from cloister.api import LossOn
 from cloister.datasets.chat_text import opened_thought, special_texts, texts_of, token_ids
-from cloister.datasets.conversation import conversation, tool_fault
+from cloister.datasets.conversation import conversation, tool_fault, turn_fault
 from cloister.datasets.masks import NOT_A_PREFIX, by_markers, by_prefixes
 from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
@@ -232,23 +232,27 @@ def _render_kept(rows: Sequence[Row], tokenizer: Any, template: str, loss_on: Lo
     ]
     before = texts_of([conversation(rows[r], t) for r, t in turns], tokenizer, template, prompt=True)
     prompts = dict(zip(turns, token_ids(before, tokenizer), strict=True))
+    texts = texts_of(list(map(conversation, rows)), tokenizer, template, prompt=False)
     if _MARKERS.search(template):
         ids, masks, faults = by_markers(rows, prompts, tokenizer, template)
     else:
-        ids, masks, faults = by_prefixes(rows, prompts, tokenizer, template)
+        ids, masks, faults = by_prefixes(rows, prompts, texts, tokenizer, template)
     for (r, _), text in zip(turns, before, strict=True):
         if faults.get(r) == NOT_A_PREFIX and opened_thought(text):
             faults[r] = _NO_THOUGHT
     text_of_token = special_texts(tokenizer)
     bos = tokenizer.bos_token_id
+    learnt: list[set[int]] = [set() for _ in rows]
+    for r, t in turns:
+        learnt[r].add(t)
     results: list[Rendered | str] = []
     for r, row in enumerate(rows):
         if text_of_token is not None and any(text_of_token.search(text) for text in _content(row)):
             results.append(_SPECIAL)
         elif bos is not None and ids[r][:2] == [bos, bos]:
             results.append("begins with more than one beginning-of-sequence token")
-        elif r in faults:
-            results.append(faults[r])
+        elif fault := faults.get(r) or turn_fault(row, texts[r], learnt[r]):
+            results.append(fault)
         else:
             results.append(Rendered(ids[r], masks[r], len(prompts[r, len(row.messages) - 1])))
     return results
