@@ -266,6 +266,48 @@ def test_classes_have_the_names_that_hugging_face_wrote_into_the_file(bring_in: 
         assert bring_in(parquet(odd), columns=columns).reader[0].label == "1"
 
 
+PREFERRED: dict[str, dict[str, Any]] = {
+    "two answers": {"prompt": "Q", "chosen": "Zanzibar", "rejected": "B"},
+    "two answers of turns": {"prompt": [TURNS[0]], "chosen": [TURNS[1]], "rejected": [TURNS[1]]},
+    "two conversations": {"chosen": TURNS, "rejected": TURNS},
+    "two answers to ShareGPT": {"conversations": SPOKEN[:1], "chosen": SPOKEN[1], "rejected": SPOKEN[1]},
+    "judged": {"prompt": "Q", "completion": "Zanzibar", "label": False},
+    "judged turns": {"messages": TURNS, "label": True},
+}
+
+
+@pytest.mark.parametrize("name", PREFERRED)
+def test_data_about_preferences_is_refused_as_that(bring_in: Importer, name: str) -> None:
+    """TRL's and LLaMA-Factory's forms. An unwanted answer is never learnt like a wanted one."""
+    row = PREFERRED[name]
+    for source in (json.dumps(row).encode(), json.dumps([row, row], indent=2).encode()):
+        with pytest.raises(InvalidInput, match="looks like preference data") as refused:
+            bring_in(source)
+        assert "Zanzibar" not in str(refused.value)
+        assert len(bring_in.lines()) == 1  # once, and not for each row
+    if "ShareGPT" not in name:
+        with pytest.raises(InvalidInput, match="looks like preference data"):
+            bring_in(parquet(pa.Table.from_pylist([row])))
+
+
+def test_of_preferences_the_wanted_answers_can_be_learnt(bring_in: Importer) -> None:
+    pair = {"prompt": ASK.content, "chosen": SAY.content, "rejected": "x"}
+    chosen = ColumnMap(input="prompt", output="chosen")
+    for source in (json.dumps(pair).encode(), parquet(pa.Table.from_pylist([pair]))):
+        assert bring_in(source, columns=chosen).reader[0] == PAIR
+    with pytest.raises(InvalidInput, match="looks like preference data"):
+        bring_in(b"prompt,chosen,rejected\nQ,A,B\n")
+    table = f"prompt,chosen,rejected\n{ASK.content},{SAY.content},x\n".encode()
+    assert bring_in(table, columns=chosen).reader[0] == PAIR
+    judged = {"prompt": ASK.content, "completion": SAY.content, "label": True}
+    ignored = ColumnMap(ignore=("label",))
+    for source in (json.dumps(judged).encode(), parquet(pa.Table.from_pylist([judged]))):
+        assert bring_in(source, columns=ignored).reader[0] == PAIR
+    # Hugging Face's file for supervised learning has all of them; its turns are the wanted ones.
+    both = {"prompt": "Q", "messages": TURNS, "chosen": TURNS, "rejected": TURNS}
+    assert bring_in(parquet(pa.Table.from_pylist([both]))).reader[0] == PAIR
+
+
 EXCEL = (
     'sep=;\r\nFrage;Antwort;Ort\r\nWo ist Jürgen?;In Köln.;Ulm\r\n;;\r\n"Zwei; und\r\nmehr – €";ja;\r\n;;\r\n'
 )

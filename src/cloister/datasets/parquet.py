@@ -19,7 +19,7 @@ from cloister.datasets.canonical import encoded
 from cloister.datasets.columns import Columns, recognised
 from cloister.datasets.compression import Expansion
 from cloister.datasets.problems import Fault, Unreadable
-from cloister.datasets.recognise import MAP_FIELDS, shape_of, unknown_shape
+from cloister.datasets.recognise import MAP_FIELDS, refuse_preferences, shape_of, unknown_shape
 from cloister.datasets.rows import Row
 from cloister.datasets.shapes import Shape
 from cloister.datasets.split import InputHash
@@ -116,6 +116,11 @@ def _planned(
     turns = given.messages or next((n for n in ("messages", "conversations") if n in names), None)
     mapped = given.input or given.text
     groups = given.groups
+    if not mapped and not given.messages:
+        # Columns that no row needs are not read: where there are turns, or a completion, the two answers are such.
+        known = ["label"] if turns or "completion" in names else names
+        judged = "label" in names and pa.types.is_boolean(schema.field("label").type)
+        refuse_preferences(known, given, judged=judged)
     shape: Shape | None = None
     plan = None
     wanted: list[str] = []

@@ -5,18 +5,27 @@ Knows the formats by their field names. It does not know files, lines or how a n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cloister.api import ColumnMap
 from cloister.datasets.alpaca import AlpacaShape
 from cloister.datasets.columns import FieldsShape, recognised
 from cloister.datasets.dialogues import ConversationShape, PairShape
+from cloister.datasets.problems import Unreadable
 from cloister.datasets.shapes import Shape
 from cloister.datasets.turns import CHAT, CONVERSATIONS, SHAREGPT, first_turn, spelt
 from cloister.errors import InvalidInput
 
 MAP_FIELDS = "Map its fields with --input and --output or --label, with --messages, or with --text."
+_COMPARED = (
+    "this looks like preference data (`chosen`, `rejected`), from which nothing here is trained",
+    "To learn what was chosen: --input prompt --output chosen, or --messages chosen where that is a list of turns.",
+)
+_JUDGED = (
+    "this looks like preference data (`label` is true or false), from which nothing here is trained",
+    "Keep the rows that are wanted, and name the field with --ignore label; a class is named with --label.",
+)
 
 
 def checked_columns(columns: ColumnMap | None) -> ColumnMap | None:
@@ -73,6 +82,7 @@ def shape_of(
         plan = recognised((), columns, system)
         assert plan is not None
         return FieldsShape(plan, closed=False)
+    refuse_preferences(value, given, judged=isinstance(value.get("label"), bool))
     if "messages" in value or "conversations" in value:
         spelling = CHAT if "messages" in value else SHAREGPT
         if spelling is SHAREGPT and "role" in first_turn(value["conversations"]):
@@ -95,11 +105,27 @@ def shape_of(
     return FieldsShape(plan, closed=closed, ignored=ignored) if plan else None
 
 
+def refuse_preferences(names: Collection[str], given: ColumnMap, *, judged: bool = False) -> None:
+    """For rows with these fields, of which none was mapped: an unwanted answer is not to be learnt like a wanted one.
+
+    Args:
+        judged: whether the field `label` is true or false.
+
+    Raises:
+        Unreadable: they are about preferences, and the fields that say so are not to be ignored.
+    """
+    left = set(names) - {*given.ignore, *given.groups}
+    if {"chosen", "rejected"} <= left:
+        raise Unreadable(_COMPARED[0], remedy=_COMPARED[1])
+    if judged and "label" in left:
+        raise Unreadable(_JUDGED[0], remedy=_JUDGED[1])
+
+
 def unknown_shape(names: object) -> str:
     """What to say of rows with these fields, which are of no known format."""
     held = set(names) if isinstance(names, dict | set | list | tuple) else set()
     if {"chosen", "rejected"} & held:
-        return "this looks like preference data (`chosen`, `rejected`), from which nothing here is trained"
+        return _COMPARED[0]
     if "instruction" in held:
         return "this looks like Alpaca, but rows have no `output`"
     if "text" in held:

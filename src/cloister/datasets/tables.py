@@ -17,6 +17,7 @@ from cloister.api import ColumnMap
 from cloister.datasets.blocks import Block, Blocks, Overlong
 from cloister.datasets.columns import Columns, recognised
 from cloister.datasets.problems import Fault, ProblemLog
+from cloister.datasets.recognise import refuse_preferences
 from cloister.datasets.rows import Row
 from cloister.errors import InvalidInput
 
@@ -265,6 +266,8 @@ def _header(
     header: list[str] = []
     best, plan = ",", None
     for delimiter, names in split_header(line):
+        if columns is None and "completion" not in names:
+            refuse_preferences(names, ColumnMap())
         found = recognised(names, columns, system)
         wanted = set(found.names if found else PAIR_NAMES)
         if not header or len(set(names) & wanted) > len(
