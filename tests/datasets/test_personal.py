@@ -313,10 +313,93 @@ def test_what_stands_before_a_number_says_that_it_is_no_telephone(detector: Dete
     assert "phone" not in {one.type for one in detector.find(f"{what} 030 1234567 is open")}
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Claimant: Ms. J. Doe", "J. Doe"),
+        ("Dear Mr J Quimby, thank you", "J Quimby"),
+        ("It was Mr. J.R.R. Tolkien.", "J.R.R. Tolkien"),
+        ("Herr Dr. med. Ngosi hat operiert", "Ngosi"),
+        ("Prof. Dr. rer. nat. Uwe Lindvist", "Uwe Lindvist"),
+        ("an Frau von Bülow", "von Bülow"),
+        ("Dear Mr. van der Bergh,", "van der Bergh"),
+        ("Herr der Ringe", None),
+        ("Herr Dr. ist da", None),
+    ],
+)
+def test_a_title_is_told_from_the_name_behind_it(detector: Detector, text: str, named: str | None) -> None:
+    """With initials, degrees and particles, and all of the name: a surname that stays behind is none the less told."""
+    assert [text[one.start : one.end] for one in detector.find(text)] == ([named] if named else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("Ihre Adresse Hauptstraße 12, 80331 München ist alt", "Hauptstraße 12, 80331 München"),
+        ("Meine neue Anschrift Lange Straße 5, 80331 München", "Lange Straße 5, 80331 München"),
+        ("Alte Poststraße 3, 12345 Bonn", "Alte Poststraße 3, 12345 Bonn"),
+        ("at 1600 Elm Ave NW, Washington, DC 20500 since", "1600 Elm Ave NW, Washington, DC 20500"),
+    ],
+)
+def test_an_address_reaches_from_its_street_to_its_town(detector: Detector, text: str, where: str) -> None:
+    """What stands before it in one letter and not in another would give one street two pseudonyms."""
+    assert [(one.type, text[one.start : one.end]) for one in detector.find(text)] == [("address", where)]
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "form"),
+    [
+        ("", "A123456780", "de_kvnr"),
+        ("", "15070649C103", "de_rvnr"),
+        ("", "15 070649 C 103", "de_rvnr"),
+        ("Versicherten-Nr. ", "A123456781", ""),  # mistyped, and still somebody's
+        ("Personalausweisnummer: ", "L01X00T471", ""),
+        ("Reisepass ", "C01X00T47", ""),
+        ("passport number ", "533380006", ""),
+        ("driving licence no. ", "MORGA657054SM9IJ", ""),
+        ("Medicare number ", "1EG4-TE5-MK73", ""),
+        ("Steuernummer ", "181/815/08155", ""),
+    ],
+)
+def test_numbers_of_papers_are_national_ids(detector: Detector, said: str, value: str, form: str) -> None:
+    """Germany's of health and social insurance by their check digits, others where a word says what they are."""
+    text = f"{said}{value} und mehr"
+    found = detector.find(text)
+    assert [(one.type, one.form, text[one.start : one.end]) for one in found] == [
+        ("national_id", form, value)
+    ]
+    other = Pseudonyms(SECRET)(value, found[0])
+    shape = str.maketrans(string.digits + string.ascii_uppercase, "0" * 10 + "A" * 26)
+    assert other != value and other.translate(shape) == value.translate(shape)
+    again = detector.find(f"{said}{other} und mehr")
+    assert [one.type for one in again] == ["national_id"] and (not form or again[0].form == form)
+
+
+def test_no_word_and_no_check_digit_make_no_national_id(detector: Detector) -> None:
+    for text in ("A123456781", "15070649C104", "user 123456789", "the driving licence of 12.03.2019 expired"):
+        assert not {"national_id"} & {one.type for one in detector.find(text)}, text
+
+
+def test_an_initial_stays_an_initial(detector: Detector) -> None:
+    assert re.fullmatch(r"\w+ \w\. \w+ called", rewrite(detector, "John A. Smith called"))
+
+
 def test_hostile_texts_take_no_time(detector: Detector) -> None:
     """Work grows with the length, not with its square: 60,000 characters within the limit of the test."""
     rng = random.Random(3)
-    for unit in ("A ", "Anna ", "1-", "1 ", "policy ", "a@", "Am Anna 1 ", "Herr Dr. ", "+49 ", "von "):
+    for unit in (
+        "A ",
+        "Anna ",
+        "1-",
+        "1 ",
+        "policy ",
+        "a@",
+        "Am Anna 1 ",
+        "Herr Dr. ",
+        "+49 ",
+        "von ",
+        "Dr. med. A. ",
+    ):
         detector.find(unit * (60_000 // len(unit)))
     detector.find("".join(rng.choices("aA1 .,-@+()/\n", k=60_000)))
 

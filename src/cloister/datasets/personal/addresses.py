@@ -10,6 +10,11 @@ from collections.abc import Iterator
 from cloister.datasets.personal.types import Finding
 
 _CAP = r"[A-ZÀ-ÖØ-Þ][A-Za-zà-öø-ÿß'’-]*"
+_NO_STREET = (
+    r"(?!(?:(?:Ihre?|Meine?|Unsere?|Seine?|Deine?)[rmns]?|Die|Der|Das|Adresse|\w*[Aa]nschrift|Wohnung|Wohnsitz|Wohnort|"
+    r"Frau|Herrn?)\b)"
+)
+"""What stands capitalised before a German street, and is no part of its name."""
 _PLACE = r"[A-ZÀ-ÖØ-Þ][a-zà-öø-ÿß'’]+"
 _TOWN = (
     rf"{_PLACE}(?:[ -](?:{_PLACE}|(?:am|an der|ob der|upon|on|under|le|la|de|del)(?=[ -][A-ZÀ-Þ]))){{0,3}}"
@@ -32,10 +37,12 @@ _PATTERNS = (
     re.compile(
         rf"\b(?:(?:Flat|Apt\.?|Apartment|Unit|Suite) \w{{1,5}},? )?\d{{1,5}}[A-Za-z]?,? (?:[NSEW]\.? "
         rf")?(?:(?:{_CAP}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,3}}"
-        rf"(?:{_KINDS_EN})(?:,? (?:Apt\.?|Apartment|Unit|Suite|Flat|#) ?\w{{1,5}})?{_BEHIND}"
+        rf"(?:{_KINDS_EN})(?: (?:[NS][EW]|[NSEW])\b\.?)?"
+        rf"(?:,? (?:Apt\.?|Apartment|Unit|Suite|Flat|#) ?\w{{1,5}})?{_BEHIND}"
     ),
     re.compile(
-        rf"\b(?:{_CAP}[- ]){{0,3}}(?:[A-ZÄÖÜ][a-zäöüß-]*(?:{_KINDS_DE})|(?:{_CAP}[- ]){{1,3}}(?:Straße|"
+        rf"\b(?:{_NO_STREET}{_CAP}[- ]){{0,3}}(?:[A-ZÄÖÜ][a-zäöüß-]*(?:{_KINDS_DE})|"
+        rf"(?:{_NO_STREET}{_CAP}[- ]){{1,3}}(?:Straße|"
         rf"Strasse|Str\.|Weg|"
         rf"Gasse|Platz|Allee|Ring|Damm|Ufer)) ?\d{{1,4}} ?[a-z]?\b{_BEHIND}"
     ),

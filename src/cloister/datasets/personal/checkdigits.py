@@ -42,6 +42,35 @@ def de_tax_id(bare: str, below: Below) -> str | None:
     return body + str((11 - product) % 10)
 
 
+def _weighed(digits: str, weights: tuple[int, ...]) -> str:
+    """The sum of the digits of each product, modulo 10."""
+    products = (int(digit) * weight for digit, weight in zip(digits, weights, strict=True))
+    return str(sum(product // 10 + product % 10 for product in products) % 10)
+
+
+def kvnr_check(body: str) -> str:
+    """The last digit of a German health insurance number: a letter and eight digits (§ 290 SGB V, Anlage 1)."""
+    return _weighed(f"{ord(body[0]) - 64:02}{body[1:]}", (1, 2) * 5)
+
+
+def rvnr_check(body: str) -> str:
+    """The last digit of a German social insurance number: eight digits, a letter, two digits (§ 4 VKVV)."""
+    return _weighed(f"{body[:8]}{ord(body[8]) - 64:02}{body[9:]}", (2, 1, 2, 5, 7, 1, 2, 1, 2, 1, 2, 1))
+
+
+def de_kvnr(bare: str, below: Below) -> str:
+    """The letter is that of the name, and becomes another one too."""
+    body = chr(65 + below(26)) + _number(8, below)
+    return body + kvnr_check(body)
+
+
+def de_rvnr(bare: str, below: Below) -> str:
+    """The office stays; the day of birth, the letter of the name and the rest become others."""
+    born = f"{below(28) + 1:02}{below(12) + 1:02}{below(100):02}"
+    body = f"{bare[:2]}{born}{chr(65 + below(26))}{below(100):02}"
+    return body + rvnr_check(body)
+
+
 def uk_nhs(bare: str, below: Below) -> str | None:
     """Ten digits, the last modulo 11; where that would be 10 there is no such number."""
     body = _number(9, below)
@@ -88,6 +117,8 @@ def it_fiscal_code(bare: str, below: Below) -> str:
 
 CHECKED: dict[str, Callable[[str, Below], str | None]] = {
     "de_tax_id": de_tax_id,
+    "de_kvnr": de_kvnr,
+    "de_rvnr": de_rvnr,
     "uk_nhs": uk_nhs,
     "es_nif": es_nif,
     "es_nie": es_nie,

@@ -96,7 +96,7 @@ NOT_NAMES = _words(
     "Madam Der Die Das Und Oder Bitte Danke Sehr Ich Wir Sie Es Mein Meine Unser Ihre Ihr Mit Von Zum Zur Am Im In On "
     "At From To For With By As Is Are Was My Our Your His Her Its We You They He She It If When Where What Which Who "
     "Why How No Yes All Any Some Please Kindly Best Kind Yours Sincerely Internal External Damage "
-    "Report Visa Mastercard"
+    "Report Visa Mastercard Mr Mrs Ms Dr Prof Herr Herrn Frau"
 )
 """Words that may stand capitalised beside a given name and are no surname."""
 

@@ -20,7 +20,13 @@ _TITLES = (
     r"Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Doctor|Sir|Lady|Nurse|Judge|Herrn|Herr|Frau|Monsieur|Madame|Mme|"
     r"Señora|Señor|Sr|Sra|Signora|Signor"
 )
-_TITLED = re.compile(rf"\b(?:{_TITLES})\b\.?{_GAP}(?:(?:{_TITLES})\b\.?{_GAP}){{0,2}}({_WORD}{_MORE}{{0,2}})")
+_DEGREES = r"med|dent|vet|jur|phil|rer|nat|pol|oec|theol|habil|mult|sc|h\. ?c|Ing|Dipl\.-\w+"
+_INITIALS = r"(?:[A-Z](?:\.[ \t]*|[ \t]+)){0,3}"
+_NOBLE = rf"(?:(?:von|van|zu|de|di|da|del|della|du|le|la|ten|ter)(?:{_GAP}(?:und|zu|der|den|dem|la|los)){{0,2}}{_GAP})?"
+_TITLED = re.compile(
+    rf"\b(?:{_TITLES})\b\.?{_GAP}(?:(?:{_TITLES}|{_DEGREES})\b\.?{_GAP}){{0,4}}"
+    rf"({_INITIALS}{_NOBLE}{_WORD}{_MORE}{{0,2}})"
+)
 _NAMED = re.compile(
     r"(?i:\b(?:my (?:full )?name is|i am called|the name is|name on (?:the )?(?:file|policy|account) is|"
     r"signed(?: by)?|mein name ist|mein name lautet|ich hei(?:ß|ss)e|name lautet|unterzeichnet(?: von)?|je m'appelle|"

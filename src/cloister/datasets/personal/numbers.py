@@ -1,4 +1,5 @@
-"""Telephone numbers, dates of birth, and numbers of records and policies: digits that what stands before them explains.
+"""Telephone numbers, dates of birth, numbers of records, policies and papers: digits that what stands before them
+explains.
 
 Knows one text at a time. What has check digits is `patterns`'.
 """
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 import phonenumbers
 
-from cloister.datasets.personal.types import Finding
+from cloister.datasets.personal.types import Finding, PersonalType
 
 REGIONS = ("DE", "GB", "US", "FR", "ES", "IT", "AT", "CH")
 """Whose numbers are known without their country's code."""
@@ -23,7 +24,8 @@ _PHONE_WORDS = re.compile(
 )
 _NOT_PHONE = re.compile(
     r"(?i)\b(?:order|invoice|tracking|parcel|serial|article|item|part|sku|isbn|bestell\w*|rechnung\w*|artikel\w*|sendung\w*|"
-    r"version|reference|ref|policy|claim|contract|case|polic\w*|vertrag\w*|aktenzeichen|iban|konto\w*|id|nhs|ssn|steuer\w*)\b"
+    r"version|reference|ref|policy|claim|contract|case|polic\w*|vertrag\w*|aktenzeichen|passport|reisepass\w*|"
+    r"\w*ausweis\w*|\w*versicher(?:ten|ungs)\w*|iban|konto\w*|id|nhs|ssn|steuer\w*)\b"
 )
 _DATE_FORM = re.compile(r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\d{4}(?: ?[-–] ?\d{4})?")
 
@@ -50,29 +52,46 @@ _RECORD_WORDS = (
     r"kunden|akten(?:zeichen)?|schaden\w*|fall|"
     r"patienten|mitglieds|konto|mandats|dossier|az|docket|matter"
 )
-_RECORD = re.compile(
-    rf"(?i:\b(?:{_RECORD_WORDS}))(?i:[- ]?(?:number|no\b\.?|nr\b\.?|num\b\.?|id\b|ref(?:erence)?\b\.?|"
-    rf"nummer|zeichen|schein|#))*"
-    r"[\"']?(?i:(?:\s|:|=|#|\"|'|\(|\bis\b|\bof\b|\bwith\b|\bunder\b|\bthe\b|\bnumber\b|\blautet\b|\bist\b|\bnr\b\.?|\bno\b\.?){0,6}?)"
-    r"((?<![\w-])(?=[A-Za-z0-9./-]*\d[A-Za-z0-9./-]*\d[A-Za-z0-9./-]*\d)[A-Z0-9](?:[A-Za-z0-9]|[./-](?=[A-Za-z0-9])|"
-    r" (?=\d{2,}\b)){3,24})(?![\w])"
+_ID_WORDS = (
+    r"passport|reisepass|passnummer|pass-nr\.?|personalausweis|ausweis|identity card|id card|national id|"
+    r"driving licen[cs]e|driver'?s licen[cs]e|führerschein|medicare|mbi|itin|utr|steuernummer|steuer-nr\.?|st\.-nr\.?|"
+    r"(?:sozial|renten|kranken)?versicherten|(?:sozial|renten|kranken)versicherungs|sv-nummer|svnr|rvnr|kvnr"
 )
+
+
+def _introduced(words: str) -> re.Pattern[str]:
+    """A number, or letters and digits, behind one of these words; group 1 is what it is."""
+    return re.compile(
+        rf"(?i:\b(?:{words}))(?i:[- ]?(?:number|no\b\.?|nr\b\.?|num\b\.?|id\b|ref(?:erence)?\b\.?|"
+        rf"nummer|zeichen|schein|#))*"
+        r"[\"']?(?i:(?:\s|:|=|#|\"|'|\(|\bis\b|\bof\b|\bwith\b|\bunder\b|\bthe\b|\bnumber\b|\blautet\b|\bist\b|\bnr\b\.?|\bno\b\.?){0,6}?)"
+        r"((?<![\w-])(?=[A-Za-z0-9./-]*\d[A-Za-z0-9./-]*\d[A-Za-z0-9./-]*\d)[A-Z0-9](?:[A-Za-z0-9]|[./-](?=[A-Za-z0-9])|"
+        r" (?=\d{2,}\b)){3,24})(?![\w])"
+    )
+
+
+_RECORD, _ID = _introduced(_RECORD_WORDS), _introduced(_ID_WORDS)
 
 _CASE_FILE = re.compile(r"(?<![\w/])\d{1,3} [A-Z][A-Za-z]{0,3} \d{1,5}/\d{2}(?:\d{2})?(?![\w/])")
 """A court's file number as it is written in Germany: nothing else looks like it."""
 
 
 def find_numbers(text: str) -> Iterator[Finding]:
-    """Telephone numbers, dates of birth, record numbers."""
+    """Telephone numbers, dates of birth, numbers of records and of papers."""
     if not any(character.isdigit() for character in text):
         return
     yield from _phones(text)
     for found in DATE.finditer(text):
         if _BORN.search(text, max(0, found.start() - 48), found.start()):
             yield Finding("birth_date", found.start(), found.end(), 0.9)
-    for found in _RECORD.finditer(text):
-        if not DATE.fullmatch(found[1]) and not re.fullmatch(r"\d{1,3}|(?:19|20)\d\d", found[1]):
-            yield Finding("record_number", found.start(1), found.end(1), 0.66)
+    introduced: tuple[tuple[re.Pattern[str], PersonalType, float], ...] = (
+        (_RECORD, "record_number", 0.66),
+        (_ID, "national_id", 0.67),
+    )
+    for pattern, type, score in introduced:
+        for found in pattern.finditer(text):
+            if not DATE.fullmatch(found[1]) and not re.fullmatch(r"\d{1,3}|(?:19|20)\d\d", found[1]):
+                yield Finding(type, found.start(1), found.end(1), score)
     for found in _CASE_FILE.finditer(text):
         yield Finding("record_number", found.start(), found.end(), 0.67)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cloister.datasets.personal.checkdigits import rvnr_check
 from cloister.datasets.personal.presidio import recognisers
 from cloister.datasets.personal.types import Finding, PersonalType
 
@@ -22,6 +23,7 @@ _EMAIL = re.compile(r"@[\w.-]+\.(?:xn--[a-z0-9-]+|[^\W\d_]{2,})$", re.IGNORECASE
 _NIR = re.compile(
     r"(?<!\d)([12])[ .]?(\d\d)[ .]?(\d\d)[ .]?(\d\d|2[AB])[ .]?(\d{3})[ .]?(\d{3})[ .]?(\d\d)(?!\d)"
 )
+_RVNR = re.compile(r"(?<!\w)\d{2} ?\d{6} ?[A-Z] ?\d{3}(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Patterns:
             asked("iban", "iban"),
             asked("card", "card"),
             asked("de_tax_id", "national_id"),
+            asked("de_kvnr", "national_id"),
             asked("uk_nino", "national_id", "insurance|ni no"),
             asked("uk_nhs", "national_id", checked=False),
             asked("us_ssn", "national_id", "ss#"),
@@ -83,6 +86,10 @@ class Patterns:
         for found in _NIR.finditer(text):
             if is_nir(found[0]):
                 yield Finding("national_id", found.start(), found.end(), 0.985, "fr_nir")
+        for found in _RVNR.finditer(text):
+            bare = found[0].replace(" ", "")
+            if bare[-1] == rvnr_check(bare[:-1]):
+                yield Finding("national_id", found.start(), found.end(), 0.985, "de_rvnr")
 
     def _by(self, one: _Asked, text: str) -> Iterator[Finding]:
         for result in one.recogniser.analyze(text, one.recogniser.supported_entities, None):

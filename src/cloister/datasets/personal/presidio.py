@@ -30,6 +30,7 @@ RECOGNISERS = {
     "iban": ("generic.iban_recognizer", "IbanRecognizer"),
     "card": ("generic.credit_card_recognizer", "CreditCardRecognizer"),
     "de_tax_id": ("country_specific.germany.de_tax_id_recognizer", "DeTaxIdRecognizer"),
+    "de_kvnr": ("country_specific.germany.de_health_insurance_recognizer", "DeHealthInsuranceRecognizer"),
     "uk_nino": ("country_specific.uk.uk_nino_recognizer", "UkNinoRecognizer"),
     "uk_nhs": ("country_specific.uk.uk_nhs_recognizer", "NhsRecognizer"),
     "us_ssn": ("country_specific.us.us_ssn_recognizer", "UsSsnRecognizer"),

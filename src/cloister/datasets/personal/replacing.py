@@ -129,7 +129,8 @@ class Pseudonyms:
         for place, n in enumerate(named):
             first = place > 0 if reversed_order else place < len(named) - 1
             given = first if len(named) > 1 else words[n].title() in GIVEN
-            out[n] = _cased(words[n], self._given(words[n]) if given else self._surname(words[n]))
+            other = self._given(words[n]) if given else self._surname(words[n])
+            out[n] = other[0] if len(words[n]) == 1 else _cased(words[n], other)
         return "".join(out)
 
     def _given(self, word: str) -> str:
