@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from authority_world import PEER, World, make, moment, start_launcher
 
-from cloister.api import DeploymentState, JobState, ObjectKind, ServeRequest
+from cloister.api import DeploymentState, JobState, ObjectKind, ReportConfig, ReportRequest, ServeRequest
 from cloister.appliance import endings, job_starts, queue, serving
 from cloister.appliance.engine_watch import mark
 from cloister.appliance.store import Change
@@ -202,6 +203,16 @@ async def test_a_failure_says_what_to_do_also_where_the_worker_does_not(here: Wo
     await here.reaches(job_id, JobState.FAILED)
     error = here.job(job_id).error
     assert error["detail"] and "`cloister run retry falls`" in error["remedy"]
+
+
+@moment
+async def test_who_gave_what_is_refused_is_not_told_to_give_it_again(here: World) -> None:
+    said = json.dumps({"event": "failure", "code": "invalid-input", "message": "the file has no rows"})
+    (here.home.root / "program.py").write_text(f"print({said!r}); raise SystemExit(2)")
+    asked = await here.authority.looking.report(PEER, "rows", ReportRequest(config=ReportConfig()))
+    await here.reaches(asked.job_id, JobState.FAILED)
+    error = here.job(asked.job_id).error
+    assert error["code"] == "invalid-input" and error["remedy"].startswith("Mend what it names")
 
 
 @moment

@@ -234,6 +234,14 @@ def test_a_stop_leaves_nothing_and_rows_that_are_not_there_are_refused(folder: P
     assert not (Path(out.path) / "manifest.json").exists()
     with pytest.raises(InvalidInput, match="no row is left"):
         made(folder, letters, min_characters=10_000)
+    wrong = [[(60, 60)], [(0, 5), (60, 70)], [(9, 2)]]
+    for ranges in wrong:
+        for option in ("rows", "without"):
+            with pytest.raises(InvalidInput, match="there is no row") as refused:
+                made(folder, letters, **{option: ranges})
+            assert refused.value.where == f"--{option}" and "0 to 59" in str(refused.value.remedy)
+    _, to_the_end = made(folder, letters, rows=[(50, 900)])
+    assert prompts(to_the_end) == [asked(n) for n in range(50, 60)]
     descriptor = os.memfd_create("rows")
     shown = worker_jobs.job(
         "rows", {"rows": [60]}, None, inputs={"dataset": letters}, descriptors={"output": descriptor}

@@ -202,6 +202,9 @@ def test_what_is_no_recipe_is_refused(text: str, said: str) -> None:
         (b"a: &a [*a]", "a"),
         (b"x" * (1 << 20) + b"x", "larger"),
         (b"[" * 5000, "not valid YAML"),
+        (b"train: {seed: 1, seed: 2}", "second time"),
+        (b"name: a\ntrain:\n  lora: {rank: 4}\nname: SECRET", "second time"),
+        (b"train: &a {seed: 1}\nevaluate: *a\n'train': 2", "second time"),
     ],
 )
 def test_what_is_no_run_file_is_refused_without_a_value(data: bytes, said: str) -> None:

@@ -18,7 +18,7 @@ from cloister.appliance.jobs import OF_RUNS, PENDING, RESUMABLE, SHORT, announce
 from cloister.appliance.parts import Parts
 from cloister.appliance.state import JobRow
 from cloister.appliance.store import Change
-from cloister.errors import Conflict, OutOfSpace
+from cloister.errors import Conflict, InvalidInput, OutOfSpace
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class Endings:
         with self._state.read() as session:
             row = session.get_one(JobRow, job_id)
         if problem.remedy is None:
-            problem = problem.model_copy(update={"remedy": _tried_again(row)})
+            problem = problem.model_copy(update={"remedy": _tried_again(row, problem.code)})
         await self._recorder.record_taking_away(
             None, "job.failed", job_id, reason=problem.code, name=row.name, verb=row.verb
         )
@@ -199,11 +199,13 @@ class Endings:
             self.unkept.discard(job_id)
 
 
-def _tried_again(row: JobRow) -> str:
-    """What to do about a failure that says nothing of it."""
+def _tried_again(row: JobRow, code: str) -> str:
+    """What to do about a failure that says nothing of it. What was refused for what it is would be so again."""
     if row.verb in RESUMABLE:
         again = (
             f"cloister run retry {row.name}" if row.verb in OF_RUNS else f"cloister job retry {row.job_id}"
         )
         return f"`{again}` begins it anew; where it fails again, see `cloister doctor`."
+    if code == InvalidInput.code:
+        return "Mend what it names, and give the command again."
     return "Give the command again; where it fails again, see `cloister doctor`."

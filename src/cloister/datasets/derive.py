@@ -108,8 +108,8 @@ def derive(
     anew by the first one's share and seed, so that the same input never lands on both sides.
 
     Raises:
-        InvalidInput: the datasets are of different tasks, nothing is left, a correction is of a row that is not
-            taken, or there are too many rows for what was asked.
+        InvalidInput: the datasets are of different tasks, nothing is left, rows are named that are not there, a
+            correction is of a row that is not taken, or there are too many rows for what was asked.
     """
     meta = datasets[0].meta
     if any(other.meta.task != meta.task for other in datasets[1:]):
@@ -117,6 +117,7 @@ def derive(
             "the datasets are of different tasks",
             remedy="Merge classification with classification, chat with chat.",
         )
+    _check_ranges(len(datasets[0]), config)
     total = sum(map(len, datasets))
     choice = Choice(config)
     taken = bytearray(total)
@@ -218,6 +219,19 @@ def _draw(taken: bytearray, most: int, seed: int) -> int:
     return before - most
 
 
+def _check_ranges(rows: int, config: DeriveConfig) -> None:
+    """Raises InvalidInput for a range in which no row of the first dataset is: a wrong number would choose, or leave
+    out, nothing unseen."""
+    for option, ranges in (("--rows", config.rows), ("--without", config.without)):
+        for first, last in ranges:
+            if first > last or first >= rows:
+                raise InvalidInput(
+                    f"there is no row in {first}-{last}" if first != last else f"there is no row {first}",
+                    where=option,
+                    remedy=f"Rows are numbered from 0 to {rows - 1}; a range goes from its lower number to its higher.",
+                )
+
+
 def _within(number: int, ranges: Sequence[RowRange]) -> bool:
     return any(first <= number <= last for first, last in ranges)
 
@@ -229,6 +243,8 @@ def _compiled(what: str, patterns: Sequence[str]) -> list[regex.Pattern[str]]:
             found.append(regex.compile(pattern))
         except regex.error:
             raise InvalidInput(
-                f"pattern {number} ({what}) is no regular expression", where="pattern"
+                f"pattern {number} ({what}) is no regular expression",
+                where="pattern",
+                remedy="Mend it: a bracket that is meant as itself is written \\( or \\[.",
             ) from None
     return found

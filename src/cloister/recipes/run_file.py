@@ -88,7 +88,8 @@ def parse_mapping(data: bytes, where: str) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise InvalidInput(f"is larger than {MAX_BYTES} bytes", where=where, remedy="Is this the right file?")
     try:
-        values = yaml.safe_load(data.decode())
+        _refuse_repeats(yaml.compose(text := data.decode(), yaml.SafeLoader), where)
+        values = yaml.safe_load(text)
     except UnicodeDecodeError:
         raise InvalidInput("is not UTF-8 text", where=where) from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -97,6 +98,31 @@ def parse_mapping(data: bytes, where: str) -> dict[str, Any]:
     if not _is_mapping(values, MAX_DEPTH):
         raise InvalidInput("is not a mapping of settings", where=where)
     return dict(values)
+
+
+def _refuse_repeats(top: yaml.Node | None, where: str) -> None:
+    """Raises InvalidInput where a mapping has one key twice: YAML takes the last one and says nothing."""
+    waiting, known = [top] if top else [], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in known:
+            continue  # named once and meant again
+        known.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if key.value in seen:
+                        line = key.start_mark.line + 1
+                        raise InvalidInput(
+                            "says a setting a second time",
+                            where=f"{where}:{line}",
+                            remedy="Keep one of them.",
+                        )
+                    seen.add(key.value)
+                waiting.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
 
 
 def _is_mapping(values: object, depth: int) -> bool:
