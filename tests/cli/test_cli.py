@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -27,6 +28,22 @@ def cloister(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     assert shell.json("init", "--passphrase-fd", "0", stdin=PASSPHRASE)["ok"]
     yield shell
     embedded.stop(shell.home)
+
+
+@pytest.mark.parametrize(
+    "command", [["dataset", "curve"], ["dataset", "import"], ["plan"], ["approval", "give"]]
+)
+def test_a_help_is_broken_by_the_terminal_and_not_by_the_code(command: list[str]) -> None:
+    """A line that ends early at 80 columns does so where the next word has no room, or its paragraph ends."""
+    words = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [CLOISTER, *command, "--help"], capture_output=True, text=True, env=words, check=True
+    )
+    lines = [line.strip() for line in done.stdout.split("╭─")[0].splitlines()]
+    assert len(lines) > 3
+    for line, after in itertools.pairwise(lines):
+        if line and after and not after.startswith("ssh-keygen"):
+            assert len(line) + 1 + len(after.split()[0]) > 74, line
 
 
 def test_help_names_every_command_and_exit_code() -> None:

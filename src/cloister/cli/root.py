@@ -33,7 +33,7 @@ class LazyGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.nouns:
-            return super().get_command(ctx, cmd_name)
+            return _unwrapped(super().get_command(ctx, cmd_name))
         # While the help of all is drawn, a line for each is enough.
         completing = any(name.endswith("_COMPLETE") for name in os.environ)
         if cmd_name not in sys.argv[1:] and not completing:
@@ -41,7 +41,18 @@ class LazyGroup(TyperGroup):
         module = importlib.import_module(f"cloister.cli.{cmd_name}")
         group = typer.main.get_group(module.app)
         group.name, group.help = cmd_name, self.nouns[cmd_name]
-        return group
+        return _unwrapped(group)
+
+
+def _unwrapped(command: Any) -> Any:
+    """Its help, and that of all below it, with a paragraph on one line, which the terminal's width then breaks: Typer
+    keeps the breaks of the docstring. What is indented stays as it is."""
+    if command is not None and command.help:
+        paragraphs = command.help.split("\n\n")
+        command.help = "\n\n".join(p if p.startswith(" ") else " ".join(p.split("\n")) for p in paragraphs)
+    for below in getattr(command, "commands", {}).values():
+        _unwrapped(below)
+    return command
 
 
 def build(nouns: Mapping[str, str], epilog: str) -> typer.Typer:
