@@ -56,9 +56,18 @@ def test_where_nothing_is_learnt_nothing_is_promised() -> None:
 )
 def test_too_few_sizes_or_seeds_make_no_curve(given: dict[int, list[float]]) -> None:
     assert fit(given) is None
-    assert sentences(given, None, what="loss", holdout_rows=9) == [
-        "A curve takes at least three sizes, and two seeds of one of them: nothing is predicted."
-    ]
+    told = sentences(given, None, what="loss", holdout_rows=9)
+    assert (
+        told[0] == "A curve takes at least three sizes, and two seeds of one of them: nothing is predicted."
+    )
+    intervals = any(len(values) > 1 for values in given.values())
+    assert len(told) == 1 + intervals and ("9 held-out rows, whose own chance" in " ".join(told)) == intervals
+
+
+def test_seeds_that_agree_do_not_hide_how_few_rows_were_held_out() -> None:
+    """Both seeds got none of 49 right: 0 (0 to 0) is of the seeds, and the chance of the rows is told."""
+    (_, told) = sentences({20: [1.0, 1.0], 40: [1.0, 1.0]}, None, what="error", holdout_rows=49, share=True)
+    assert "49 held-out rows" in told and "about ±0.039 of the error" in told
 
 
 def test_what_it_leaves_out_is_said() -> None:

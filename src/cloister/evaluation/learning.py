@@ -97,7 +97,11 @@ def sentences(
         share: the figure is a share of those rows, whose own chance is then told.
     """
     if found is None:
-        return ["A curve takes at least three sizes, and two seeds of one of them: nothing is predicted."]
+        none = "A curve takes at least three sizes, and two seeds of one of them: nothing is predicted."
+        return [
+            none,
+            *(_left_out(runs, what, holdout_rows, share) if any(len(v) > 1 for v in runs.values()) else ()),
+        ]
     gain, here = found.gain, found.at(found.rows)
     said = []
     if gain.low > 0 and gain.value > 0:
@@ -122,16 +126,21 @@ def sentences(
         said.append(
             f"The largest part has {found.rows} rows: few tell less than thousands do, and the curve may bend later."
         )
-    if holdout_rows:
-        chance = ""
-        if share:
-            error = min(max(fmean(runs[found.rows]), 1 / (holdout_rows + 2)), 1 - 1 / (holdout_rows + 2))
-            chance = f": about ±{1.96 * math.sqrt(error * (1 - error) / holdout_rows):.2g} of the {what}"
-        said.append(
-            f"Intervals are over seeds, each with rows and an order of its own. All were measured on the same "
-            f"{holdout_rows} held-out rows, whose own chance they leave out{chance}."
-        )
-    return said
+    return [*said, *_left_out(runs, what, holdout_rows, share)]
+
+
+def _left_out(runs: Runs, what: str, holdout_rows: int | None, share: bool) -> list[str]:
+    """What intervals over seeds do not know: that other rows might have been held out."""
+    if not holdout_rows:
+        return []
+    chance = ""
+    if share:
+        error = min(max(fmean(runs[max(runs)]), 1 / (holdout_rows + 2)), 1 - 1 / (holdout_rows + 2))
+        chance = f": about ±{1.96 * math.sqrt(error * (1 - error) / holdout_rows):.2g} of the {what}"
+    return [
+        f"Intervals are over seeds, each with rows and an order of its own. All were measured on the same "
+        f"{holdout_rows} held-out rows, whose own chance they leave out{chance}."
+    ]
 
 
 def _spread(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
