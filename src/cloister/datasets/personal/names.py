@@ -62,6 +62,9 @@ _REVERSED = re.compile(rf"\b({_WORD}),{_GAP}({_WORD})\b")
 _PLAIN = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)?")
 _TOKEN = re.compile(r"\S+")
 
+_GAELIC = re.compile(r"(?:O['’]|Mc|Mac|Fitz)[A-Z][a-zà-ÿ]+(?:-\w+)?\Z")
+"""Surnames that no list has to name: nothing else is written so."""
+
 _LOWER_GIVEN = frozenset(name.casefold() for name in GIVEN)
 _LOWER_SURNAMES = frozenset(name.casefold() for name in SURNAMES)
 _LOWER_AMBIGUOUS = frozenset(word.casefold() for word in AMBIGUOUS)
@@ -99,7 +102,9 @@ def is_given(word: str) -> bool:
 
 
 def is_surname(word: str) -> bool:
-    return any(part.casefold() in _LOWER_SURNAMES for part in word.split("-"))
+    return _GAELIC.match(word) is not None or any(
+        part.casefold() in _LOWER_SURNAMES for part in word.split("-")
+    )
 
 
 def _is_other(words: str) -> bool:
@@ -120,7 +125,7 @@ def _in_run(text: str, start: int, run: str) -> Iterator[Finding]:
                 and word.casefold() not in _LOWER_NOT
                 and not word.isupper()
                 and len(word) > 2
-                and not _starts_sentence(text, begin)
+                and (not _starts_sentence(text, begin) or _GAELIC.match(words[at + 1][2]))
             ):
                 yield Finding("name", begin, words[at + 1][1], 0.55)
                 at += 2
