@@ -69,6 +69,40 @@ def test_a_paired_difference_is_narrower_than_two_means_and_holds_the_truth() ->
     assert 0.88 <= np.mean(inside) <= 1 and np.mean(narrower) > 0.95
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 12])
+def test_of_few_rows_two_alike_are_told_apart_no_oftener_than_one_in_forty(rows: int) -> None:
+    """Right and wrong answers, shares, and losses of texts: bootstrap alone says so of up to half of all cases."""
+    draw, told = np.random.default_rng(7), {"right": 0, "share": 0, "loss": 0}
+    for i in range(400):
+        right = (draw.random((2, rows)) < 0.5).astype(float)
+        share, tokens = draw.beta(2, 2, (2, rows)), draw.integers(20, 400, rows).astype(float)
+        nats = draw.normal(2, 0.3, (2, rows)) * tokens
+        told["right"] += difference(*right, seed=i).low > 0
+        told["share"] += difference(*share, seed=i).low > 0
+        told["loss"] += ratio_difference(*nats, tokens, seed=i).low > 0
+    assert all(count / 400 <= 0.025 + 0.02 for count in told.values()), told
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "same"), [(5, 0, 0), (6, 0, 0), (8, 1, 3), (7, 2, 40), (30, 14, 100)]
+)
+def test_answers_that_are_right_or_wrong_are_told_apart_where_mcnemars_exact_test_does(
+    better: int, worse: int, same: int
+) -> None:
+    ours = np.array([1.0] * better + [0.0] * worse + [1.0] * same)
+    theirs = np.array([0.0] * better + [1.0] * worse + [1.0] * same)
+    exact = stats.binomtest(better, better + worse).pvalue <= 0.05
+    assert (difference(ours, theirs).low > 0) == exact == (difference(theirs, ours).high < 0)
+
+
+def test_rows_that_all_gain_the_same_leave_room_for_those_that_do_not() -> None:
+    all_won = difference(np.ones(10), np.zeros(10))
+    assert all_won.value == all_won.high == 1 and all_won.low == pytest.approx(1 - 2 * (1 - 0.025**0.1))
+    equal = difference(np.full(3, 0.4), np.full(3, 0.4))
+    assert equal.value == 0 and equal.low == -equal.high < -0.5, "three equal shares prove little"
+    assert difference(np.full(9, 2.5), np.full(9, 0.5)) == Interval(2.0, 2.0, 2.0), "of no known scale"
+
+
 def test_macro_f1_is_that_of_the_answers() -> None:
     draw = np.random.default_rng(2)
     wanted = draw.integers(0, 5, 200)

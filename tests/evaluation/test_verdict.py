@@ -84,6 +84,14 @@ def test_too_few_rows_are_said_to_be_so_and_how_many_would_do() -> None:
     assert none.advice == "cannot-tell", "twelve rows that are all right prove little"
 
 
+def test_a_handful_of_rows_proves_nothing_however_clear_they_look() -> None:
+    for rows in (1, 2, 3, 5):
+        made, said = judged(rows, 1.0, {FEW_SHOT: 0.0})
+        assert said.advice == "cannot-tell" and said.sentences[0].startswith("Too few hold-out rows"), rows
+        assert table.bounds(made)["gain_low"] <= 0, "nor may a policy take it for a gain"
+    assert judged(12, 1.0, {FEW_SHOT: 0.0})[1].advice == "deploy"
+
+
 def test_a_base_that_was_given_an_instruction_is_not_called_as_it_is() -> None:
     for instructed, called in ((False, "the base as it is"), (True, "the base with an instruction")):
         task = task_of([Row((Message("user", "q"), Message("assistant", "a")))] * 200, "x")

@@ -89,6 +89,24 @@ def test_an_exception_is_told_without_its_words() -> None:
         Confined(b"def other(p, e, r): return 1", "metric")
 
 
+def test_a_name_or_a_number_that_the_file_makes_up_tells_nothing() -> None:
+    made_up = b"def m(p, e, r): raise type(p.split()[0], (Exception,), {})()"
+    assert failure(made_up) == "The metric fails: an exception in line 1."
+    far = b"def m(p, e, r): exec(compile('\\n' * len(p) + '1 / 0', 'metric', 'exec'))"
+    assert failure(far) == "The metric fails: ZeroDivisionError, outside its lines."
+
+
+@pytest.mark.parametrize(
+    "frame", [b"[" * 100_000, b'{"error": "KeyError", "line": "words"}', b'{"error": 7, "line": []}']
+)
+def test_an_answer_that_is_not_ours_is_refused_like_any_other(frame: bytes) -> None:
+    source = (
+        f"import os\ndef m(p, e, r):\n  os.write(1, {(len(frame).to_bytes(4, 'big') + frame)!r})\n  return 1"
+    )
+    found = failure(source.encode())
+    assert found.startswith("The metric fails: ") and "words" not in found
+
+
 def failure(source: bytes, **limits: float) -> str:
     with Confined(source, "m", **limits) as function, pytest.raises(JobFailed) as caught:
         function.call("words of a row", "", {})

@@ -17,17 +17,24 @@ from cloister.sandbox.confine import Confined
 
 MOST_COLUMNS = 8
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-"""Names leave the sandbox with the numbers, so they are words of a program and no text."""
 
 
 def columns(
-    function: Confined, name: str, answers: Sequence[str], expected: Sequence[str], rows: Sequence[Row]
+    function: Confined,
+    name: str,
+    answers: Sequence[str],
+    expected: Sequence[str],
+    rows: Sequence[Row],
+    source: bytes,
 ) -> dict[str, Floats]:
     """By column `own` or `own.NAME`, a number a row; NaN where it gave one that is not finite, or none by that name.
+
+    Names leave the sandbox with the numbers: they stand in the metric's `source`, so that none is a word of a row.
 
     Raises:
         JobFailed: it failed, or named what is no name.
     """
+    known = set(re.findall(r"\w+", source.decode(errors="replace")))
     found: dict[str, list[float]] = {}
     for number, (answer, wanted, row) in enumerate(zip(answers, expected, rows, strict=True)):
         value = function.call(answer, wanted, as_dict(row))
@@ -36,11 +43,14 @@ def columns(
         )
         for key, one in given.items():
             if key not in found:
-                if len(found) >= MOST_COLUMNS or not _NAME.fullmatch(key.removeprefix("own.")):
+                called = key.removeprefix("own.")
+                written = called in known or key == "own"
+                if len(found) >= MOST_COLUMNS or not written or not _NAME.fullmatch(called):
                     raise JobFailed(
                         "The metric fails: its numbers have too many names, or one that is none.",
                         where=name,
-                        remedy=f"At most {MOST_COLUMNS} names of lower-case letters, digits and _.",
+                        remedy=f"At most {MOST_COLUMNS} names of lower-case letters, digits and _, each written in its "
+                        "file: a name that is put together there could be a word of a row.",
                     )
                 found[key] = [math.nan] * len(rows)
             if isinstance(one, int | float) and math.isfinite(one):

@@ -23,6 +23,10 @@ LEVEL = 0.95
 _CHUNK = 1 << 20
 """Numbers that are drawn at once."""
 _NORMAL = NormalDist()
+_ALL_SIGNS = 12
+"""Of so many rows every combination of signs is looked at, of more as many by chance."""
+_MANY_MOVED = 100
+"""From so many rows that differ on bootstrap intervals are told apart from 0 as often as they should."""
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -58,15 +62,17 @@ def mean(values: Floats, seed: int = 0) -> Interval:
 def difference(ours: Floats, theirs: Floats, seed: int = 0) -> Interval:
     """The mean of `ours - theirs`, both [rows] on the same rows; rows that lack one of the two do not count.
 
-    Where no row differs, a row that does may be as frequent as 1 - (α/2)^(1/n) either way.
+    Where all rows gained the same, other rows may be as frequent as 1 - (α/2)^(1/n): of shares they gain -1 at worst
+    and 1 at best. What signs drawn by chance would tell as well is not told from 0, see `_told_from_nothing`.
     """
     gained = ours - theirs
     known = ~np.isnan(gained)
     gained = gained[known]
-    if not len(gained) or np.ptp(gained) > 0 or not np.isin([ours[known], theirs[known]], (0.0, 1.0)).all():
-        return mean(gained, seed)
+    shares = np.stack([ours[known], theirs[known]])
+    if not len(gained) or np.ptp(gained) > 0 or shares.min() < 0 or shares.max() > 1:
+        return _told_from_nothing(mean(gained, seed), gained, seed)
     found, room = float(gained[0]), 1 - _tail(len(gained))
-    return Interval(found, max(-1.0, found - room), min(1.0, found + room))
+    return Interval(found, found - room * (found + 1), found + room * (1 - found))
 
 
 def ratio(above: Floats, below: Floats, seed: int = 0) -> Interval:
@@ -79,8 +85,9 @@ def ratio(above: Floats, below: Floats, seed: int = 0) -> Interval:
 
 
 def ratio_difference(ours: Floats, theirs: Floats, below: Floats, seed: int = 0) -> Interval:
-    """How much the ratio of `ours` is above that of `theirs` over the same `below`."""
-    return ratio(ours - theirs, below, seed)
+    """How much the ratio of `ours` is above that of `theirs` over the same `below`, as careful as `difference`."""
+    gained = ours - theirs
+    return _told_from_nothing(ratio(gained, below, seed), gained, seed)
 
 
 def macro_f1(said: Sequence[int], wanted: Sequence[int], seed: int = 0) -> Interval:
@@ -115,6 +122,27 @@ def _draws(rows: int, seed: int, draws: int = DRAWS) -> Iterator[NDArray[np.int6
     at_once = max(1, min(draws, _CHUNK // max(rows, 1)))
     for start in range(0, draws, at_once):
         yield random.integers(0, rows, size=(min(at_once, draws - start), rows))
+
+
+def _told_from_nothing(found: Interval, gained: Floats, seed: int) -> Interval:
+    """The interval, widened to hold 0 where as large a sum of `gained` [rows] is no rarer than 1 - `LEVEL` among those
+    with signs drawn by chance: of few rows bootstrap intervals are too narrow.
+
+    Source: Fisher, The Design of Experiments (1935), section 21; for answers that are right or wrong it is McNemar's
+    exact test.
+    """
+    moved = gained[gained != 0]
+    if found.low <= 0 <= found.high or len(moved) > _MANY_MOVED:
+        return found
+    if len(moved) <= _ALL_SIGNS:
+        bits = np.arange(1 << len(moved))[:, None] >> np.arange(len(moved)) & 1
+    else:
+        bits = np.random.default_rng(seed % (1 << 64)).integers(0, 2, size=(1 << _ALL_SIGNS, len(moved)))
+    sums = np.abs((2 * bits - 1) @ moved)
+    as_large = float((sums >= abs(float(moved.sum())) - 1e-9 * float(np.abs(moved).sum())).mean())
+    if as_large <= 1 - LEVEL:
+        return found
+    return Interval(found.value, min(found.low, 0.0), max(found.high, 0.0))
 
 
 def _bca(drawn: Floats, found: float, acceleration: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ opened, no socket, no process started, no signal sent. Knows frames of bytes, no
 from __future__ import annotations
 
 import base64
+import builtins
 import errno
 import json
 import os
@@ -55,6 +56,21 @@ ROW_SECONDS = 10.0
 """For one call."""
 CPU_SECONDS = 600
 MAX_FRAME = 1 << 26
+_TOLD = {
+    name
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+}
+_TOLD |= {
+    "JSONDecodeError",
+    "StatisticsError",
+    "DecimalException",
+    "InvalidOperation",
+    "DivisionByZero",
+    "error",
+}
+"""Exceptions that are told by name: those of Python and of what a metric may import. A name that the file makes up may
+be a word of a row."""
 
 
 class Confined:
@@ -68,6 +84,7 @@ class Confined:
     def __init__(self, source: bytes, function: str, *, row_seconds: float = ROW_SECONDS) -> None:
         self._row_seconds = row_seconds
         self._function = function
+        self._lines = source.count(b"\n") + 1
         child = Path(__file__).with_name("confined.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", str(child)],
@@ -132,7 +149,7 @@ class Confined:
             ) from None
         except TimeoutError:
             raise self._failed(f"a call took longer than {self._row_seconds:g} s") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self._failed("it answered with something that is no number") from None
         if not isinstance(found, dict):
             raise self._failed("it answered with something that is no number")
@@ -160,16 +177,18 @@ class Confined:
         return pieces
 
     def _require(self, answer: dict[str, Any]) -> None:
-        if "unconfined" in answer:
+        """Errors: as the class has them. The user's code may answer by itself: only words that are known go on."""
+        refused = answer.get("unconfined")
+        if isinstance(refused, int):
             raise SandboxUnavailable(
                 "The kernel refuses to confine the metric's process; nothing of it was run.",
-                where=f"errno {int(answer['unconfined'])} ({errno.errorcode.get(int(answer['unconfined']), '?')})",
+                where=f"errno {refused} ({errno.errorcode.get(refused, '?')})",
             )
         if "error" in answer:
-            kind = str(answer["error"])
-            kind = kind if kind.isidentifier() and len(kind) <= 40 else "an exception"
-            line = int(answer.get("line") or 0)
-            raise self._failed(f"{kind} in line {line}" if line else f"{kind}, outside its lines")
+            kind, line = str(answer["error"]), answer.get("line")
+            kind = kind if kind in _TOLD else "an exception"
+            within = isinstance(line, int) and 0 < line <= self._lines
+            raise self._failed(f"{kind} in line {line}" if within else f"{kind}, outside its lines")
 
     def _failed(self, what: str) -> JobFailed:
         return JobFailed(

@@ -102,7 +102,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             lines = bench.lines
             if metric is not None:
                 named = config.table.metric or ""
-                lines = [_with_own(one, metric, named, task.expected, rows) for one in lines]
+                lines = [_with_own(one, metric, named, task.expected, rows, files["metric"]) for one in lines]
                 theirs = [name for line in lines for name in line.scored.columns if name.startswith("own")]
                 primary = theirs[0] if theirs else primary
                 if not theirs:
@@ -392,7 +392,7 @@ def _device_seconds(adapter: Any) -> float | None:
 
 
 def _with_own(
-    line: Measured, metric: Confined, name: str, expected: Sequence[str], rows: Sequence[Row]
+    line: Measured, metric: Confined, name: str, expected: Sequence[str], rows: Sequence[Row], source: bytes
 ) -> Measured:
-    columns = own.columns(metric, name, line.answers, expected, rows)
+    columns = own.columns(metric, name, line.answers, expected, rows, source)
     return replace(line, scored=Scored({**columns, **line.scored.columns}, line.scored.said))
