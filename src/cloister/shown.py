@@ -66,6 +66,11 @@ def size(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def figure(value: float, digits: int = 4) -> str:
+    """So many digits that count, and of a large number all before the point: 189.9, 12346, 0.0002."""
+    return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as `1h02m`, `3m05s` or `12s`; `?` where there is no estimate. What is overdue has none left."""
     if seconds is None or not math.isfinite(seconds):
@@ -125,5 +130,5 @@ def describe(job: Job) -> str:
         parts.append(str(job.device))
     for name, words in MEASURED.items():
         if name in job.metrics:
-            parts.append(f"{words} {job.metrics[name]:.4g}")
+            parts.append(f"{words} {figure(job.metrics[name])}")
     return visible(" · ".join(parts), limit=LONGEST)

@@ -55,4 +55,4 @@ def test_what_this_account_may_not_see_is_shown_by_its_id() -> None:
     def denied(reference: str) -> None:
         raise Denied("not for you")
 
-    assert run_shown._named(denied, "ds-1") == "ds-1"  # type: ignore[arg-type]
+    assert run_shown.named(denied, "ds-1") == "ds-1"  # type: ignore[arg-type]

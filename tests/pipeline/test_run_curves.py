@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import struct
 from pathlib import Path
 from xml.etree import ElementTree
@@ -42,6 +43,7 @@ def test_it_is_drawn_compared_and_written_out(shell: Shell, tmp_path: Path) -> N
     assert "learning_rate" in told
     compared = shell("run", "compare", "first", "first").stdout
     assert "Both were set alike." in compared and "tuned exact match" in compared
+    assert re.search(r"peak memory +\d+\.\d MiB", compared)
 
     svg = tmp_path / "curve.svg"
     shell("run", "curve", "first", "--out", str(svg))

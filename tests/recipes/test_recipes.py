@@ -6,6 +6,7 @@ import contextlib
 import re
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from cloister.api import RunRequest, TrainConfig
 from cloister.errors import InvalidInput, NotFound
 from cloister.recipes import PRESETS, parse_run_file, preset_text, run_file_text
 from cloister.recipes.axolotl import translate
+from cloister.training.optimizer import AdapterOptimizer
 
 RECIPE = """
 base_model: some/model-8B
@@ -145,7 +147,7 @@ def test_a_recipe_is_translated_and_what_is_left_is_told() -> None:
             "epochs": 2,
             "max_steps": 200,
             "warmup_ratio": 0.1,
-            "optimizer": "paged_adamw_8bit",
+            "optimizer": "auto",
             "lr_scheduler": "linear",
             "learning_rate": 1e-4,
             "loss_on": "all",
@@ -162,6 +164,15 @@ def test_a_recipe_is_translated_and_what_is_left_is_told() -> None:
     }
     assert found.dropped == ["flash_attention"]
     assert "--holdout 0.1" in " ".join(found.next_steps)
+
+
+@pytest.mark.parametrize("optimizer", ["paged_adamw_8bit", "adamw_bnb_8bit", "adamw_8bit"])
+def test_an_optimizer_in_8_bits_can_be_started_with_and_without_a_gpu(optimizer: str) -> None:
+    found = translate(f"base_model: m\nadapter: qlora\noptimizer: {optimizer}".encode(), "a.yaml")
+    train = parse_run_file(found.text(name="a").encode(), "t").train_config()
+    parameter = [torch.nn.Parameter(torch.zeros(2))]
+    AdapterOptimizer(parameter, train, torch.device("cpu"))
+    assert "optimizer" not in {key for key, _ in found.left}
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,23 @@ import typer
 from cloister.cli.output import (
     JsonFlag,
     describe,
+    duration,
+    figure,
     flattened,
     print_json,
     print_table,
     say,
+    size,
     standing,
     visible,
     warn_of,
 )
+from cloister.cli.run_shown import named
 from cloister.cli.session import connect
 
 if TYPE_CHECKING:
     from cloister.api import Curve, Run
+    from cloister.client import Client
 
 SHOWN = ("loss", "holdout_loss")
 HEIGHT = 18
@@ -97,6 +102,7 @@ def compare(
     with connect() as client:
         runs = [client.run(first), client.run(second)]
         curves = [client.run_curve(run.run_id, most=WHOLE if out or json else 2000) for run in runs]
+        told = [_outside(client, run) for run in runs]
     settings, results = _settings(*runs), _results(*runs)
     if json:
         print_json(
@@ -111,12 +117,18 @@ def compare(
     heads = ("", *(run.name for run in runs))
     print_table(
         heads,
-        [(name, _shown(a), _shown(b)) for name, a, b in settings if a != b],
+        [
+            (name, *(each.get(name, _shown(value)) for each, value in zip(told, pair, strict=True)))
+            for name, *pair in settings
+            if pair[0] != pair[1]
+        ],
         empty="Both were set alike.",
     )
     print()
     print_table(
-        heads, [(name, _shown(a), _shown(b)) for name, a, b in results], empty="Neither has a result."
+        heads,
+        [(_TITLES.get(name, name), _shown(a, name), _shown(b, name)) for name, a, b in results],
+        empty="Neither has a result.",
     )
     for run in runs:
         warn_of(run)
@@ -132,7 +144,7 @@ def compare(
         say(f"{visible(str(out))} is written.")
     else:
         print()
-        _draw(drawn, names)
+        _draw(drawn, names, of_which=True)
 
 
 def _settings(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
@@ -153,6 +165,16 @@ def _flat(run: Run) -> dict[str, Any]:
     }
 
 
+def _outside(client: Client, run: Run) -> dict[str, str]:
+    """What a run was made of, by name."""
+    found = {"dataset": named(client.dataset, run.dataset), "base": named(client.base, run.base)}
+    if run.holdout is not None:
+        found["holdout"] = named(client.dataset, run.holdout)
+    if run.from_run is not None:
+        found["from run"] = named(client.run, run.from_run)
+    return found
+
+
 def _results(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
     left, right = _outcome(a), _outcome(b)
     return [(name, left.get(name), right.get(name)) for name in dict.fromkeys([*left, *right])]
@@ -160,7 +182,8 @@ def _results(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
 
 def _outcome(run: Run) -> dict[str, Any]:
     result = run.train_job.result
-    found: dict[str, Any] = {"state": describe(standing(run))}
+    job = standing(run)
+    found: dict[str, Any] = {"state": describe(job.model_copy(update={"metrics": {}}))}  # they stand below
     found |= {name.replace("_", " "): result[name] for name in _TOLD if name in result}
     for side in ("base", "tuned"):
         scores = (run.evaluation or {}).get(side) or {}
@@ -180,10 +203,18 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shown(value: object) -> str:
+_TITLES = {"peak bytes": "peak memory", "seconds": "time"}
+
+
+def _shown(value: object, name: str = "") -> str:
+    """In its unit, where the name of a result says one."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if name == "peak bytes" and isinstance(value, int):
+        return size(value)
+    if name == "seconds" and isinstance(value, int | float):
+        return duration(value)
+    return figure(value) if isinstance(value, float) else str(value)
 
 
 def _all_names(found: Curve) -> list[str]:
@@ -206,8 +237,8 @@ def _series(found: Curve, name: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in told], [value for _, value in told]
 
 
-def _draw(curves: Sequence[Curve], names: Sequence[str]) -> None:
-    """Braille on a terminal that draws it; plain marks where standard output is no terminal."""
+def _draw(curves: Sequence[Curve], names: Sequence[str], *, of_which: bool = False) -> None:
+    """Braille on a terminal that draws it; plain marks where standard output is no terminal. `of_which`: say whose."""
     import os
     import shutil
 
@@ -229,7 +260,7 @@ def _draw(curves: Sequence[Curve], names: Sequence[str]) -> None:
         steps, values = _series(found, name)
         if not steps:
             continue
-        label = f"{found.name} {name}" if len(curves) > 1 else name
+        label = f"{found.name} {name}" if of_which else name
         options: dict[str, Any] = {"label": visible(label), "marker": markers[number % 4]}
         if colours[number % 4]:
             options["color"] = colours[number % 4]

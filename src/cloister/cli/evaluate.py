@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cloister.cli.output import JsonFlag, print_json, print_table, say, visible, warn_of
+from cloister.cli.output import JsonFlag, print_json, print_table, say, tell, visible, warn_of
 from cloister.cli.receiving import received, write_new
 from cloister.cli.session import connect, watch
 from cloister.errors import Denied, InvalidInput, NotFound
@@ -259,11 +259,11 @@ def print_evaluation(run: Run, names: Mapping[str, Any] | None = None) -> None:
             print_table(heading, cells, empty="")
             print()
     for note in full.get("notes", ()):
-        print(f"note: {note}")
-    print(f"note: times, and what is reckoned from them, are of {table.timed_with}, not of vLLM")
-    print(HEADLINES[verdict.advice])
+        tell(f"note: {note}")
+    tell(f"note: times, and what is reckoned from them, are of {table.timed_with}, not of vLLM")
+    tell(HEADLINES[verdict.advice])
     for sentence in verdict.sentences:
-        print(sentence)
+        tell(sentence)
 
 
 def _full(run: Run) -> tuple[Any, Any, dict[str, Any]]:

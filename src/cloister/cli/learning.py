@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
+from cloister.cli.output import JsonFlag, print_json, print_table, say, tell, visible
 from cloister.cli.session import connect
 from cloister.errors import ApprovalNeeded, Conflict, InvalidInput, NotFound
 
@@ -293,7 +293,7 @@ def _print(found: dict[str, Any]) -> None:
             f"Of {sum(line['asked'] for line in found['sizes'])} runs {to_come} have no result: `cloister run list`."
         )
     for sentence in found["sentences"]:
-        print(sentence)
+        tell(sentence)
 
 
 def _shown(interval: dict[str, float | None] | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloister.shown import describe, duration, moment, size, standing, visible, went_wrong
+from cloister.shown import describe, duration, figure, moment, size, standing, visible, went_wrong
 
 if TYPE_CHECKING:
     from cloister.api import Job, Run
@@ -19,12 +20,14 @@ __all__ = [
     "Live",
     "describe",
     "duration",
+    "figure",
     "moment",
     "print_json",
     "print_table",
     "say",
     "size",
     "standing",
+    "tell",
     "visible",
     "warn_of",
 ]
@@ -105,6 +108,19 @@ def _blocks(widths: Sequence[int], least: int, room: int) -> list[Sequence[int]]
         blocks[-1].append(at)
         taken += BETWEEN + width
     return list(blocks)
+
+
+def tell(text: str) -> None:
+    """A sentence of a result, on standard output: on a terminal wrapped between words, a `command` in one piece."""
+    if sys.stdout.isatty():
+        import shutil
+        import textwrap
+
+        kept = re.sub(r"`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+        room = shutil.get_terminal_size((80, 24)).columns
+        lines = textwrap.wrap(kept, room, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
+    print(text)
 
 
 def say(text: str) -> None:

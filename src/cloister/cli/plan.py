@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cloister.cli.output import JsonFlag, duration, print_json, print_table, say, size, visible
+from cloister.cli.output import JsonFlag, duration, figure, print_json, print_table, say, size, visible
 from cloister.cli.run_files import Measuring, Setting
 from cloister.cli.session import connect
 
@@ -100,7 +100,7 @@ def _print(plan: RunPlan, counting: str | None = None) -> None:
         basis = _basis(plan.measuring_measured, "by evaluations on this machine")
         rows.append(("measuring", duration(plan.measuring_seconds), f"after training, {basis}"))
     if plan.energy_kwh is not None:
-        rows.append(("energy", f"{plan.energy_kwh:.3g} kWh", ""))
+        rows.append(("energy", f"{figure(plan.energy_kwh, 3)} kWh", ""))
     if plan.money is not None:
         staff = f"{plan.staff_money:.2f} of it for people's hours on the data" if plan.staff_money else ""
         rows.append(("cost", f"{plan.money:.2f} {plan.currency}", staff))

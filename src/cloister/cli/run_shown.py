@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cloister.cli.output import describe, duration, print_table, say, visible
+from cloister.cli import output
+from cloister.cli.output import describe, duration, print_table, say, tell, visible
 from cloister.errors import CloisterError
 
 if TYPE_CHECKING:
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 def print_run(client: Client, run: Run) -> None:
     """All of it. Datasets and base by name, as far as this account may see them."""
     settings = run.train.model_dump()
-    holdout = [] if run.holdout is None else [("hold-out", _named(client.dataset, run.holdout))]
+    holdout = [] if run.holdout is None else [("hold-out", named(client.dataset, run.holdout))]
     print_table(
         ("", ""),
         [
             ("run", f"{run.name} ({run.run_id})"),
-            ("dataset", _named(client.dataset, run.dataset)),
+            ("dataset", named(client.dataset, run.dataset)),
             *holdout,
-            ("base", _named(client.base, run.base)),
+            ("base", named(client.base, run.base)),
             ("adapter", run.adapter or "-"),
             ("training", describe(run.train_job)),
             ("device", (run.train_job.device or "-").replace(",", ", ")),
@@ -71,16 +72,16 @@ def print_outcome(run: Run) -> None:
     full = run.evaluation.get("full")
     if full is not None:
         for sentence in full["verdict"]["sentences"]:
-            print(sentence)
+            tell(sentence)
         say(f"The whole table: `cloister evaluate show {visible(run.name)}`.")
 
 
 def number(value: object) -> str:
     """A figure in four digits; a dash where there is none."""
-    return f"{value:.4g}" if isinstance(value, int | float) else "-"
+    return output.figure(value) if isinstance(value, int | float) else "-"
 
 
-def _named(find: Callable[[str], StoredObject], reference: str) -> str:
+def named(find: Callable[[str], StoredObject | Run], reference: str) -> str:
     """An object's name beside its id; the id alone where it is gone, or not for this account to see."""
     try:
         return f"{find(reference).name} ({reference})"

@@ -12,7 +12,7 @@ from rich.text import Text
 from cloister.console.asking import checked, given
 from cloister.console.paint import bar, facts, outside, stack, state, styled
 from cloister.console.screens.dialogs import Field
-from cloister.shown import duration, size
+from cloister.shown import duration, figure, size
 
 if TYPE_CHECKING:
     from cloister.api import PlanRequest, RunPlan, RunRequest
@@ -134,7 +134,7 @@ def expected(plan: RunPlan) -> Text:
     time = f"{span}, {_basis(plan.time_measured)}; {plan.steps:,} steps"
     after = f"{duration(plan.measuring_seconds)}, {_basis(plan.measuring_measured)}; once trained"
     costs = [] if plan.money is None else [f"{plan.money:.2f} {plan.currency}"]
-    costs += [] if plan.energy_kwh is None else [f"{plan.energy_kwh:.3g} kWh"]
+    costs += [] if plan.energy_kwh is None else [f"{figure(plan.energy_kwh, 3)} kWh"]
     advice = [
         (
             "change",

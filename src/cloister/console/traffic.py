@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cloister.console.paint import COLOURS, ago, bar, facts, styled
 from cloister.errors import CloisterError
-from cloister.shown import moment
+from cloister.shown import figure, moment
 
 if TYPE_CHECKING:
     from cloister.api import EngineLoad, LedgerEntry, LedgerMatches
@@ -123,10 +123,10 @@ def told(traffic: Traffic | None) -> Text:
     return facts(
         [
             ("in 5 minutes", f"{'more than ' if traffic.at_least else ''}{traffic.requests}"),
-            ("a second", f"{traffic.per_s:.2g}"),
+            ("a second", f"{figure(traffic.per_s, 2)}"),
             ("half took", f"{traffic.median_s:.2f} s at most"),
             ("95 in 100", f"{traffic.slow_s:.2f} s at most"),
-            ("tokens/s", f"{traffic.tokens_per_s:.3g}"),
+            ("tokens/s", f"{figure(traffic.tokens_per_s, 3)}"),
             ("failed", failed),
         ]
     )

@@ -217,7 +217,7 @@ def _warmup_steps(found: Translation, value: Any, recipe: dict[str, Any]) -> Non
 
 def _optimizer(found: Translation, value: Any, recipe: dict[str, Any]) -> None:
     if value in ("paged_adamw_8bit", "adamw_bnb_8bit", "adamw_8bit"):
-        found.train["optimizer"] = "paged_adamw_8bit"
+        found.train["optimizer"] = "auto"  # the same on a GPU, and where there is none it can be started too
     elif str(value).startswith(("adamw_torch", "adamw_hf", "adamw_apex_fused")):
         found.train["optimizer"] = "adamw"
     else:

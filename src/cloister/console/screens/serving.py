@@ -18,7 +18,7 @@ from cloister.console.screens.chat import ChatPane
 from cloister.console.screens.place import ListPlace, bindings
 from cloister.console.traffic import Traffic, cached, count, read_now, told, told_load
 from cloister.console.widgets.rows import Line
-from cloister.shown import duration, moment
+from cloister.shown import duration, figure, moment
 
 if TYPE_CHECKING:
     from cloister.api import Deployment, EngineLoad, LedgerMatches
@@ -212,7 +212,11 @@ class ServingPlace(ListPlace):
 def _figures(traffic: Traffic | None) -> tuple[Text, Text, Text]:
     if traffic is None:
         return Text("-", "dim"), Text("-", "dim"), Text("-", "dim")
-    return Text(f"{traffic.per_s:.2g}"), Text(f"{traffic.slow_s:.1f} s"), Text(f"{traffic.tokens_per_s:.3g}")
+    return (
+        Text(figure(traffic.per_s, 2)),
+        Text(f"{traffic.slow_s:.1f} s"),
+        Text(figure(traffic.tokens_per_s, 3)),
+    )
 
 
 PLACE = ServingPlace
