@@ -33,7 +33,14 @@ RUNS: list[dict[str, Any]] = [
     {"base": "small", "rows": 16, "length": 512},
     {"base": "small", "rows": 2, "length": 2048, "answer": 0.9},
     {"base": "small", "rows": 8, "length": 512, "gradient_checkpointing": True},
-    {"base": "small", "rows": 4, "length": 256, "lora": {"rank": 128, "alpha": 128}},
+    {
+        "base": "small",
+        "rows": 4,
+        "length": 256,
+        "lora": {"rank": 128, "alpha": 128},
+        "steps": 41,
+        "held_out": True,
+    },
     {"base": "wide", "rows": 4, "length": 256, "answer": 0.9},
     {"base": "wide", "rows": 2, "length": 1024, "answer": 0.1},
     {"base": "deep", "rows": 2, "length": 512},
@@ -114,9 +121,16 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     config.pop("base")
     count, length, answer = config.pop("rows"), config.pop("length"), config.pop("answer", 0.3)
+    steps, held_out = config.pop("steps", 2), config.pop("held_out", False)
     config.setdefault("gradient_checkpointing", False)
     train_config = TrainConfig(
-        batch_size=count, micro_batch_size=count, max_length=length, max_steps=2, epochs=2, **config
+        batch_size=count,
+        micro_batch_size=count,
+        max_length=length,
+        max_steps=steps,
+        epochs=steps,
+        eval_every=10,
+        **config,
     )
     shape = ModelShape.from_details(base_details(Folder(folder)))
     assert shape is not None
@@ -125,10 +139,12 @@ def run(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     rows = [row] * count
     model, tokenizer = load_base(Folder(folder), method=train_config.method)
     model = add_adapter(model, train_config.lora)
-    train(model, tokenizer, RowSource(rows, range(count)), train_config)
+    source = RowSource(rows, range(count))
+    train(model, tokenizer, source, train_config, holdout=source if held_out else None)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     lengths = Lengths(count, count * (length - 4), length - 4, answer, measured=True)
-    parts = training_parts(shape, train_config, lengths, "cpu")
+    tokens = lengths.tokens if held_out else 0
+    parts = training_parts(shape, train_config, lengths, "cpu", held_out=tokens)
     return {
         "peak": peak,
         "plan": sum(part.bytes for part in parts),

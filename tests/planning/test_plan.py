@@ -14,11 +14,12 @@ from cloister.api import EvaluateConfig, LoraConfig, TableConfig, TrainConfig
 from cloister.models.base import base_details
 from cloister.models.files import Folder
 from cloister.planning.lengths import Lengths
-from cloister.planning.memory import GIB, Device, serving_bytes, training_parts
+from cloister.planning.memory import COPIES, COPY_EVERY, GIB, Device, serving_bytes, training_parts
 from cloister.planning.money import Prices, cost_of
 from cloister.planning.plan import Known, Machine, plan_run
 from cloister.planning.shape import ModelShape
 from cloister.planning.time import Seen, looks_of, rate_guessed, steps_of
+from cloister.training import before
 from cloister.training.schedule import plan_schedule
 
 LLAMA_8B = ModelShape(
@@ -65,6 +66,29 @@ def test_a_base_imported_before_shapes_were_kept_has_none() -> None:
 def test_steps_are_those_of_the_schedule(rows: int, batch: int, epochs: float, most: int | None) -> None:
     config = TrainConfig(batch_size=batch, epochs=epochs, max_steps=most)
     assert steps_of(config, rows) == plan_schedule(config, math.ceil(rows / batch)).total_steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "held_out", "copies"),
+    [(400, 0, 0), (10, 9, 1), (20, 9, 2), (39, 9, 2), (40, 9, 3), (400, 9, 3)],
+)
+def test_copies_of_the_adapter_are_counted_where_they_lie(steps: int, held_out: int, copies: int) -> None:
+    """The best one, and those along the way; what they hold is what a run keeps them as."""
+    config = TrainConfig(max_steps=steps, epochs=100)
+    alone = training_parts(LLAMA_8B, config, LENGTHS, "cpu")
+    parts = training_parts(LLAMA_8B, config, LENGTHS, "cpu", held_out=held_out)
+    adapter = {part.name: part for part in parts}["adapter"]
+    one = 4 * LLAMA_8B.adapter_parameters(config.lora.rank)
+    assert adapter.bytes - {part.name: part for part in alone}["adapter"].bytes == copies * one
+    assert ("cop" in adapter.of) == bool(copies)
+    on_gpu = [training_parts(LLAMA_8B, config, LENGTHS, "cuda", held_out=tokens) for tokens in (0, held_out)]
+    assert on_gpu[0] == on_gpu[1], "there they lie in the host's memory"
+
+
+def test_copies_are_counted_as_a_run_keeps_them() -> None:
+    kept = before.Before(wanted=True)
+    made = [kept.keep(step, dict) or len(kept._copies) for step in range(1, 5 * COPY_EVERY)]
+    assert max(made) == COPIES and made.index(1) + 1 == COPY_EVERY == before.EVERY
 
 
 @pytest.mark.parametrize(

@@ -233,11 +233,22 @@ def _seen(
     if isinstance(peak, int) and isinstance(longest, int) and not result.get("fell_back"):
         passes = max(1.0, config.epochs)
         lengths = Lengths(int(rows / passes), int(tokens / passes), longest, share, measured=True)
-        parts = training_parts(shape, config, lengths, machine.device)
+        held_out = round(_held_out(session, run) * tokens / rows)
+        parts = training_parts(shape, config, lengths, machine.device, held_out=held_out)
         # Of a GPU torch tells what it holds itself, which what CUDA takes for the process is no part of.
         beside = sum(part.bytes for part in parts if part.name == "process" and kind == "cuda")
         ratio = (peak + beside) / sum(part.bytes for part in parts)
     yield seen, ratio
+
+
+def _held_out(session: Session, run: RunRow) -> int:
+    """Rows that a finished run was measured on while it learnt; 0 where they are gone."""
+    found = session.scalars(
+        select(ObjectRow)
+        .where(ObjectRow.object_id == (run.holdout or run.dataset))
+        .order_by(ObjectRow.version.desc())
+    ).first()
+    return 0 if found is None else int(found.counts.get("rows" if run.holdout else "holdout_rows", 0))
 
 
 def _evaluated(session: Session, base: ObjectRow, machine: Machine, asked: EvaluateConfig) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Literal
 from cloister.api import TrainConfig
 from cloister.planning.lengths import Lengths
 from cloister.planning.shape import ModelShape
+from cloister.planning.time import steps_of
 
 Device = Literal["cpu", "cuda"]
 PartName = Literal["process", "rows", "weights", "adapter", "optimizer", "activations", "logits", "overhead"]
@@ -33,6 +34,10 @@ POSITION_STEP = 64
 takes longer than they run."""
 
 
+COPY_EVERY, COPIES = 20, 2
+"""The adapter is copied every so many steps, and the last of these copies are kept, see `training.before`."""
+
+
 def head_chunk(vocabulary: int) -> int:
     """How many positions go through an output head of so many tokens at once."""
     return min(CHUNK, max(POSITION_STEP, CHUNK_LOGITS // vocabulary // POSITION_STEP * POSITION_STEP))
@@ -50,7 +55,8 @@ class Part:
 def training_parts(
     shape: ModelShape, config: TrainConfig, lengths: Lengths, device: Device, *, held_out: int = 0
 ) -> tuple[Part, ...]:
-    """What one process of a run takes at its peak, part by part. Of the hold-out there are `held_out` tokens."""
+    """What one process of a run takes at its peak, part by part. Of the hold-out there are `held_out` tokens; where
+    there are some, the best adapter is kept beside the one that learns, and copies along the way."""
     rows = min(config.micro_batch_size, config.batch_size)
     longest = min(lengths.longest, config.max_length)
     tokens = rows * longest
@@ -68,6 +74,9 @@ def training_parts(
     moments = "two moments a parameter, of 8 bits" if paged else "two moments a parameter"
     seen = ", recomputed" if recomputed else f" through {shape.layers} layers"
     kept_tokens = lengths.tokens + held_out
+    copies = 1 + min(COPIES, steps_of(config, lengths.rows) // COPY_EVERY) if held_out else 0
+    copies = copies if device == "cpu" else 0  # beside a GPU they lie in the host's memory
+    kept_too = f", {copies} cop{'y' if copies == 1 else 'ies'}" if copies else ""
     rows_part = Part("rows", BYTES_A_TOKEN * kept_tokens, f"{kept_tokens} tokens, {BYTES_A_TOKEN} bytes each")
     return (
         Part("process", _PROCESS[device], "Python, torch and its kernels"),
@@ -77,7 +86,11 @@ def training_parts(
             round(weights),
             f"{_counted(shape.parameters)} parameters, layers in {bits} bits",
         ),
-        Part("adapter", adapter * 8, f"{_counted(adapter)} parameters and their gradients"),
+        Part(
+            "adapter",
+            adapter * (8 + 4 * copies),
+            f"{_counted(adapter)} parameters and their gradients{kept_too}",
+        ),
         Part("optimizer", adapter * (2 if paged else 8), moments),
         Part("activations", round(activations), f"{rows} x {longest} tokens{seen}"),
         Part(
