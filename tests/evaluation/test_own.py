@@ -7,7 +7,7 @@ import pytest
 
 from cloister.datasets.rows import Message, Row
 from cloister.errors import JobFailed
-from cloister.evaluation.own import columns
+from cloister.evaluation.own import columns, deciding
 from cloister.evaluation.statistics import Floats
 from cloister.sandbox.confine import Confined
 
@@ -36,3 +36,13 @@ def test_a_name_that_is_not_written_in_the_file_is_refused(body: str) -> None:
     with pytest.raises(JobFailed) as caught:
         measured(body)
     assert "secret" not in str(caught.value) and "each written in its file" in str(caught.value.remedy)
+
+
+def test_the_first_column_that_compares_decides() -> None:
+    none, some, left = np.array([np.nan, np.nan]), np.array([1.0, np.nan]), np.array([np.nan, 2.0])
+    usual = {"exact_match": np.ones(2)}
+    assert deciding({"own.a": none, "own.b": some, **usual}, [{"own.a": some, "own.b": some}]) == "own.b"
+    assert deciding({"own.a": some}, [{"own.a": none}, {"own.a": some}]) == "own.a"
+    for tuned, other in ((none, some), (some, left), (some, none)):
+        assert deciding({"own": tuned, **usual}, [{"own": other, **usual}]) is None
+    assert deciding({"own.a": some}, [usual]) is None

@@ -43,7 +43,7 @@ def test_it_is_drawn_compared_and_written_out(shell: Shell, tmp_path: Path) -> N
     assert "learning_rate" in told
     compared = shell("run", "compare", "first", "first").stdout
     assert "Both were set alike." in compared and "tuned exact match" in compared
-    assert re.search(r"peak memory +\d+\.\d MiB", compared)
+    assert re.search(r"peak memory +\d+\.\d [MG]iB", compared)
 
     svg = tmp_path / "curve.svg"
     shell("run", "curve", "first", "--out", str(svg))

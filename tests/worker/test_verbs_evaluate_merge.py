@@ -266,7 +266,8 @@ def test_answers_have_room_for_the_longest_expected_one_or_it_is_told(
     few = {"few_shot": 0, "retrieve": 0, "alike_rows": 0}
     for most, limit in ((None, 21), (3, 3)):
         out, seen = worker_jobs.output(tmp_path, "evaluation", "ev"), Recorder()
-        job = table_job(stored, run, out, {"metric": b"def metric(*a): return {}"}, metric="metric", **few)
+        silent = b"def metric(*a): return " + (b"{}" if most else b"float('nan')")
+        job = table_job(stored, run, out, {"metric": silent}, metric="metric", **few)
         changed = job.config | {"max_rows": 6, "max_new_tokens": most}
         job = job.model_copy(update={"inputs": inputs(stored, run), "config": changed})
         full = evaluate.run(job, seen)["full"]
@@ -274,6 +275,7 @@ def test_answers_have_room_for_the_longest_expected_one_or_it_is_told(
         told = "Answers are cut off at 3 tokens, and the longest expected one has 5."
         assert (told in full["notes"]) == (("warning", told) in seen.noticed) == (most == 3)
         assert full["table"]["primary"] == "accuracy" and any("gave no number" in n for n in full["notes"])
+        assert full["verdict"]["against"] == "base", "it says against what"
 
 
 def test_the_loss_is_of_what_the_run_learnt(stored: Any, tmp_path: Path) -> None:

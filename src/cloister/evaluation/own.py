@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,13 @@ def columns(
             if isinstance(one, int | float) and math.isfinite(one):
                 found[key][number] = float(one)
     return {key: np.array(numbers) for key, numbers in found.items()}
+
+
+def deciding(tuned: Mapping[str, Floats], others: Sequence[Mapping[str, Floats]]) -> str | None:
+    """The first of its columns by which the tuned model can be set against another line, on one row at least."""
+    own = [name for name in tuned if name.startswith("own")]
+    gains = ((name, tuned[name] - other[name]) for name in own for other in others if name in other)
+    return next((name for name, gained in gains if not np.isnan(gained).all()), None)
 
 
 def _turn(turn: Message) -> dict[str, Any]:

@@ -103,10 +103,15 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             if metric is not None:
                 named = config.table.metric or ""
                 lines = [_with_own(one, metric, named, task.expected, rows, files["metric"]) for one in lines]
-                theirs = [name for line in lines for name in line.scored.columns if name.startswith("own")]
-                primary = theirs[0] if theirs else primary
-                if not theirs:
-                    bench.notes.append("The metric gave no number for any answer: the usual figure decides.")
+                tuned_line = next(line for line in lines if line.name == table.TUNED)
+                others = [line.scored.columns for line in lines if line is not tuned_line]
+                deciding = own.deciding(tuned_line.scored.columns, others)
+                primary = deciding or primary
+                if deciding is None:
+                    bench.notes.append(
+                        "The metric gave no number by which the tuned model can be set against another line: the usual "
+                        "figure decides."
+                    )
             columns, positions = answered.groups(rows)
             if len(columns) < len({name for row in rows for name in row.groups}):
                 bench.notes.append(f"A column with more than {answered.MOST_GROUPS} groups was left out.")
