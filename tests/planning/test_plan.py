@@ -280,3 +280,25 @@ def test_what_would_refuse_the_run_is_told_before_it_waits() -> None:
     assert "no hold-out" in patient
     paged = TrainConfig(max_length=2048, optimizer="paged_adamw_8bit")
     assert len(notes(paged)) == 1 and notes(paged, Machine("cuda", 24 * GIB, 8, gpu="NVIDIA L4")) == []
+
+
+@pytest.mark.parametrize(
+    ("longest", "measured", "max_length", "said"),
+    [
+        (4096, False, 4096, "Rows may have up to 4096 tokens"),
+        (1500, True, 4096, "Rows have up to 1500 tokens"),
+        (1024, True, 4096, None),
+        (4096, False, 1024, None),
+    ],
+)
+def test_rows_beyond_the_base_models_context_are_told(
+    longest: int, measured: bool, max_length: int, said: str | None
+) -> None:
+    lengths = Lengths(100, 40_000, longest, 0.4, measured)
+    settings = TrainConfig(max_length=max_length)
+    found = plan_run(LLAMA_8B, settings, lengths, lengths, CPU, Known(), Prices(), context=1024)
+    told = [note for note in found.notes if "context" in note]
+    assert [note.startswith(said or "-") for note in told] == ([True] if said else [])
+    assert not found.refused
+    unknown = plan_run(LLAMA_8B, settings, lengths, lengths, CPU, Known(), Prices())
+    assert not any("context" in note for note in unknown.notes)

@@ -58,7 +58,7 @@ class RunPlans:
         with self._state.read() as session:
             base = find(session, ObjectKind.BASE, request.base)
             dataset = find(session, ObjectKind.DATASET, request.dataset)
-            shape = _shape(base)
+            shape, context = _shape(base), base.details.get("context_length")
             train, holdout = _lengths(session, dataset, base, request.train)
             evaluate = request.evaluate
             if request.holdout is not None:
@@ -71,7 +71,9 @@ class RunPlans:
                 known = replace(known, evaluations=_evaluated(session, base, machine, evaluate))
             warned = _went_wrong(session, dataset, base, request.train)
         prices = self._settings.prices.planned
-        found = plan_run(shape, request.train, train, holdout, machine, known, prices, evaluate)
+        found = plan_run(
+            shape, request.train, train, holdout, machine, known, prices, evaluate, context=context
+        )
         return found if warned is None else found.model_copy(update={"notes": [*found.notes, warned]})
 
     def _machine(self, count: int) -> Machine:

@@ -77,7 +77,10 @@ def curve(
     if mlflow is not None:
         from cloister.cli.trackers import write_mlflow
 
-        say(f"{visible(str(write_mlflow(mlflow, run, found)))} is written.")
+        say(
+            f"{visible(str(write_mlflow(mlflow, run, found)))} is written. MLflow 3 reads such a folder with "
+            "MLFLOW_ALLOW_FILE_STORE=true, or takes it into its database: `mlflow migrate-filestore`."
+        )
     if out is not None:
         _write_out(out, [found], names, force=force)
         say(f"{visible(str(out))} is written.")

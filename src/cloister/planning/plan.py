@@ -65,11 +65,14 @@ def plan_run(
     known: Known,
     prices: Prices,
     evaluate: EvaluateConfig | None = None,
+    *,
+    context: int | None = None,
 ) -> RunPlan:
     """The plan, with `evaluate` also of what is measured after training. Nothing is refused here: what does not fit is
-    said, with what would."""
+    said, with what would. `context` is how many positions the base model knows, where that is known."""
     correction = _median(known.peaks)
     refusals = list(_refusals(config, train, holdout, machine))
+    doubts = [*_doubts(config), *_beyond(config, train, holdout, context)]
     train, holdout = train.windowed(config.max_length), holdout.windowed(config.max_length)
     parts = training_parts(shape, config, train, machine.device, held_out=holdout.tokens)
     memory = round(_together(config, machine) * sum(part.bytes for part in parts) * (correction or 1.0))
@@ -104,7 +107,7 @@ def plan_run(
         currency=cost.currency,
         serve=ServePlan(memory=served, available=machine.memory, fits=served <= machine.memory),
         refused=bool(refusals),
-        notes=[*refusals, *_doubts(config), *_beside(config, train, holdout, machine)],
+        notes=[*refusals, *doubts, *_beside(config, train, holdout, machine)],
     )
 
 
@@ -130,6 +133,17 @@ def _doubts(config: TrainConfig) -> Iterator[str]:
         yield (
             f"A learning rate of {config.learning_rate:g} is far above what adapters take (0.00001 to 0.001): the "
             "run may lose all that it learns."
+        )
+
+
+def _beyond(config: TrainConfig, train: Lengths, holdout: Lengths, context: int | None) -> Iterator[str]:
+    """That rows go on where the base model knows no positions any more."""
+    longest = min(config.max_length, max(side.longest for side in (train, holdout)))
+    if context is not None and longest > context:
+        have = "have" if train.measured else "may have"
+        yield (
+            f"Rows {have} up to {longest} tokens, and the base model's context is of {context}: it knows no positions "
+            f"beyond, and an engine will serve none. Set max_length to {context}."
         )
 
 
