@@ -26,7 +26,14 @@ SHAPE = {
     "intermediate": 128,
     "linear": [[64, 64, 8], [64, 128, 6]],
 }
-DETAILS = {"layers": 2, "hidden_size": 64, "vocab_size": 262, "parameters": 100_000, "shape": SHAPE}
+DETAILS = {
+    "layers": 2,
+    "hidden_size": 64,
+    "vocab_size": 262,
+    "parameters": 100_000,
+    "shape": SHAPE,
+    "context_length": 1024,
+}
 
 
 def done(world: World, verb: str, seconds: float, config: dict[str, Any], result: dict[str, Any]) -> None:
@@ -78,6 +85,9 @@ async def test_what_was_counted_and_measured_is_taken_from_what_is_alike(world: 
     done(world, "report", 1, {"template": "model"}, reported(1000, 300))
     assert plan().lengths_measured and plan().tokens == 800
     assert plan(loss_on="all").tokens == 7200
+    assert not any("context" in note for note in plan(loss_on="last").notes)
+    (told,) = [note for note in plan(loss_on="last", max_length=2048).notes if "context" in note]
+    assert "may have up to 2048 tokens" in told and "Set max_length to 1024." in told
 
     pair, full = EvaluateConfig(), EvaluateConfig(table=TableConfig())
     assert plan(pair).measuring_seconds > 0 and not plan(pair).measuring_measured
@@ -144,6 +154,9 @@ async def test_a_run_that_was_made_tells_of_texts_and_one_that_fell_back_nothing
     assert plan(max_length=1024).rows == pytest.approx(127_000 / 1023 + 40, rel=0.02)
     trained(world, config, result)
     assert plan().memory_measured
+    assert plan().memory == pytest.approx(1 << 40, rel=0.02), (
+        "it had a hold-out, and copies, as this one will"
+    )
 
 
 @moment
