@@ -102,23 +102,27 @@ def measure(shape: str, variant: str, steps: int) -> dict[str, Any]:
     return {
         "tokens_per_s": round(rate, 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        "mfu": None if peak is None else round(rate * flops_per_token(shape) / (peak * 1e12), 4),
+        "mfu": None if peak is None else round(rate * flops_per_token(shape, made_rows()) / (peak * 1e12), 4),
         "loss": round(loss, 4),
     }
 
 
-def flops_per_token(shape: str) -> float:
+def flops_per_token(shape: str, rows: Any) -> float:
     """Model FLOPs of a token: forward and the gradient of activations through every frozen weight, 4 a parameter.
 
-    The gradient of the weights themselves is the adapter's alone, and left out as it is small; recomputed activations
-    do not count. Causal attention adds 4 · 2 · layers · width · length / 2 (forward twice for the backward).
+    Only what these rows need counts: the head where a token is learnt, attention within a row, and no activation that
+    is computed again. The gradient of the weights themselves is the adapter's alone, and left out as it is small.
+    Causal attention adds 3 · 2 · 2 · layers · width · length / 2: two products forward, twice as much backward.
     """
     kept = shape_of(shape)
     width, inner, layers = kept["hidden_size"], kept["intermediate_size"], kept["num_hidden_layers"]
     heads = kept["num_attention_heads"] * kept["head_dim"]
     keys = kept["num_key_value_heads"] * kept["head_dim"]
-    parameters = layers * (2 * width * heads + 2 * width * keys + 3 * width * inner) + VOCAB * width
-    attention = 3 * 2 * 2 * layers * heads * LENGTH / 2
+    tokens = float(rows.lengths.sum())
+    learnt = float(rows.supervised_counts.sum()) / tokens
+    length = float((rows.lengths**2).sum()) / tokens  # of the row that a token is in
+    parameters = layers * (2 * width * heads + 2 * width * keys + 3 * width * inner) + learnt * VOCAB * width
+    attention = 3 * 2 * 2 * layers * heads * length / 2
     return 4.0 * parameters + attention
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,8 +30,9 @@ from transformers import (
 
 import tiny
 from cloister.api import LoraConfig
+from cloister.models import loss as loss_module
 from cloister.models.adapter import add_adapter
-from cloister.models.loss import supervised_loss
+from cloister.models.loss import liger_loss, supervised_loss
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,
@@ -156,3 +159,15 @@ def test_nothing_supervised_is_nothing() -> None:
     ids, supervised = batch()
     loss = supervised_loss(make("llama"), ids, torch.zeros_like(supervised))
     assert loss.count == 0 and float(loss.nats) == 0.0
+
+
+def test_ligers_loss_is_left_alone_where_its_kernels_would_not_compile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = SimpleNamespace(LigerFusedLinearCrossEntropyLoss=object)
+    monkeypatch.setitem(sys.modules, "liger_kernel", SimpleNamespace(transformers=kernel))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", kernel)
+    monkeypatch.setattr(loss_module.compiler, "missing", lambda: None)
+    assert liger_loss() is object
+    monkeypatch.setattr(loss_module.compiler, "missing", lambda: "a C compiler")
+    assert liger_loss() is None
