@@ -39,6 +39,7 @@ install_locks() {
   local requirements=() name
   for name in "$@"; do requirements+=(-r "deploy/locks/$name.txt"); done
   "$venv/bin/pip" install -qq --no-input --no-deps --require-hashes "${requirements[@]}" && return
+  [ "$backend" = cpu ] || die "the packages of deploy/locks could not be installed. Needed: an index with PyPI's packages."
   say "trying again with PyTorch's own index for the CPU build of torch"
   "$venv/bin/pip" install -qq --no-input --no-deps --require-hashes --extra-index-url "$torch_index" \
     "${requirements[@]}" ||
