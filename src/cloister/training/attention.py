@@ -85,9 +85,7 @@ def _packed(
 ) -> Tensor:
     """Each row by itself. Everything [1, heads, tokens, width]; gives [1, tokens, heads, width]."""
     windowed = window if window is not None and window < borders.longest else None
-    if query.device.type == "cuda" and _flash(
-        query.dtype, query.shape[-1], torch.cuda.get_device_capability(query.device)
-    ):
+    if _by_flash(query):
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
@@ -125,6 +123,13 @@ def _packed(
             piece = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
         pieces.append(piece)
     return torch.cat(pieces, dim=2).transpose(1, 2)
+
+
+def _by_flash(query: Tensor) -> bool:
+    """Whether packed rows go to torch's flash attention."""
+    return query.device.type == "cuda" and _flash(
+        query.dtype, query.shape[-1], torch.cuda.get_device_capability(query.device)
+    )
 
 
 def _flash(dtype: torch.dtype, width: int, capability: tuple[int, int]) -> bool:
