@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import random
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from cloister.evaluation.report import decode_samples
 from cloister.models.load import load_base
 from cloister.sandbox import memory_file
 from cloister.vault import ObjectReader, ObjectWriter
-from cloister.worker.verbs import answered, errors, evaluate, merge, train
+from cloister.worker.verbs import answered, errors, evaluate, measuring, merge, train
 from worker_jobs import Recorder
 
 
@@ -131,6 +134,55 @@ def test_untuned_models_have_room_for_other_words(
     full = evaluate.run(job, Recorder())["full"]
     limits = {line["name"]: line["longest"] for line in full["table"]["lines"]}
     assert limits == {"base": 64, "tuned": 8} and any("of 256 tokens" in note for note in full["notes"])
+
+
+@pytest.fixture
+def tuned_at_the_next_load(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether the tuned model was still in memory, each time that another one was loaded after it."""
+    held: list[weakref.ref[Any]] = []
+    found: list[bool] = []
+    load_tuned = measuring.load_tuned
+
+    def tuned(*arguments: Any) -> Any:
+        made = load_tuned(*arguments)
+        held.extend(
+            weakref.ref(weight) for name, weight in made.model.named_parameters() if "base_layer" in name
+        )
+        return made
+
+    def watched(load: Any) -> Any:
+        def loaded(*arguments: Any, **known: Any) -> Any:
+            found.append(any(weight() is not None for weight in held))
+            return load(*arguments, **known)
+
+        return loaded
+
+    monkeypatch.setattr(measuring, "load_tuned", tuned)
+    monkeypatch.setattr(merge, "load_model", watched(merge.load_model))
+    monkeypatch.setattr(evaluate, "load_base", watched(evaluate.load_base))
+    gc.disable()  # it might come by itself
+    try:
+        yield found
+    finally:
+        gc.enable()
+
+
+def test_the_tuned_model_is_gone_when_a_candidate_is_loaded(
+    stored: Any, run: tuple[Grant, Any], tmp_path: Path, tuned_at_the_next_load: list[bool]
+) -> None:
+    """Memory that holds one of them may not hold both."""
+    out = worker_jobs.output(tmp_path, "model", "md")
+    config = MergeConfig(max_new_tokens=8, min_agreement=0.0, max_loss_gap=10.0)
+    merge.run(worker_jobs.job("merge", config, out, inputs=inputs(stored, run)), Recorder())
+    assert tuned_at_the_next_load == [False, False]
+
+
+def test_the_tuned_model_is_gone_when_a_larger_one_is_loaded(
+    stored: Any, run: tuple[Grant, Any], tmp_path: Path, tuned_at_the_next_load: list[bool]
+) -> None:
+    out = worker_jobs.output(tmp_path, "evaluation", "ev")
+    evaluate.run(table_job(stored, run, out, {}), Recorder())
+    assert tuned_at_the_next_load == [False]
 
 
 def test_errors_are_written_worst_first(stored: Any, run: tuple[Grant, Any], tmp_path: Path) -> None:

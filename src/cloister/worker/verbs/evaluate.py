@@ -274,6 +274,7 @@ class _Bench:
         """Let go of the tuned model's memory."""
         self._peft = None
         self._tuned, self._untuned = replace(self._tuned, model=None), replace(self._untuned, model=None)
+        measuring.let_go()
 
     def general_check(self) -> general.General | None:
         """The shipped questions, before and after."""

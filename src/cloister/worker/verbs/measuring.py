@@ -5,6 +5,7 @@ Knows rows and models; the objects themselves `opening` opens.
 
 from __future__ import annotations
 
+import gc
 import random
 import resource
 from collections import Counter
@@ -119,6 +120,12 @@ def load_tuned(job: JobDocument, base: ObjectReader, adapter: ObjectReader) -> T
     learnt = adapter.manifest.details
     loss_on = learnt.get("loss_on", "assistant")  # older runs did not say: there was no other
     return Tuned(model.eval(), tokenizer, int(learnt["max_length"]), loss_on)
+
+
+def let_go() -> None:
+    """Free the memory of tuned models that are no longer referred to. They refer to themselves, a layer and its fused
+    forward, a 4-bit layer and its weight: only the collector finds them, and it would come when it likes."""
+    gc.collect()
 
 
 def template_of(adapter: ObjectReader) -> str:

@@ -66,6 +66,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
         method = adapter.manifest.details["method"]
         template = _own_template(tuned.tokenizer, adapter)
         del tuned
+        measuring.let_go()
         variants: tuple[Variant, ...] = ("nf4", "pristine") if method == "qlora" else ("pristine",)
         candidates: dict[str, Candidate] = {}
         for variant in variants:
