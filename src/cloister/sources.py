@@ -1,4 +1,4 @@
-"""Opening what a caller names, with the caller's own rights: a model folder as descriptors by name.
+"""Opening what a caller names, with the caller's own rights: a file of rows, a model folder as descriptors by name.
 
 Runs on the client's side, before anything is handed over. Knows which names may belong to a base model
 and which never; it reads no content. Standard library only.
@@ -73,6 +73,33 @@ def refusal_of(name: str) -> tuple[str, str] | None:
         if lowered.endswith(endings):
             return reason, remedy
     return "no base model needs a file of this name", "Leave the file out."
+
+
+def open_source(path: Path, remedy: str) -> int:
+    """A descriptor of what rows are read from: a file, or a pipe. The caller closes it.
+
+    Args:
+        remedy: what to name instead of a folder.
+
+    Raises:
+        InvalidInput: it cannot be opened, or is a folder, or a device, which may never end.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InvalidInput(f"cannot be opened: {error.strerror}", where=str(path)) from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise InvalidInput("is a folder, not a file", where=str(path), remedy=remedy)
+        if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not os.isatty(descriptor)):
+            raise InvalidInput(
+                "is a device, not a file", where=str(path), remedy="Name a file, or pipe its rows in."
+            )
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def open_base_folder(path: str | Path) -> dict[str, int]:

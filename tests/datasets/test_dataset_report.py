@@ -92,6 +92,16 @@ def test_where_only_a_sample_is_followed_counts_are_near_the_truth() -> None:
     assert abs(found.duplicates - 6_000) < 1_200 and abs(found.conflicting_inputs - 4_000) < 900
 
 
+def test_near_duplicates_are_found_where_no_spaces_are_written() -> None:
+    finder = NearFinder()
+    told = "我们需要尽快处理客户的索赔申请并且在三个工作日内给出明确的答复"
+    for number, text in enumerate(
+        (told, told + "，谢谢", "请把新的银行卡寄到我家，旧的那张昨天在火车站丢了，谢谢您的帮助")
+    ):
+        finder.add(number, row(text), TRAIN)
+    assert finder.find().numbers == (1,)
+
+
 def test_near_duplicates_are_found_and_others_are_not() -> None:
     rng = random.Random(3)
     originals = [chatter(rng, 40) for _ in range(300)]

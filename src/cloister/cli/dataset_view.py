@@ -14,6 +14,7 @@ from cloister.cli.receiving import received
 from cloister.cli.session import connect, watch
 from cloister.cli.validation import validated
 from cloister.errors import InvalidInput
+from cloister.sources import open_source
 
 if TYPE_CHECKING:
     from cloister.api import DatasetReport, LengthFigures, PersonalFigures, RowRange
@@ -185,10 +186,7 @@ def derive(
     )
     descriptors = {}
     if corrections is not None:
-        try:
-            descriptors["corrections"] = os.open(corrections, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise InvalidInput(f"cannot be opened: {error.strerror}", where=str(corrections)) from None
+        descriptors["corrections"] = open_source(corrections, "Name the file with the corrections.")
     with connect() as client:
         try:
             job = client.derive(reference, request, descriptors)

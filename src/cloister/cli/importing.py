@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import sys
 import threading
 from pathlib import Path
@@ -213,22 +212,12 @@ def _read_text(path: Path) -> str:
 
 def _opened(sources: Sequence[Path], stack: contextlib.ExitStack) -> list[int]:
     """Descriptors that the stack closes."""
-    from cloister.errors import InvalidInput
+    from cloister.sources import open_source
 
     descriptors: list[int] = []
     for source in sources:
-        try:
-            descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise InvalidInput(f"cannot be opened: {error.strerror}", where=str(source)) from None
-        stack.callback(os.close, descriptor)
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise InvalidInput(
-                "is a folder, not a file",
-                where=str(source),
-                remedy="Name its files, such as FOLDER/*.parquet.",
-            )
-        descriptors.append(descriptor)
+        descriptors.append(open_source(source, "Name its files, such as FOLDER/*.parquet."))
+        stack.callback(os.close, descriptors[-1])
     return descriptors
 
 

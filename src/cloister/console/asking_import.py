@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from cloister.console.remedies import with_keys
 from cloister.console.screens.dialogs import Field
 from cloister.errors import CloisterError, InvalidInput
 from cloister.shown import counted, visible
+from cloister.sources import open_source
 
 if TYPE_CHECKING:
     from cloister.api import DatasetImport, Job
@@ -203,15 +203,8 @@ def import_files(
 
 def _opened(path: Path, opened: contextlib.ExitStack) -> int:
     """A descriptor that the stack closes. Errors: InvalidInput."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InvalidInput(f"cannot be opened: {error.strerror}", where=str(path)) from None
+    descriptor = open_source(path, "Name its files, such as FOLDER/*.csv.")
     opened.callback(os.close, descriptor)
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        raise InvalidInput(
-            "is a folder, not a file", where=str(path), remedy="Name its files, such as FOLDER/*.csv."
-        )
     return descriptor
 
 

@@ -8,6 +8,7 @@ some of the rows. What was looked at is told. Knows rows and sides.
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ SIMILAR = 0.8
 """Estimated Jaccard similarity of two rows' runs of three words, from which they count as near."""
 _SHINGLE = 3
 _MAX_WORDS = 4096
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 
 _TRAIN, _HOLDOUT, _DIFFERS = 1, 2, 4
 
@@ -216,9 +219,11 @@ class NearFinder:
 
 
 def _shingles(row: Row) -> Iterator[bytes]:
-    """Runs of three words of what people and the assistant wrote, without case."""
+    """Runs of three words of what people and the assistant wrote, without case; of three characters where a script
+    puts no spaces between words."""
     texts = [message.content for message in row.messages if message.role != "system"]
-    words = " ".join([*texts, row.text or ""]).casefold().split()[:_MAX_WORDS]
+    said = " ".join([*texts, row.text or ""]).casefold()
+    words = (said if said.isascii() else _UNSPACED.sub(r" \g<0> ", said)).split()[:_MAX_WORDS]
     if len(words) < _SHINGLE:
         if words:
             yield " ".join(words).encode()
