@@ -96,6 +96,17 @@ def test_every_broken_record_is_told_by_its_first_line(bring_in):
     ]
 
 
+@pytest.mark.parametrize("size", [2_000, 300_000])
+def test_a_line_over_the_limit_is_named_by_its_own_number(bring_in, size):
+    """Behind good rows, behind another such line, and first of all; short and longer than a read."""
+    long = b"c" * size + b",x\n"
+    for before, at in ((b"", 2), (b"a,x\n" * 5, 7), (b"a,x\n" * 40_000, 40_002)):
+        table = b"text,category\n" + before + long + long + b"d,x\n"
+        bring_in(table, columns=LABEL, max_row_bytes=1024, max_dropped=2)
+        rule = "longer than 1024 bytes (is a quote never closed?)"
+        assert bring_in.lines() == [f"rows.txt:{at}: row: {rule}", f"rows.txt:{at + 1}: row: {rule}"]
+
+
 def test_a_record_over_the_limit_does_not_take_the_rest_with_it(bring_in):
     table = b'text,category\na,x\n"' + b"line\n" * 1000 + b'",x\nb,x\n' + b"c" * 2000 + b",x\nd,x\n"
     got = bring_in(table, columns=LABEL, max_row_bytes=1024, max_dropped=2000)

@@ -69,6 +69,7 @@ class _Feed:
         number, text = next(self._lines)
         self._next_line = number + 1
         if text is None:
+            self.begins = self.begins if self._used else number
             raise _TooLongError
         if self._used:
             self._used += len(text.encode(errors="surrogateescape"))
