@@ -226,6 +226,18 @@ def test_corrections_come_on_a_descriptor(held: Appliance, tmp_path: Path) -> No
     assert held.client.dataset("mended").counts["rows"] == 9
     out = shell("dataset", "show", "mended", "--rows", "1").stdout
     assert "[assistant] Corrected." in out and "John Taylor the second" in out
+    more = held.client.dataset("more").object_id
+    told = shell("dataset", "show", "mended").stdout
+    assert f"more ({more})" in told.split("made of")[1].splitlines()[0], "of what it was made"
+    assert "made of" not in shell("dataset", "show", "more").stdout
+    shell("dataset", "derive", "more", "--merge", "mended", "--name", "twofold", "--redact")
+    told = shell("dataset", "show", "twofold").stdout
+    assert (
+        "more (" in told
+        and "mended (" in told
+        and "{" not in told
+        and "name " in told.split("personal data")[1]
+    )
 
 
 def test_the_command_line_tells_and_shows(held: Appliance) -> None:

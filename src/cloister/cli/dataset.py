@@ -11,6 +11,7 @@ import typer
 from cloister.cli import dataset_view, learning, rendering, shredding
 from cloister.cli.importing import ClassName, import_
 from cloister.cli.output import JsonFlag, moment, print_json, print_table, say, size, visible
+from cloister.cli.run_shown import named
 from cloister.cli.session import connect, watch
 
 app = typer.Typer(no_args_is_help=True)
@@ -73,6 +74,7 @@ def show(
         return
     with connect() as client:
         stored = client.dataset(reference)
+        parents = [named(client.dataset, parent) for parent in stored.inputs] if not json else []
     if json:
         print_json(stored)
         return
@@ -80,11 +82,21 @@ def show(
         "name": stored.name,
         "id": stored.object_id,
         "class": stored.classification,
+        "made": f"{moment(stored.created_at)} by {stored.created_by}",
+        **({"made of": ", ".join(parents)} if parents else {}),
+        "size": size(stored.sealed_bytes),
         "manifest": stored.manifest_sha256,
         **stored.counts,
-        **{key: value for key, value in stored.details.items() if value != []},
+        **{key: value for key, value in stored.details.items() if value != [] and key != "personal"},
     }
+    if personal := stored.details.get("personal"):
+        facts["personal data"] = _by_type(personal.get("found", personal))
     print_table(("", ""), facts.items(), empty="")
+
+
+def _by_type(found: dict[str, dict[str, int]]) -> str:
+    """How much personal data was found, by type."""
+    return ", ".join(f"{type} {sum(fields.values())}" for type, fields in found.items()) or "none was found"
 
 
 Reference = Annotated[str, typer.Argument(metavar="NAME", help="The dataset's name or id.")]
