@@ -290,6 +290,15 @@ def test_data_about_preferences_is_refused_as_that(bring_in: Importer, name: str
             bring_in(parquet(pa.Table.from_pylist([row])))
 
 
+def test_a_class_that_is_true_or_false_is_no_preference(bring_in: Importer) -> None:
+    spam = {"text": "Win now", "label": True}
+    for source in (json.dumps(spam).encode(), parquet(pa.Table.from_pylist([spam]))):
+        with pytest.raises(InvalidInput, match="`text` and other fields"):
+            bring_in(source)
+        named = bring_in(source, columns=ColumnMap(input="text", label="label"))
+        assert named.reader[0].label == "true"
+
+
 def test_of_preferences_the_wanted_answers_can_be_learnt(bring_in: Importer) -> None:
     pair = {"prompt": ASK.content, "chosen": SAY.content, "rejected": "x"}
     chosen = ColumnMap(input="prompt", output="chosen")

@@ -118,7 +118,8 @@ def _planned(
     groups = given.groups
     if not mapped and not given.messages:
         # Columns that no row needs are not read: where there are turns, or a completion, the two answers are such.
-        known = ["label"] if turns or "completion" in names else names
+        answered = bool(turns) or "completion" in names
+        known = [name for name in names if not answered or name not in ("chosen", "rejected")]
         judged = "label" in names and pa.types.is_boolean(schema.field("label").type)
         refuse_preferences(known, given, judged=judged)
     shape: Shape | None = None

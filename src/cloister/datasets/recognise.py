@@ -117,7 +117,7 @@ def refuse_preferences(names: Collection[str], given: ColumnMap, *, judged: bool
     left = set(names) - {*given.ignore, *given.groups}
     if {"chosen", "rejected"} <= left:
         raise Unreadable(_COMPARED[0], remedy=_COMPARED[1])
-    if judged and "label" in left:
+    if judged and "label" in left and {"completion", "messages", "conversations"} & set(names):
         raise Unreadable(_JUDGED[0], remedy=_JUDGED[1])
 
 
