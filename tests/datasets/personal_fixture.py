@@ -234,7 +234,10 @@ class Maker:
 
     def national_id(self) -> tuple[str, str]:
         form = self.rng.choice(
-            ("de_tax_id", "uk_nhs", "uk_nino", "us_ssn", "fr_nir", "es_nif", "es_nie", "it_fiscal_code")
+            (
+                *("de_tax_id", "de_kvnr", "de_rvnr", "uk_nhs", "uk_nino", "us_ssn"),
+                *("fr_nir", "es_nif", "es_nie", "it_fiscal_code"),
+            )
         )
         below = self.rng.randrange
         if form == "uk_nino":
@@ -243,6 +246,7 @@ class Maker:
         if form == "us_ssn":
             return form, f"{below(100, 665)}-{below(1, 99):02}-{below(1, 9999):04}"
         like = {
+            "de_rvnr": f"{below(10, 90)}070649C103",
             "es_nif": "12345678Z",
             "es_nie": self.pick("X", "Y", "Z") + "1234567A",
             "fr_nir": "184127645108946",
@@ -253,6 +257,8 @@ class Maker:
             value = CHECKED[form](like, below)
         if form == "uk_nhs":
             return form, self.pick(f"{value[:3]} {value[3:6]} {value[6:]}", value)
+        if form == "de_rvnr":
+            return form, self.pick(value, f"{value[:2]} {value[2:8]} {value[8]} {value[9:]}")
         if form == "fr_nir":
             return form, self.pick(
                 value,
@@ -426,6 +432,8 @@ FRAMES: dict[PersonalType, tuple[str, ...]] = {
 
 WORDS = {
     "de_tax_id": ("Steuer-ID", "tax number"),
+    "de_kvnr": ("Versichertennummer", "KVNR"),
+    "de_rvnr": ("Rentenversicherungsnummer", "Sozialversicherungsnummer"),
     "uk_nhs": ("NHS number", "NHS no"),
     "uk_nino": ("National Insurance number", "NINO"),
     "us_ssn": ("SSN", "social security number"),
