@@ -63,7 +63,8 @@ def measure(
     metric: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE.py:FUNCTION", help="A metric of your own: (prediction, expected, row) to a number."
+            metavar="FILE.py:FUNCTION",
+            help="A metric of your own: (prediction, expected, row) to a number, the larger the better.",
         ),
     ] = None,
     glossary: Annotated[
