@@ -156,6 +156,19 @@ def test_two_runs_side_by_side_are_told_apart() -> None:
     assert max(map(len, lines[2:])) <= 76
 
 
+def test_two_runs_side_by_side_say_which_base_and_rows_they_have() -> None:
+    first = long_named().answers["runs"][0]
+    names = {first.base: "a-base-model-" * 4, "bm-2": "another-base-model-" * 3, "ds-2": "held-out"}
+    second = first.model_copy(update={"base": "bm-2", "holdout": "ds-2"})
+    lines = side_by_side(first, second, lambda known: names.get(known, known)).plain.splitlines()
+    (base,) = [line for line in lines if line.lstrip().startswith("base")]
+    assert "a-ba" in base and "anot" in base and max(map(len, lines[2:])) <= 76
+    assert any(re.search("hold-out +- +held-out", line) for line in lines)
+    assert "Only runs on the same hold-out compare." in "\n".join(lines)
+    alike = side_by_side(first, first.model_copy(update={"run_id": "rn-2"})).plain
+    assert "base " not in alike and "Only runs" not in alike
+
+
 def test_a_long_path_hides_no_backups_state() -> None:
     client = Recorded()
     backup = client.answers["backups"][0].model_copy(update={"where": "/mnt/" + "a-long-folder/" * 12})

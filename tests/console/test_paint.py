@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.style import Style
 
-from cloister.console.paint import GLYPHS, facts, hung, marked, outside, stack
+from cloister.console.paint import GLYPHS, facts, hung, marked, number, outside, stack
 from cloister.console.widgets.frame import BANNERS
 
 PALE = {"yellow", "green", "cyan"}
@@ -50,3 +50,8 @@ def test_a_long_fact_goes_on_below_its_value() -> None:
         hung(digest, 24, Console()).plain == "sha  01234567890123\n     45678901234567\n     890123456789\n"
     )
     assert hung(text, 10, Console()).plain == text.plain, "too narrow for two columns"
+
+
+def test_large_figures_are_written_out() -> None:
+    told = [number(one) for one in (0.00012, 189.94, 2710.0, 9999.7, 12345.6, 1234567, None)]
+    assert told == ["0.00012", "189.9", "2710", "10,000", "12,346", "1,234,567", "-"]

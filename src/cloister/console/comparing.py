@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -111,10 +111,19 @@ def result(run: Run) -> Text:
     )
 
 
-def side_by_side(one: Run, other: Run) -> Text:
-    """Two runs: settings that differ, then what was measured."""
+def side_by_side(one: Run, other: Run, name_of: Callable[[str], str] = str) -> Text:
+    """Two runs: what of dataset, base and settings differs, then what was measured. `name_of` an object, by its id."""
     first, second = _flat(one.train.model_dump()), _flat(other.train.model_dump())
-    differ = [(key, str(first[key]), str(second[key])) for key in first if first[key] != second[key]]
+    differ = [
+        (shown, *named([visible(name_of(own)) if own else "-" for own in pair], HEADING))
+        for shown, *pair in (
+            ("dataset", one.dataset, other.dataset),
+            ("hold-out", one.holdout, other.holdout),
+            ("base", one.base, other.base),
+        )
+        if pair[0] != pair[1]
+    ]
+    differ += [(key, str(first[key]), str(second[key])) for key in first if first[key] != second[key]]
     names = named([visible(run.name) for run in (one, other)], HEADING)
     measured = [
         (
@@ -138,7 +147,9 @@ def side_by_side(one: Run, other: Run) -> Text:
             "Measured on held-out rows",
             grid(measured, ("", *names, "")) if measured else styled("not measured", "dim"),
         ),
-        marked("warn", "Only runs on the same hold-out compare.") if one.dataset != other.dataset else "",
+        marked("warn", "Only runs on the same hold-out compare.")
+        if (one.dataset, one.holdout) != (other.dataset, other.holdout)
+        else "",
     )
 
 

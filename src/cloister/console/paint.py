@@ -171,7 +171,8 @@ def stack(*parts: Text | str) -> Text:
 def number(value: object, digits: int = 4) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+    large = isinstance(value, int) or abs(value) >= 10**digits - 0.5
+    return f"{value:,.0f}" if large else f"{value:.{digits}g}"
 
 
 def bar(share: float, width: int = 12) -> str:

@@ -242,7 +242,7 @@ class RunsPlace(ListPlace):
                 f"{run.name} is marked: = on another run compares them." if self._marked else "Unmarked."
             )
         else:
-            self.console.tell("Two runs", side_by_side(marked, run))
+            self.console.tell("Two runs", side_by_side(marked, run, self.console.picture.name_of))
             self._marked = None
         self.show(self.console.picture)
 
