@@ -104,6 +104,27 @@ async def test_what_was_counted_and_measured_is_taken_from_what_is_alike(world: 
     assert world.authority.run_plans._machine(1).watts == 500
 
 
+@moment
+async def test_rows_that_a_report_saw_refused_are_told_before_the_run_is(world: World) -> None:
+    with world.authority.state.change() as change:
+        for row in change.session.scalars(select(ObjectRow)):
+            row.details = DETAILS
+            row.counts = {"rows": 100, "train_rows": 80, "holdout_rows": 20}
+
+    def plan(**train: Any) -> Any:
+        request = PlanRequest(dataset="rows", base="base", evaluate=None, train=TrainConfig(**train))
+        return world.authority.run_plans.plan(request)
+
+    assert not plan().refused
+    rule = "has a system turn that this chat template leaves out, or part of it"
+    done(world, "report", 1, {}, reported(1000, 300) | {"lost": {rule: 7, "is longer than 20 tokens": 9}})
+    found = plan()
+    assert found.refused and f"{rule}: 7 rows" in found.notes[0] and "longer than 20" not in found.notes[0]
+    assert not plan(template="chatml").refused, "rendered otherwise nobody has looked"
+    done(world, "report", 1, {}, reported(1000, 300) | {"lost": {"is longer than 20 tokens": 9}})
+    assert not plan().refused, "the newest report counts"
+
+
 def trained(world: World, config: TrainConfig, result: dict[str, Any]) -> None:
     """A run on `rows` and `base` that is done."""
     done(world, "train", 60, config.model_dump(mode="json"), result)

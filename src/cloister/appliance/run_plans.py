@@ -70,11 +70,13 @@ class RunPlans:
             if evaluate is not None:
                 known = replace(known, evaluations=_evaluated(session, base, machine, evaluate))
             warned = _went_wrong(session, dataset, base, request.train)
+            lost = _lost(session, dataset, base, request.train)
         prices = self._settings.prices.planned
         found = plan_run(
             shape, request.train, train, holdout, machine, known, prices, evaluate, context=context
         )
-        return found if warned is None else found.model_copy(update={"notes": [*found.notes, warned]})
+        notes = [*filter(None, (lost,)), *found.notes, *filter(None, (warned,))]
+        return found.model_copy(update={"notes": notes, "refused": found.refused or lost is not None})
 
     def _machine(self, count: int) -> Machine:
         """The roomiest device that a run may get, without the reserve; of several the least."""
@@ -143,8 +145,36 @@ def _lengths(
     return train, holdout
 
 
+def _lost(session: Session, dataset: ObjectRow, base: ObjectRow, config: TrainConfig) -> str | None:
+    """What the newest report, rendered as the run's rows would be, found that a run refuses; how long a row may be is
+    the run's to say. None where it found nothing, nobody looked, or only some rows are drawn."""
+    for job in _read_alike(session, dataset, base, config):
+        if job.verb != "report" or config.max_rows:
+            continue
+        report = DatasetReport.model_validate(job.result)
+        if report.tokens is None and not report.lost:
+            continue
+        rules = {rule: rows for rule, rows in report.lost.items() if not rule.startswith("is longer than")}
+        if not rules:
+            return None
+        said = "; ".join(f"{rule}: {rows} row{'s' if rows > 1 else ''}" for rule, rows in rules.items())
+        return f"The last report found rows that a run refuses ({said}): take another template, or leave them out."
+    return None
+
+
 def _counted(session: Session, dataset: ObjectRow, base: ObjectRow, config: TrainConfig) -> Lengths | None:
     """The newest count of this version's tokens by a report, or by a run, rendered as the run's rows would be."""
+    for job in _read_alike(session, dataset, base, config):
+        found = _of_report(job.result) if job.verb == "report" else _of_run(session, dataset, job)
+        if found is not None:
+            return found
+    return None
+
+
+def _read_alike(
+    session: Session, dataset: ObjectRow, base: ObjectRow, config: TrainConfig
+) -> Iterator[JobRow]:
+    """Reports and runs of this version on this base, done and rendered as the run's rows would be, newest first."""
     done = select(JobRow).where(JobRow.state == JobState.DONE).order_by(JobRow.ended_at.desc())
     for job in session.scalars(done.where(JobRow.verb.in_(("report", "train"))).limit(PAST)):
         read = {role: (ref["object_id"], ref["version"]) for role, ref in job.inputs.items()}
@@ -152,12 +182,8 @@ def _counted(session: Session, dataset: ObjectRow, base: ObjectRow, config: Trai
             read.get("base") != (base.object_id, base.version)
         ):
             continue
-        if _rendering(job.config) != _rendering(config.model_dump()):
-            continue
-        found = _of_report(job.result) if job.verb == "report" else _of_run(session, dataset, job)
-        if found is not None:
-            return found
-    return None
+        if _rendering(job.config) == _rendering(config.model_dump()):
+            yield job
 
 
 def _rendering(config: Mapping[str, Any]) -> tuple[str, str]:
