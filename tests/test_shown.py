@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cloister.errors import InvalidInput
 from cloister.shown import duration
 
 
@@ -24,3 +25,12 @@ from cloister.shown import duration
 )
 def test_a_duration_is_told_in_two_units_and_never_below_nought(seconds: float | None, told: str) -> None:
     assert duration(seconds) == told
+
+
+def test_an_error_in_one_line_ends_its_sentences() -> None:
+    told = [
+        str(InvalidInput(message, where="rows.csv", remedy="Name it."))
+        for message in ("is a folder", "Is it one?")
+    ]
+    assert told == ["rows.csv: is a folder. Name it.", "rows.csv: Is it one? Name it."]
+    assert str(InvalidInput("is a folder", where="rows.csv")) == "rows.csv: is a folder"

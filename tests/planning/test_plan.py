@@ -177,6 +177,13 @@ def test_runs_that_were_seen_correct_time_and_memory() -> None:
     assert second.memory == pytest.approx(first.memory * 1.5, rel=1e-6)
 
 
+def test_a_card_is_known_by_its_whole_name() -> None:
+    known = {"NVIDIA H200": 989, "NVIDIA GH200 480GB": 989, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A10": 125}
+    for name, teraflops in known.items():
+        assert rate_guessed(name, 1) == pytest.approx(teraflops * 1e12 * 0.3)
+    assert rate_guessed("NVIDIA RTX A1000", 1) == rate_guessed("NVIDIA of tomorrow", 1)
+
+
 def test_what_is_measured_afterwards_takes_time_and_money_too() -> None:
     config, held = TrainConfig(), Lengths(100, 40_000, 2048, 0.4, True)
     prices = Prices(device_hour=3.6)

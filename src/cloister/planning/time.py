@@ -7,6 +7,7 @@ frozen weights' gradients; attention besides (Kaplan et al., arXiv 2001.08361, s
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from cloister.planning.lengths import Lengths
 from cloister.planning.shape import ModelShape
 
 GPU_TERAFLOPS = {
-    "B200": 2250.0, "H200": 989.0, "H100": 989.0, "H20": 148.0, "A100": 312.0, "A800": 312.0, "L40S": 362.0,
-    "L40": 181.0, "L4": 121.0, "A40": 150.0, "A30": 165.0, "A10": 125.0, "RTX 6000 Ada": 364.0, "RTX A6000": 155.0,
-    "RTX 4090": 165.0, "RTX 5090": 210.0, "RTX 3090": 71.0,
+    "GB200": 2500.0, "B200": 2250.0, "GH200": 989.0, "H200": 989.0, "H100": 989.0, "H20": 148.0, "A100": 312.0,
+    "A800": 312.0, "L40S": 362.0, "L40": 181.0, "L4": 121.0, "A40": 150.0, "A30": 165.0, "A10": 125.0,
+    "RTX 6000 Ada": 364.0, "RTX A6000": 155.0, "RTX 4090": 165.0, "RTX 5090": 210.0, "RTX 3090": 71.0,
 }  # fmt: skip
 """Dense bfloat16 with float32 sums, 10^12 operations a second, from the makers' data sheets."""
 
@@ -124,6 +125,6 @@ def rate_guessed(gpu: str | None, cores: int) -> float:
     if gpu is None:
         return cores * 20e9
     for name, teraflops in GPU_TERAFLOPS.items():
-        if name.lower() in gpu.lower():
+        if re.search(rf"\b{name}\b", gpu, re.IGNORECASE):  # an RTX A1000 is no A100
             return teraflops * 1e12 * UTILISATION
     return 100e12 * UTILISATION
