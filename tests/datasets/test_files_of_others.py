@@ -173,7 +173,7 @@ def test_a_turn_that_says_more_than_is_known_is_refused_and_may_be_let_through(b
     with pytest.raises(InvalidInput) as refused:
         bring_in(weighed)
     assert [problem.field for problem in bring_in.problems] == ["messages[1].weight"]
-    assert "--ignore" in str(refused.value.remedy)
+    assert "--ignore, and is then not heeded" in str(refused.value.remedy)
     assert bring_in(weighed, columns=ColumnMap(ignore=("weight",))).reader[0] == PAIR
 
 

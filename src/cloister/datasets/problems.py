@@ -20,6 +20,11 @@ _HINTS = (
     (UNKNOWN, "Fields that may be there besides are named with --ignore."),
 )
 """How a rule that is broken begins, and what helps often."""
+_WEIGHTS = (".weight", ".train")
+_OF_TURNS = (
+    "Which turns are learnt a run says for all rows (`loss_on`): what a turn says of itself can be left out with "
+    "--ignore, and is then not heeded."
+)
 
 
 class Fault(NamedTuple):
@@ -80,5 +85,11 @@ class ProblemLog:
         self.rows += 1
         for fault in faults:
             self.problems += 1
-            self.hints.update((hint, None) for rule, hint in _HINTS if fault.rule.startswith(rule))
+            self.hints.update((hint, None) for hint in _hints(fault))
             self._report(Problem(line, fault.field, fault.rule, place, self.source))
+
+
+def _hints(fault: Fault) -> list[str]:
+    if fault.rule.startswith(UNKNOWN) and fault.field.endswith(_WEIGHTS):
+        return [_OF_TURNS]
+    return [hint for rule, hint in _HINTS if fault.rule.startswith(rule)]
