@@ -30,8 +30,8 @@ def test_what_may_have_it_passes(tmp_path: Path, text: str) -> None:
     ("text", "told"),
     [
         (b"root:x:0:0:root:/root:/bin/bash\n", "m.py:1: is not Python"),
-        (b"def g(p, e, r):\n    return 1\n", "m.py: has no function f It has g."),
-        (b"class A:\n    def f(self): return 1\n", "m.py: has no function f It has no function."),
+        (b"def g(p, e, r):\n    return 1\n", "m.py: has no function f. It has g."),
+        (b"class A:\n    def f(self): return 1\n", "m.py: has no function f. It has no function."),
         (b"", "m.py: has no function f"),
         (b"\x00\xff", "is not Python"),
         (b"(" * 100_000, "is not Python"),
