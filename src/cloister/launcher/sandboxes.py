@@ -47,6 +47,7 @@ class Sandbox:
         self._pidfds: list[int] = []
         self._fds: list[int] = []
         self._output = -1
+        self._status_fd: int | None = None
         self._stderr = b""
         self._status = b""
         self._taken = 0
@@ -81,6 +82,7 @@ class Sandbox:
         finally:
             close_all(theirs)
         self._pid = spawned.pid
+        self._status_fd = spawned.status_fd
         if spawned.status_fd is not None:
             self._fds.append(spawned.status_fd)
         try:
@@ -223,7 +225,12 @@ class Sandbox:
         self._status += data[:4096]
         if self._init is None and b"\n" in self._status:
             pid = json.loads(self._status.split(b"\n", 1)[0]).get("child-pid")
-            if isinstance(pid, int) and pid in processes.children_of_all().get(self._pid, ()):
+            children = processes.children_of_all()
+            # Where bubblewrap was killed in the meantime, the keeper has adopted it.
+            if isinstance(pid, int) and pid in (
+                *children.get(self._pid, ()),
+                *children.get(os.getppid(), ()),
+            ):
                 self._init = pid
                 with contextlib.suppress(OSError):  # short of descriptors: bubblewrap's own end has to do
                     self._watch(pid)
@@ -236,7 +243,11 @@ class Sandbox:
                 self._loop.remove_reader(pidfd)
         if not _has_ended(self._pidfds[0]):
             return
-        # Whatever killed bubblewrap may have left its child; the group's number is ours until waitpid.
+        # Whatever killed bubblewrap may have left its child, which leaves the group before it asks for its death
+        # signal (bubblewrap.c, setsid and the second handle_die_with_parent): it has been named by then.
+        if self._init is None and self._status_fd is not None:
+            self._on_status(self._status_fd)
+        # The group's number is ours until waitpid.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
         alive = [pidfd for pidfd in self._pidfds[1:] if not _has_ended(pidfd)]
