@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from cloister.api import LoraConfig, TrainConfig
 from cloister.datasets.rows import Message, Row
 from cloister.models.adapter import add_adapter
+from cloister.training.optimizer import AdapterOptimizer, load_optimizer, optimizer_state
 from cloister.training.outcome import TrainOutcome
 from cloister.training.recipe import train
 from cloister.training.rows import RowSource
@@ -149,3 +151,34 @@ def fine_tune(
 def same_adapter(one: Any, other: Any) -> bool:
     """Whether two adapters are the same to the last bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def step_optimizer(optimizer: AdapterOptimizer, own: Sequence[torch.nn.Parameter], seed: int) -> None:
+    """A step by a seeded gradient."""
+    torch.manual_seed(seed)
+    optimizer.clear()
+    for parameter in own:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.gradients()
+    optimizer.step(0.01)
+
+
+def hand_over(
+    first: AdapterOptimizer,
+    one: Sequence[torch.nn.Parameter],
+    second: AdapterOptimizer,
+    other: Sequence[torch.nn.Parameter],
+) -> dict[str, torch.Tensor]:
+    """Takes three steps with `first`, gives its state and parameters to `second` by way of tensors and JSON, and takes
+    one more with each. The state's tensors."""
+    for seed in range(3):
+        step_optimizer(first, one, seed)
+    tensors, document = optimizer_state(first)
+    copied = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+    load_optimizer(second, copied, json.loads(json.dumps(document)))
+    with torch.no_grad():
+        for a, b in zip(one, other, strict=True):
+            b.copy_(a)
+    for optimizer, own in ((first, one), (second, other)):
+        step_optimizer(optimizer, own, 9)
+    return tensors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -69,8 +70,8 @@ def reported(tokens: int, supervised: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@moment
-async def test_what_was_counted_and_measured_is_taken_from_what_is_alike(world: World) -> None:
+def planner(world: World) -> Callable[..., Any]:
+    """Plans of runs on its dataset and base, of which something is known."""
     with world.authority.state.change() as change:
         for row in change.session.scalars(select(ObjectRow)):
             row.details = DETAILS
@@ -80,6 +81,12 @@ async def test_what_was_counted_and_measured_is_taken_from_what_is_alike(world: 
         request = PlanRequest(dataset="rows", base="base", evaluate=evaluate, train=TrainConfig(**train))
         return world.authority.run_plans.plan(request)
 
+    return plan
+
+
+@moment
+async def test_what_was_counted_and_measured_is_taken_from_what_is_alike(world: World) -> None:
+    plan = planner(world)
     done(world, "report", 1, {"loss_on": "all"}, reported(9000, 9000))
     assert not plan().lengths_measured, "a count of other rendering is none"
     done(world, "report", 1, {"template": "model"}, reported(1000, 300))
@@ -106,15 +113,7 @@ async def test_what_was_counted_and_measured_is_taken_from_what_is_alike(world: 
 
 @moment
 async def test_rows_that_a_report_saw_refused_are_told_before_the_run_is(world: World) -> None:
-    with world.authority.state.change() as change:
-        for row in change.session.scalars(select(ObjectRow)):
-            row.details = DETAILS
-            row.counts = {"rows": 100, "train_rows": 80, "holdout_rows": 20}
-
-    def plan(**train: Any) -> Any:
-        request = PlanRequest(dataset="rows", base="base", evaluate=None, train=TrainConfig(**train))
-        return world.authority.run_plans.plan(request)
-
+    plan = planner(world)
     assert not plan().refused
     rule = "has a system turn that this chat template leaves out, or part of it"
     done(world, "report", 1, {}, reported(1000, 300) | {"lost": {rule: 7, "is longer than 20 tokens": 9}})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from bitsandbytes.optim import PagedAdamW8bit
 
+import tiny
 from cloister.api import TrainConfig
 from cloister.errors import Tampered
 from cloister.training.optimizer import BETAS, EPS, AdapterOptimizer, load_optimizer, optimizer_state
@@ -18,29 +19,10 @@ def parameters() -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(5))]
 
 
-def step(optimizer: AdapterOptimizer, own: list[torch.nn.Parameter], seed: int) -> None:
-    torch.manual_seed(seed)
-    for parameter in own:
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.gradients()
-    optimizer.step(0.01)
-
-
 def test_state_goes_through_json_and_tensors_to_the_last_bit() -> None:
     config = TrainConfig(learning_rate=0.01, weight_decay=0.1)
     one, other = parameters(), parameters()
-    first = AdapterOptimizer(one, config, CPU)
-    for seed in range(3):
-        step(first, one, seed)
-    tensors, document = optimizer_state(first)
-    copied = {name: tensor.clone() for name, tensor in tensors.items()}
-    second = AdapterOptimizer(other, config, CPU)
-    load_optimizer(second, copied, json.loads(json.dumps(document)))
-    with torch.no_grad():
-        for a, b in zip(one, other, strict=True):
-            b.copy_(a)
-    step(first, one, 9)
-    step(second, other, 9)
+    tiny.hand_over(AdapterOptimizer(one, config, CPU), one, AdapterOptimizer(other, config, CPU), other)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -57,24 +39,15 @@ def test_a_paged_8_bit_state_goes_through_json_and_tensors_to_the_last_bit() -> 
         return optimizer, own
 
     (first, one), (second, other) = made(), made()
-    for seed in range(3):
-        step(first, one, seed)
-    tensors, document = optimizer_state(first)
+    tensors = tiny.hand_over(first, one, second, other)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.uint8, torch.float32}
-    copied = {name: tensor.clone() for name, tensor in tensors.items()}
-    load_optimizer(second, copied, json.loads(json.dumps(document)))
-    with torch.no_grad():
-        for a, b in zip(one, other, strict=True):
-            b.copy_(a)
-    step(first, one, 9)
-    step(second, other, 9)
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
     own = parameters()
     optimizer = AdapterOptimizer(own, TrainConfig(), CPU)
-    step(optimizer, own, 0)
+    tiny.step_optimizer(optimizer, own, 0)
     tensors, document = optimizer_state(optimizer)
     tensors.popitem()
     with pytest.raises(Tampered):
@@ -121,7 +94,7 @@ def test_a_state_by_parameter_of_an_earlier_version_is_taken_up(decay: float) ->
     with torch.no_grad():
         for mine, theirs in zip(own, plain, strict=True):
             mine.copy_(theirs)
-    step(later, own, 9)
+    tiny.step_optimizer(later, own, 9)
     torch.manual_seed(9)
     for parameter in plain:
         parameter.grad = torch.randn_like(parameter)
