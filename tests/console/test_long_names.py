@@ -167,6 +167,8 @@ def test_two_runs_side_by_side_say_which_base_and_rows_they_have() -> None:
     assert "Only runs on the same hold-out compare." in "\n".join(lines)
     alike = side_by_side(first, first.model_copy(update={"run_id": "rn-2"})).plain
     assert "base " not in alike and "Only runs" not in alike
+    others_rows = second.model_copy(update={"dataset": "ds-3"})
+    assert "Only runs" not in side_by_side(second, others_rows).plain, "they were measured on the same rows"
 
 
 def test_a_long_path_hides_no_backups_state() -> None:

@@ -148,7 +148,7 @@ def side_by_side(one: Run, other: Run, name_of: Callable[[str], str] = str) -> T
             grid(measured, ("", *names, "")) if measured else styled("not measured", "dim"),
         ),
         marked("warn", "Only runs on the same hold-out compare.")
-        if (one.dataset, one.holdout) != (other.dataset, other.holdout)
+        if (one.holdout or one.dataset) != (other.holdout or other.dataset)
         else "",
     )
 

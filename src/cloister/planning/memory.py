@@ -120,9 +120,8 @@ def _layer_bytes(shape: ModelShape, rows: int, length: int, device: Device) -> f
     norms = 2 * 4 * shape.hidden
     attention = 2 * (shape.hidden + width + 2 * keys + width)
     mlp = 2 * (shape.hidden + 4 * shape.intermediate)
-    if (
-        device == "cuda" or length > SHORT_ROW
-    ):  # no scores, but their sums, and what came out once more, head by head
+    if device == "cuda" or length > SHORT_ROW:
+        # No scores, but their sums, and what came out once more, head by head.
         return tokens * (norms + attention + mlp + 4 * shape.heads + 2 * width)
     scores = 2 * shape.heads * length * length * rows
     return tokens * (norms + attention + mlp) + scores
