@@ -133,6 +133,7 @@ class RealTerminal:
         self.everything = ""
         """The last million characters that were written."""
         self.painted_at = 0.0
+        self._unknown: AssertionError | None = None
         self._decode = getincrementaldecoder("utf-8")("replace").decode
         self._changed = threading.Condition()
         self.master, slave = pty.openpty()
@@ -149,9 +150,7 @@ class RealTerminal:
             env={**known, "TERM": "xterm-256color", "LANG": "C.UTF-8", **(environment or {})},
         )
         self.slave = slave
-        self._reading = True
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.start_reading()
 
     def _set_size(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -178,7 +177,10 @@ class RealTerminal:
             with self._changed:
                 self.bytes += len(raw)
                 self.everything = (self.everything + text)[-1_000_000:]
-                self.grid.feed(text)
+                try:
+                    self.grid.feed(text)
+                except AssertionError as error:
+                    self._unknown = error
                 self.painted_at = now
                 self._changed.notify_all()
 
@@ -194,6 +196,8 @@ class RealTerminal:
         end = time.monotonic() + seconds
         with self._changed:
             while not wanted(self.grid):
+                if self._unknown is not None:
+                    raise self._unknown
                 if not self._changed.wait(max(0.0, end - time.monotonic())):
                     raise AssertionError(f"not on the screen after {seconds} s:\n{self.grid.text}")
             return self.painted_at
@@ -207,6 +211,11 @@ class RealTerminal:
         before, began = self.bytes, time.perf_counter()
         time.sleep(seconds)
         return (self.bytes - before) / (time.perf_counter() - began)
+
+    def start_reading(self) -> None:
+        self._reading = True
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def stop_reading(self) -> None:
         """Take nothing any more of what is written: the terminal's buffer fills."""

@@ -191,6 +191,35 @@ def test_a_terminal_that_stalls_does_not_keep_the_console_alive(busy: BusyHome) 
         assert terminal.ended() == 128 + signal.SIGTERM
 
 
+def test_a_signal_while_it_paints_cuts_nothing_off(tmp_path: Path) -> None:
+    """Not even where Python is told not to buffer, as images of containers like to: what one write did not take is
+    written by the next."""
+    script = tmp_path / "painting.py"
+    script.write_text(
+        "import signal, sys, threading, time\n"
+        "from cloister.console.app import ConsoleApp\n"
+        "from cloister.errors import Unavailable\n"
+        "def paint(app):\n"
+        "    writer = app._driver._writer_thread\n"
+        "    def change_size():\n"
+        "        time.sleep(0.5)\n"
+        "        signal.pthread_kill(writer.ident, signal.SIGWINCH)\n"
+        "    threading.Thread(target=change_size).start()\n"
+        "    app._driver.write('.' * 60_000 + 'all of it')\n"
+        "def connect():\n"
+        "    raise Unavailable('nobody')\n"
+        "ConsoleApp.do_help = paint\n"
+        "sys.exit(ConsoleApp(connect).on_terminal())\n"
+    )
+    with RealTerminal([sys.executable, str(script)], environment={"PYTHONUNBUFFERED": "1"}) as terminal:
+        terminal.shows("AUTHORITY AWAY")
+        terminal.stop_reading()
+        terminal.press("?")
+        time.sleep(1)  # the terminal is full, and the signal came
+        terminal.start_reading()
+        terminal.until(lambda grid: "all of it" in terminal.everything)
+
+
 def test_a_fault_of_the_console_shows_no_value(tmp_path: Path) -> None:
     """What a variable held at that moment may be a key: only the place of the fault is told."""
     script = tmp_path / "fault.py"

@@ -5,10 +5,14 @@ It loads the command line within its own reach, so that ctrl-c is calm from the 
 
 from __future__ import annotations
 
+import errno
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 from cloister.cli.leaving import Left, attend_ctrl_c, ignore_ctrl_c, leaving
-from cloister.errors import CloisterError
+from cloister.errors import CloisterError, OutOfSpace
+from cloister.streams import let_go, write_whole, written_out
 
 EPILOG = (
     "Exit codes: 0 done, 1 error, 2 bad input, 3 not found, 4 conflict, 5 locked, 6 not allowed, 7 tampered, "
@@ -40,20 +44,35 @@ def main() -> None:
     try:
         with leaving():
             attend_ctrl_c()
+            write_whole()
             try:
-                _run()
+                with written_out():
+                    _run()
             finally:  # while an interrupt still becomes `Left`: afterwards nobody takes it
                 ignore_ctrl_c()
     except CloisterError as error:
         ignore_ctrl_c()
-        _report(error)
-        sys.exit(error.exit_code)
+        _end(error)
     except BrokenPipeError:
-        sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        _report(CloisterError(f"the system refuses: {error.strerror}", where=str(error.filename or "")))
-        sys.exit(CloisterError.exit_code)
+        _end(_of_the_system(error))
+    finally:
+        let_go()
+
+
+def _end(error: CloisterError) -> NoReturn:
+    with suppress(OSError):  # the code says it also where nothing can be written
+        _report(error)
+    sys.exit(error.exit_code)
+
+
+def _of_the_system(error: OSError) -> CloisterError:
+    where = str(error.filename or "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "Make room. What was asked for may be done all the same: see `cloister status`."
+        return OutOfSpace("there is no room for what this writes", where=where, remedy=remedy)
+    return CloisterError(f"the system refuses: {error.strerror}", where=where)
 
 
 def _run() -> None:

@@ -22,6 +22,7 @@ from cloister.console.collecting import Collector
 from cloister.console.keys import KeyOrder
 from cloister.console.painted import Painted
 from cloister.console.theme import THEME
+from cloister.streams import write_whole
 
 SWITCH_S = 0.001
 """Threads that read give way to keys so soon."""
@@ -112,6 +113,7 @@ class Shell(App[None]):
         """Run on this terminal, until it is left or ended. Returns the exit code."""
         from cloister.console.terminal import Signals, Terminal
 
+        write_whole()
         self.driver_class = Terminal
         sys.setswitchinterval(SWITCH_S)
         with Signals(self._end):

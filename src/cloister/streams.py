@@ -1,0 +1,60 @@
+"""Standard output and error: what is given to them is written, or the command that gave it hears that it was not."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+def write_whole() -> None:
+    """Give each of the two a buffer that has none, as with PYTHONUNBUFFERED. Asked twice, it does nothing more.
+
+    One write of a file without a buffer takes what the system took, and Python drops the rest: the end of a screen
+    where a signal comes in between, as a terminal's new size does, or the end of a file where a disk is full.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or not isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+            continue
+        whole = os.fdopen(
+            stream.fileno(), "w", 1, encoding=stream.encoding, errors=stream.errors, closefd=False
+        )
+        if stream is getattr(sys, f"__{name}__"):
+            setattr(sys, f"__{name}__", whole)
+        setattr(sys, name, whole)
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """What is done within it has ended well only when its output is written. Errors: OSError, where it cannot be."""
+    try:
+        yield
+    except SystemExit as ended:
+        if not ended.code:
+            _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+
+
+def let_go() -> None:
+    """Drop what can no longer be written, of which everything was said, so that Python's own end adds nothing to it
+    and leaves the exit code alone."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
