@@ -154,6 +154,19 @@ def test_more_of_anything_never_takes_less(rows: int, length: int, rank: int) ->
     assert least <= memory(rows, length + 8, rank)
 
 
+@pytest.mark.parametrize("machine", [CPU, Machine("cuda", 8 * GIB, 4)])
+def test_a_micro_batch_has_no_more_rows_than_the_dataset(machine: Machine) -> None:
+    few = replace(LENGTHS, rows=3, tokens=1_200)
+    config = TrainConfig(micro_batch_size=16, batch_size=16)
+    parts = {part.name: part for part in training_parts(LLAMA_8B, config, few, machine.device)}
+    assert parts["activations"].of.startswith("3 x ")
+    same = config.model_copy(update={"micro_batch_size": 3})
+    assert list(parts.values()) == list(training_parts(LLAMA_8B, same, few, machine.device))
+    told = plan_run(LLAMA_8B, config, few, Lengths(0, 0, 0, 0, True), machine, Known(), Prices())
+    sizes = [each.change["micro_batch_size"] for each in told.advice if "micro_batch_size" in each.change]
+    assert sizes and max(sizes) < 3
+
+
 def test_on_a_card_attention_keeps_no_scores_of_short_rows_either() -> None:
     """On a CPU rows of up to 512 tokens do; flash attention keeps a sum for each token and head."""
     config = TrainConfig(batch_size=16, micro_batch_size=16, max_length=512)

@@ -57,7 +57,7 @@ def training_parts(
 ) -> tuple[Part, ...]:
     """What one process of a run takes at its peak, part by part. Of the hold-out there are `held_out` tokens; where
     there are some, the best adapter is kept beside the one that learns, and copies along the way."""
-    rows = min(config.micro_batch_size, config.batch_size)
+    rows = rows_together(config, lengths)
     longest = min(lengths.longest, config.max_length)
     tokens = rows * longest
     adapter = shape.adapter_parameters(config.lora.rank, dora=config.lora.dora)
@@ -100,6 +100,11 @@ def training_parts(
         ),
         Part("overhead", round(_overhead(shape, tokens, device)), "what is in use for a moment"),
     )
+
+
+def rows_together(config: TrainConfig, lengths: Lengths) -> int:
+    """The rows of a run's largest micro-batch: a small dataset fills none."""
+    return min(config.micro_batch_size, config.batch_size, max(1, lengths.rows))
 
 
 def _counted(parameters: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloister.api import EvaluateConfig, PlanAdvice, PlanPart, RunPlan, ServePlan, TrainConfig
 from cloister.planning.lengths import Lengths
-from cloister.planning.memory import BYTES_A_TOKEN, GIB, Device, serving_bytes, training_parts
+from cloister.planning.memory import BYTES_A_TOKEN, GIB, Device, rows_together, serving_bytes, training_parts
 from cloister.planning.money import Prices, cost_of
 from cloister.planning.shape import ModelShape
 from cloister.planning.time import (
@@ -237,7 +237,7 @@ def _changes(
     config: TrainConfig, device: Device, lengths: Lengths
 ) -> Iterator[list[tuple[dict[str, Any], str]]]:
     """What saves memory by kind, what costs least first; of one kind the mildest first."""
-    size = min(config.micro_batch_size, config.batch_size)
+    size = rows_together(config, lengths)
     if size > 1:
         halves = [size >> shift for shift in range(1, size.bit_length())]
         yield [({"micro_batch_size": half}, "the same result, a little slower") for half in halves]
