@@ -189,6 +189,19 @@ def test_broken_corrections_are_refused_and_not_shown(
     assert "SECRET" not in str(refused.value) and "corrections" in str(refused.value.where)
 
 
+def test_all_broken_corrections_are_named_at_once(folder: Path, letters: Grant) -> None:
+    lines = b'{"row": 1, "answer": "a"}\n{\n{"row": 1, "answer": "SECRET"}\n{"row": 2, "answer": ""}\n'
+    with pytest.raises(InvalidInput) as refused:
+        made(folder, letters, corrections=lines)
+    assert refused.value.message == (
+        "3 lines break a rule: line 2: not a correction in JSON, or with a field that there is not; "
+        "line 3: this row has a correction already; line 4: is empty"
+    )
+    with pytest.raises(InvalidInput, match=r"30 lines .* line 20: .*; and 10 more") as refused:
+        made(folder, letters, corrections=b"{\n" * 30)
+    assert "line 21" not in refused.value.message
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_corrections_or_refused(data: bytes) -> None:

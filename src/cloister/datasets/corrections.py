@@ -6,7 +6,7 @@ JSON lines: `{"row": 7, "label": …}`, `{"row": 7, "answer": …}`, `{"row": 7,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -18,6 +18,8 @@ from cloister.errors import InvalidInput
 MAX_CORRECTIONS = 200_000
 MAX_BYTES = 256 << 20
 MAX_LINE = 4 << 20
+TOLD = 20
+"""So many broken lines are named, and the others counted."""
 
 
 class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,32 +36,47 @@ _DECODER = msgspec.json.Decoder(Correction)
 
 
 def read_corrections(file: BinaryIO) -> dict[int, Correction]:
-    """By row number. Errors: InvalidInput, naming the line and the rule, never what stands there."""
+    """By row number. Errors: InvalidInput, naming the lines and their rules, never what stands there."""
     found: dict[int, Correction] = {}
+    broken: list[tuple[int, str]] = []
     size = 0
     for number, line in enumerate(_lines(file), 1):
         size += len(line)
         if not line.strip():
             continue
-        try:
-            one = _DECODER.decode(line)
-        except msgspec.MsgspecError:
-            raise _refused(number, "not a correction in JSON, or with a field that there is not") from None
-        said = [one.label, one.answer, one.messages, one.leave_out]
-        if one.row < 0 or sum(part is not None for part in said) != 1:
-            raise _refused(number, "a row, and one of label, answer, messages, leave_out")
-        if one.label == "" or one.answer == "" or one.leave_out is False:
-            raise _refused(number, "is empty")
-        if one.messages is not None and (not one.messages or one.messages[-1].role != "assistant"):
-            raise _refused(number, "messages: the last turn is the assistant's")
-        if one.row in found:
-            raise _refused(number, "this row has a correction already")
-        if len(found) == MAX_CORRECTIONS or size > MAX_BYTES:
-            raise _refused(number, f"more than {MAX_CORRECTIONS} corrections, or than {MAX_BYTES >> 20} MiB")
-        found[one.row] = one
+        if len(found) + len(broken) == MAX_CORRECTIONS or size > MAX_BYTES:
+            rule = f"more than {MAX_CORRECTIONS} corrections, or than {MAX_BYTES >> 20} MiB"
+            raise _refused([(number, rule)])
+        one = _read(line)
+        if isinstance(one, Correction) and one.row in found:
+            one = "this row has a correction already"
+        if isinstance(one, Correction):
+            found[one.row] = one
+        else:
+            broken.append((number, one))
+    if broken:
+        raise _refused(broken)
     if not found:
         raise InvalidInput("the file has no correction", where="corrections")
     return found
+
+
+def _read(line: bytes) -> Correction | str:
+    """The correction, or the rule that the line breaks."""
+    try:
+        one = _DECODER.decode(line)
+    except msgspec.MsgspecError:
+        return "not a correction in JSON, or with a field that there is not"
+    if (
+        one.row < 0
+        or sum(part is not None for part in (one.label, one.answer, one.messages, one.leave_out)) != 1
+    ):
+        return "a row, and one of label, answer, messages, leave_out"
+    if one.label == "" or one.answer == "" or one.leave_out is False:
+        return "is empty"
+    if one.messages is not None and (not one.messages or one.messages[-1].role != "assistant"):
+        return "messages: the last turn is the assistant's"
+    return one
 
 
 def corrected(row: Row, correction: Correction) -> Row:
@@ -102,9 +119,18 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
     while line := file.readline(MAX_LINE + 1):
         number += 1
         if len(line) > MAX_LINE:
-            raise _refused(number, f"longer than {MAX_LINE >> 20} MiB")
+            raise _refused([(number, f"longer than {MAX_LINE >> 20} MiB")])
         yield line
 
 
-def _refused(number: int, rule: str) -> InvalidInput:
-    return InvalidInput(rule, where=f"corrections:{number}", remedy="Mend the line; nothing was made.")
+def _refused(broken: Sequence[tuple[int, str]]) -> InvalidInput:
+    (number, rule), *more = broken
+    if not more:
+        return InvalidInput(rule, where=f"corrections:{number}", remedy="Mend the line; nothing was made.")
+    told = "; ".join(f"line {number}: {rule}" for number, rule in broken[:TOLD])
+    rest = f"; and {len(broken) - TOLD} more" if len(broken) > TOLD else ""
+    return InvalidInput(
+        f"{len(broken)} lines break a rule: {told}{rest}",
+        where="corrections",
+        remedy="Mend the lines; nothing was made.",
+    )
