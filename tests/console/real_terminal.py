@@ -138,6 +138,9 @@ class RealTerminal:
         self._changed = threading.Condition()
         self.master, slave = pty.openpty()
         self._set_size(*size)
+        self.slave = slave
+        self.before = termios.tcgetattr(slave)
+        """How it stood before the program began."""
         known = {name: value for name, value in os.environ.items() if name not in unset}
         self.began = time.perf_counter()
         self.process = subprocess.Popen(
@@ -149,7 +152,6 @@ class RealTerminal:
             preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if controlling else None,
             env={**known, "TERM": "xterm-256color", "LANG": "C.UTF-8", **(environment or {})},
         )
-        self.slave = slave
         self.start_reading()
 
     def _set_size(self, columns: int, rows: int) -> None:

@@ -158,13 +158,12 @@ ENDINGS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 def test_a_signal_leaves_the_terminal_as_it_was(busy: BusyHome) -> None:
     with ExitStack() as opened:
         terminals = [opened.enter_context(console_at(busy.home.root)) for _ in ENDINGS]
-        before = [termios.tcgetattr(terminal.slave) for terminal in terminals]
-        for terminal, was, number in zip(terminals, before, ENDINGS, strict=True):
+        for terminal, number in zip(terminals, ENDINGS, strict=True):
             terminal.shows("→ train")
-            assert termios.tcgetattr(terminal.slave) != was
+            assert termios.tcgetattr(terminal.slave) != terminal.before
             terminal.process.send_signal(number)
             assert terminal.ended() == 128 + number
-            assert termios.tcgetattr(terminal.slave) == was
+            assert termios.tcgetattr(terminal.slave) == terminal.before
             terminal.until(lambda grid: not grid.text.strip())  # the alternate screen is left
     assert busy.client.job(busy.job).state == "running"
 
