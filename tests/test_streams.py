@@ -12,6 +12,7 @@ import pytest
 from cloister.errors import InvalidInput, OutOfSpace
 
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+BUFFERED["PYTHONDONTWRITEBYTECODE"] = "1"  # for where there is no room, Python leaves it cut short, and fails on it
 UNBUFFERED = {**BUFFERED, "PYTHONUNBUFFERED": "1"}
 FULL = (
     "import resource, runpy, sys\n"
