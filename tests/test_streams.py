@@ -12,7 +12,9 @@ import pytest
 from cloister.errors import InvalidInput, OutOfSpace
 
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-BUFFERED["PYTHONDONTWRITEBYTECODE"] = "1"  # for where there is no room, Python leaves it cut short, and fails on it
+BUFFERED["PYTHONDONTWRITEBYTECODE"] = (
+    "1"  # for where there is no room, Python leaves it cut short, and fails on it
+)
 UNBUFFERED = {**BUFFERED, "PYTHONUNBUFFERED": "1"}
 FULL = (
     "import resource, runpy, sys\n"
@@ -69,7 +71,49 @@ def test_asked_twice_it_does_nothing_more() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"a\n", "ü\\udcff\n".encode())
 
 
-def test_a_stream_that_is_closed_stays_so() -> None:
-    said = "import sys; from cloister.streams import write_whole; write_whole(); sys.exit(sys.stdout is not None)"
-    command = f'exec "{sys.executable}" -c "{said}" >&-'
+@pytest.mark.parametrize(
+    ("arguments", "closed", "code"),
+    [
+        ("", "<&-", 2),
+        ("run presets", ">&-", 0),
+        ("run presets --json", "2>&-", 0),
+        ("run presets", "<&- >&- 2>&-", 0),
+    ],
+)
+def test_a_command_does_the_same_where_a_stream_is_closed(arguments: str, closed: str, code: int) -> None:
+    command = f'exec "{sys.executable}" -m cloister.cli.main {arguments} {closed}'
+    ended = subprocess.run(["sh", "-c", command], env=BUFFERED, capture_output=True)
+    assert (ended.returncode, ended.stderr) == (code, b"")
+    assert bool(ended.stdout) == (">&-" not in closed.split())
+
+
+def test_no_file_gets_the_number_of_a_stream_that_is_closed() -> None:
+    code = (
+        "import os; from cloister.streams import write_whole; write_whole(); "
+        "number = os.open('/', os.O_RDONLY); os.write(1, b'nowhere'); os.write(2, b'nowhere'); "
+        "raise SystemExit(os.read(0, 1) != b'' or number < 3)"
+    )
+    command = f'exec "{sys.executable}" -c "{code}" <&- >&- 2>&-'
     assert subprocess.run(["sh", "-c", command], env=UNBUFFERED).returncode == 0
+
+
+def test_a_log_that_leads_nowhere_stops_nothing() -> None:
+    code = (
+        "import structlog; from cloister.logs import configure_logs; configure_logs(); "
+        "structlog.get_logger().info('said'); print('done')"
+    )
+    ended = subprocess.run(["sh", "-c", f'exec "{sys.executable}" -c "{code}" 2>&-'], capture_output=True)
+    assert (ended.returncode, ended.stdout) == (0, b"done\n")
+
+
+@pytest.mark.parametrize("environment", [BUFFERED, UNBUFFERED])
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape", "iso8859-15"])
+def test_what_the_locale_cannot_write_is_written_as_its_number(
+    encoding: str, environment: dict[str, str]
+) -> None:
+    code = "from cloister.streams import write_whole; write_whole(); print('a \u2026')"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(
+        command, env={**environment, "PYTHONIOENCODING": encoding}, capture_output=True, check=True
+    )
+    assert ended.stdout == rb"a \u2026" + b"\n"

@@ -105,7 +105,8 @@ def _start(home: Home, *, gateway: bool, listen: str | None) -> list[str]:
     for name, module in MODULES.items():
         if (name == "gateway" and not gateway) or _pid(home, name):
             continue
-        arguments = [sys.executable, "-m", module, "--home", str(home.root)]
+        # -P: a file in the operator's folder may have any module's name, and is none of ours.
+        arguments = [sys.executable, "-P", "-m", module, "--home", str(home.root)]
         if name != "authority":
             arguments += ["--settings", str(home.settings_file)]
         if name == "gateway" and listen is not None:

@@ -13,6 +13,8 @@ import traceback
 
 import structlog
 
+from cloister.streams import write_whole
+
 
 class _Lines:
     """Standard error, where a full disk is no reason to fail."""
@@ -27,6 +29,7 @@ class _Lines:
 
 def configure_logs() -> None:
     """Set this process's logs up. Once, at its start."""
+    write_whole()
     logging.disable(logging.CRITICAL)
     structlog.configure(
         processors=[

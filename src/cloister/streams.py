@@ -1,4 +1,7 @@
-"""Standard output and error: what is given to them is written, or the command that gave it hears that it was not."""
+"""Standard output and error: what is given to them is written, or the command that gave it hears that it was not.
+
+Of whoever closed one of them nothing is wanted there: it leads nowhere, like a closed standard input.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,15 @@ def write_whole() -> None:
 
     One write of a file without a buffer takes what the system took, and Python drops the rest: the end of a screen
     where a signal comes in between, as a terminal's new size does, or the end of a file where a disk is full.
+
+    What the locale has no character for is written as its number, `\\u2026`: a word that cannot be shown ends nothing.
     """
+    _open_closed()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or not isinstance(getattr(stream, "buffer", None), io.RawIOBase):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+        if not isinstance(getattr(stream, "buffer", None), io.RawIOBase):
             continue
         whole = os.fdopen(
             stream.fileno(), "w", 1, encoding=stream.encoding, errors=stream.errors, closefd=False
@@ -25,6 +33,17 @@ def write_whole() -> None:
         if stream is getattr(sys, f"__{name}__"):
             setattr(sys, f"__{name}__", whole)
         setattr(sys, name, whole)
+
+
+def _open_closed() -> None:
+    """Let those of 0 to 2 that came closed lead nowhere, before a file or a connection gets such a number, and with it
+    what is written there. Python has None in their place, which nothing that asks for a terminal expects."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")
+            os.set_inheritable(nowhere.fileno(), True)
+            setattr(sys, name, nowhere)
+            setattr(sys, f"__{name}__", nowhere)
 
 
 @contextmanager
@@ -41,15 +60,14 @@ def written_out() -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+        stream.flush()
 
 
 def let_go() -> None:
     """Drop what can no longer be written, of which everything was said, so that Python's own end adds nothing to it
     and leaves the exit code alone."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is None:
+        if stream is None:  # ctrl-c came first
             continue
         try:
             stream.flush()

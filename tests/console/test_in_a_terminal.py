@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pty
 import random
 import signal
+import subprocess
 import sys
 import termios
 import time
@@ -217,6 +219,15 @@ def test_a_signal_while_it_paints_cuts_nothing_off(tmp_path: Path) -> None:
         time.sleep(1)  # the terminal is full, and the signal came
         terminal.start_reading()
         terminal.until(lambda grid: "all of it" in terminal.everything)
+
+
+def test_without_the_stream_that_it_paints_on_there_is_no_console() -> None:
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "cloister.cli.main", "console"]
+    ended = subprocess.run(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE, timeout=60)
+    os.close(slave)
+    os.close(master)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, b"error: the console needs a terminal")
 
 
 def test_a_fault_of_the_console_shows_no_value(tmp_path: Path) -> None:

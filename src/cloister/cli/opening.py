@@ -24,7 +24,7 @@ def open_console(*, plain: bool = False) -> None:
 
         tell(connect, sys.stdout)
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):  # it paints on the last
         raise InvalidInput(
             "the console needs a terminal", remedy="`cloister console --plain` prints plain lines anywhere."
         )

@@ -19,7 +19,7 @@ LONGEST_S = 600
 def cloister(home: str, *arguments: str, longest_s: float = LONGEST_S) -> Any:
     """The JSON that a command on that home answers. Errors: as the command says them; CloisterError for no answer."""
     done = subprocess.run(
-        [sys.executable, "-m", "cloister.cli.main", *arguments, "--json"],
+        [sys.executable, "-P", "-m", "cloister.cli.main", *arguments, "--json"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

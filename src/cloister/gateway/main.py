@@ -35,7 +35,7 @@ from cloister.gateway.limits import Limits
 from cloister.gateway.server import bind_tcp, make_server, tls_context
 from cloister.home import Home
 from cloister.ledger import Ledger
-from cloister.logs import configure_logs
+from cloister.logs import configure_logs, place
 from cloister.policy import load_settings
 from cloister.policy.settings import GatewaySettings
 from cloister.sandbox.harden import harden_process
@@ -85,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CloisterError as fault:
         print(f"cloister-gateway: {fault}", file=sys.stderr)
         return fault.exit_code
+    except OSError as fault:
+        print(f"cloister-gateway: {fault.strerror}: {fault.filename}", file=sys.stderr)
+        return 1
+    except Exception as fault:  # its own words may quote what it failed on
+        print(f"cloister-gateway: {place(fault)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -21,8 +21,10 @@ from cloister.errors import CloisterError, InvalidInput
 from cloister.home import Home
 from cloister.launcher.keeper import KEEPER_DIED, keep
 from cloister.launcher.server import Launcher, LauncherConfig
+from cloister.logs import place
 from cloister.policy import Settings, load_settings
 from cloister.sandbox import available, harden_process
+from cloister.streams import write_whole
 
 _GRACE_S = 5.0
 """How long running work may take to keep a checkpoint when the launcher is asked to end."""
@@ -30,6 +32,7 @@ _GRACE_S = 5.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; exit status as in `cloister.errors`."""
+    write_whole()
     try:
         config = _config(_arguments(argv))
     except CloisterError as error:
@@ -62,6 +65,12 @@ def _launch(config: LauncherConfig) -> int:
     except CloisterError as error:
         print(f"cloister-launcher: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"cloister-launcher: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 1
+    except Exception as error:  # its own words may quote what it failed on
+        print(f"cloister-launcher: {place(error)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -1,0 +1,55 @@
+"""The programs as whoever starts them meets them: where they are started, and what they say where they cannot run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloister import embedded
+from cloister.console.commands import cloister
+from cloister.home import Home
+
+PROGRAMS = {"launcher": "cloister-launcher", "appliance": "cloisterd", "gateway": "cloister-gateway"}
+
+
+@pytest.fixture
+def folder_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that one stands in has files named as modules that the programs load."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for name in ("cloister", "json", "pydantic", "structlog", "uvicorn", "uvloop"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'loaded')!r}, 'w')\nraise SystemExit(9)\n")
+    monkeypatch.chdir(folder)
+    return tmp_path / "loaded"
+
+
+def test_an_appliance_loads_nothing_of_the_folder_it_is_started_in(
+    folder_of_others: Path, tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "home")
+    try:
+        started = embedded.start(home, listen="127.0.0.1:0")
+    finally:
+        embedded.stop(home)
+    assert started == ["launcher", "authority", "gateway"]
+    assert not folder_of_others.exists()
+
+
+def test_nor_does_what_the_console_has_done(folder_of_others: Path, tmp_path: Path) -> None:
+    assert cloister(str(tmp_path / "home"), "run", "presets")
+    assert not folder_of_others.exists()
+
+
+@pytest.mark.parametrize("module", PROGRAMS)
+def test_a_program_that_cannot_start_says_why_in_one_line(module: str, tmp_path: Path) -> None:
+    """Where the home cannot be made."""
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", f"cloister.{module}", "--home", str(tmp_path / "file" / "home")]
+    more = ["--origin", "cloister/tests/gateway"] if module == "gateway" else []
+    ended = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"{PROGRAMS[module]}: Not a directory: {tmp_path / 'file'}")
+    assert ended.stderr.count("\n") == 1
