@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -108,12 +109,15 @@ def test_a_log_that_leads_nowhere_stops_nothing() -> None:
 
 @pytest.mark.parametrize("environment", [BUFFERED, UNBUFFERED])
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape", "iso8859-15"])
-def test_what_the_locale_cannot_write_is_written_as_its_number(
+def test_documents_are_utf_8_and_a_terminal_is_spared_what_it_lacks(
     encoding: str, environment: dict[str, str]
 ) -> None:
-    code = "from cloister.streams import write_whole; write_whole(); print('a \u2026')"
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(
-        command, env={**environment, "PYTHONIOENCODING": encoding}, capture_output=True, check=True
-    )
-    assert ended.stdout == rb"a \u2026" + b"\n"
+    code = r"from cloister.streams import write_whole; write_whole(); print('a \u2026 \udcff')"
+    command, environment = [sys.executable, "-c", code], {**environment, "PYTHONIOENCODING": encoding}
+    ended = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert ended.stdout == "a \u2026 \\udcff\n".encode()
+    master, slave = pty.openpty()
+    subprocess.run(command, env=environment, stdout=slave, check=True)
+    assert os.read(master, 100) == rb"a \u2026 \udcff" + b"\r\n"
+    os.close(slave)
+    os.close(master)

@@ -262,7 +262,7 @@ def _mount_of(descriptor: int, proc: Path) -> tuple[str, str, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").strip()
+        return path.read_text("utf-8", errors="replace").strip()
     except OSError:
         return ""
 

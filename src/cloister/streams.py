@@ -18,13 +18,15 @@ def write_whole() -> None:
     One write of a file without a buffer takes what the system took, and Python drops the rest: the end of a screen
     where a signal comes in between, as a terminal's new size does, or the end of a file where a disk is full.
 
-    What the locale has no character for is written as its number, `\\u2026`: a word that cannot be shown ends nothing.
+    What is no terminal gets UTF-8, whatever the locale: documents are signed and read by programs to the byte. On a
+    terminal, what the locale has no character for is written as its number, `\\u2026`.
     """
     _open_closed()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = stream.encoding if name == "stderr" or stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
         if not isinstance(getattr(stream, "buffer", None), io.RawIOBase):
             continue
         whole = os.fdopen(

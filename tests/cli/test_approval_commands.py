@@ -166,6 +166,33 @@ def test_a_policy_change_is_signed_with_its_diff_shown(shell: Shell, agent: Path
         assert '+@id("more")' in wrong and "Type policies to approve" in wrong
 
 
+def test_what_is_signed_is_the_document_whatever_the_locale(tmp_path: Path) -> None:
+    """Its reason may be in any language; a server's locale may know none."""
+    key, document = tmp_path / "key", "cloister-approval\nreason für Zoë\n"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    code = (
+        "import sys; from pathlib import Path; from types import SimpleNamespace; from cloister.cli import approval\n"
+        "approval = approval._sign(SimpleNamespace(document=sys.stdin.buffer.read().decode()), Path(sys.argv[1]))\n"
+        "print(approval, end='')"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command, sent = [sys.executable, "-c", code, str(key)], document.encode()
+    signed = subprocess.run(
+        command, input=sent, env={**os.environ, **locale}, capture_output=True, check=True
+    )
+    (tmp_path / "signature").write_bytes(signed.stdout)
+    check = [
+        "ssh-keygen",
+        "-Y",
+        "check-novalidate",
+        "-n",
+        "cloister-approval",
+        "-s",
+        str(tmp_path / "signature"),
+    ]
+    subprocess.run(check, input=sent, check=True, capture_output=True)
+
+
 def test_signed_elsewhere(shell: Shell, shared: Appliance, people: dict[str, str], agent: Path) -> None:
     approval = asked_for(shell, shared, people, "other")
     code, document, _ = shell("approver", "approval", "export", approval)

@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import pty
+import resource
 import select
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from tests.conftest import PASSPHRASE, Appliance, start_appliance
 
 from cloister import embedded
+from cloister.errors import OutOfSpace
 
 CLOISTER = str(Path(sys.executable).parent / "cloister")
 
@@ -122,6 +124,25 @@ def test_a_credential_goes_into_a_pipe_and_opens_the_vault(safe: Appliance, tmp_
     cloister(safe, "unlock", "--key-fd", "0", stdin=os.urandom(32), code=6)
     assert answer(safe, "unlock", "--key-fd", "0", stdin=key)["open"]
     assert b"--out-fd" in cloister(safe, *add, "--json", stdin=b"x\n", code=2).stdout
+
+
+def test_a_key_that_could_not_be_written_whole_opens_nothing(safe: Appliance, tmp_path: Path) -> None:
+    """Where there is room for half of it."""
+    slots = answer(safe, "vault", "slot", "list")
+    with (tmp_path / "key").open("wb") as out:
+        add = ("vault", "slot", "add", "credential", "--proof-fd", "0", "--out-fd", str(out.fileno()))
+        ended = subprocess.run(
+            [CLOISTER, *add],
+            input=PASSPHRASE.encode() + b"\n",
+            capture_output=True,
+            env={**os.environ, "CLOISTER_HOME": str(safe.home.root), "PYTHONDONTWRITEBYTECODE": "1"},
+            pass_fds=[out.fileno()],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16)),
+            timeout=120,
+        )
+    assert (tmp_path / "key").stat().st_size == 16
+    assert ended.returncode == OutOfSpace.exit_code, ended.stderr
+    assert answer(safe, "vault", "slot", "list") == slots
 
 
 def test_shares_on_a_terminal_are_shown_one_by_one_and_entered_by_two(safe: Appliance) -> None:

@@ -62,6 +62,16 @@ def test_memory_is_no_disk() -> None:
         assert encrypted_below(Path("/dev/shm")) == (True, "memory")
 
 
+def test_what_others_mount_under_names_that_are_no_text_is_passed_over(tmp_path: Path) -> None:
+    """As whoever may mount with FUSE can."""
+    mounts = tmp_path / "proc" / "self" / "mountinfo"
+    mounts.parent.mkdir(parents=True)
+    number = tmp_path.stat().st_dev
+    ours = f"30 20 {os.major(number)}:{os.minor(number)} / / rw - tmpfs tmpfs rw\n".encode()
+    mounts.write_bytes(b"29 20 0:25 / /home/eve/\xff rw - fuse.x x rw\n" + ours)
+    assert encrypted_below(tmp_path, proc=tmp_path / "proc") == (True, "memory")
+
+
 def test_a_clock_that_went_back_is_found(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.make()

@@ -46,5 +46,13 @@ def test_a_group_that_is_not_ours_alone_is_left_as_it_is(tmp_path: Path, change:
     assert sorted(path.name for path in group.iterdir()) == before
 
 
+def test_what_others_mount_under_names_that_are_no_text_is_passed_over(tmp_path: Path) -> None:
+    """As whoever may mount with FUSE can."""
+    proc, _ = machine(tmp_path)
+    mounts = proc / "self" / "mountinfo"
+    mounts.write_bytes(b"29 20 0:25 / /home/eve/\xff rw - fuse.x x rw\n" + mounts.read_bytes())
+    assert CgroupTree.open(proc=proc) is not None
+
+
 def test_without_cgroup_v2_there_is_none(tmp_path: Path) -> None:
     assert CgroupTree.open(proc=tmp_path) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -9,6 +10,9 @@ import shutil
 import sqlite3
 import stat
 import subprocess
+import sys
+import termios
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -376,6 +380,24 @@ def test_a_driver_that_falls_or_hangs_takes_nothing_with_it(
         with pytest.raises(Unavailable, match=message):
             vault.add_slot(slot)
     assert vault.data_key(OBJECT)
+
+
+def test_a_request_that_comes_in_pieces_is_read_whole() -> None:
+    """As a pipe hands on what is longer than a page: a long path and a long PIN are."""
+    request = json.dumps(
+        {"module": f"/{'m' * 4000}.so", "token": "x", "key_id": "01", "pin": "é" * 255}
+    ).encode()
+    command = [sys.executable, "-m", "cloister.vault.token_driver"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as driver:
+        assert driver.stdin is not None and driver.stdout is not None
+        for piece in (request[:4096], request[4096:]):
+            driver.stdin.write(piece)
+            driver.stdin.flush()
+            while driver.poll() is None and fcntl.ioctl(driver.stdin, termios.FIONREAD, bytes(4)) != bytes(4):
+                time.sleep(0.01)
+        driver.stdin.close()
+        assert json.load(driver.stdout)["code"] == "unavailable"
+    assert driver.returncode == 0
 
 
 def test_the_pin_is_in_no_argument_and_no_environment(vault: Vault, token: Token, tmp_path: Path) -> None:

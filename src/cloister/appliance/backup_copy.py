@@ -209,7 +209,9 @@ class Copy:
                 report = None
             if report is not None and not report.problems:
                 head = copy / "checkpoint"
-                return archives.LedgerFacts(vkey, head.read_text() if head.exists() else "", report.entries)
+                return archives.LedgerFacts(
+                    vkey, head.read_text("utf-8") if head.exists() else "", report.entries
+                )
             time.sleep(0.1 * attempt)
         raise Conflict(
             "this ledger does not verify", where=str(ledger), remedy="See `cloister audit verify`."

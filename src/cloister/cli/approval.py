@@ -249,9 +249,9 @@ def _sign(approval: Approval, key: Path | None) -> str:
         public = key
         if public is None:
             public = Path(folder) / "key.pub"
-            public.write_text(_only_key_of_agent())
+            public.write_bytes(_only_key_of_agent())
         document = Path(folder) / "document"
-        document.write_text(approval.document)
+        document.write_text(approval.document, "utf-8")
         command = ["ssh-keygen", "-Y", "sign", "-n", APPROVAL_NAMESPACE, "-f", str(public), str(document)]
         try:
             # Its errors, and the wish for a touch, go straight to the terminal.
@@ -268,7 +268,7 @@ def _sign(approval: Approval, key: Path | None) -> str:
         return _read(made)
 
 
-def _only_key_of_agent() -> str:
+def _only_key_of_agent() -> bytes:
     """The one key that the agent holds. Errors: InvalidInput where there is none, or more than one."""
     if "SSH_AUTH_SOCK" not in os.environ:
         raise InvalidInput(
@@ -276,16 +276,16 @@ def _only_key_of_agent() -> str:
             remedy="Connect with `ssh -A`, give --key FILE, or sign elsewhere: `cloister approval export`.",
         )
     try:
-        ended = subprocess.run(["ssh-add", "-L"], check=False, capture_output=True, text=True)
+        ended = subprocess.run(["ssh-add", "-L"], check=False, capture_output=True)
     except FileNotFoundError:
         raise _no_openssh() from None
-    keys = [line for line in ended.stdout.splitlines() if " " in line] if ended.returncode == 0 else []
+    keys = [line for line in ended.stdout.splitlines() if b" " in line] if ended.returncode == 0 else []
     if len(keys) != 1:
         raise InvalidInput(
             f"your SSH agent holds {len(keys) or 'no'} keys",
             remedy="Say which with --key FILE.pub." if keys else "Add one: `ssh-add` where your key is.",
         )
-    return keys[0] + "\n"
+    return keys[0] + b"\n"
 
 
 def _no_openssh() -> Unavailable:

@@ -107,7 +107,8 @@ def add_credential(
     else:
         fresh = os.urandom(32)
         key = base64.b64encode(fresh).decode()
-        os.write(out_fd, fresh)  # first: a slot whose key went nowhere would be of no use
+        with os.fdopen(out_fd, "wb", closefd=False) as out:
+            out.write(fresh)  # first, and all of it: a slot whose key went nowhere would be of no use
     request = validated(NewSlot, kind="credential", proof=proved, key=key, name=name)
     with connect() as client:
         added = client.add_slot(request)

@@ -88,7 +88,7 @@ def _own_group(proc: Path) -> Path | None:
     """The folder of this process's cgroup v2 group, None without one."""
     try:
         groups = (proc / "self" / "cgroup").read_text().splitlines()
-        mounts = (proc / "self" / "mountinfo").read_text().splitlines()
+        mounts = (proc / "self" / "mountinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return None
     inside = next((line[3:] for line in groups if line.startswith("0::")), None)

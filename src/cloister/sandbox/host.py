@@ -127,7 +127,7 @@ def _mounted(path: Path, proc: Path) -> tuple[str, str]:
     number = path.stat().st_dev
     wanted = f"{os.major(number)}:{os.minor(number)}"
     try:
-        lines = (proc / "self" / "mountinfo").read_text().splitlines()
+        lines = (proc / "self" / "mountinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return "", ""
     for line in reversed(lines):

@@ -151,7 +151,9 @@ def _files() -> Iterator[Check]:
         yield _blocked(f"write:{path}", lambda path=path: _open_for_writing(path))  # type: ignore[misc]
     for prefix in sorted({sys.prefix, sys.base_prefix}):
         yield _blocked(f"write:{prefix}", lambda prefix=prefix: _create_in(prefix))  # type: ignore[misc]
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    mounts = [
+        line.split() for line in Path("/proc/self/mounts").read_text("utf-8", errors="replace").splitlines()
+    ]
     loose = [
         mount[1]
         for mount in mounts

@@ -36,7 +36,8 @@ class Refused(Exception):
 def main() -> int:
     """Answer one request; the exit status is 0 where there is an answer, be it a refusal."""
     refuse_dumps()
-    request = json.loads(os.read(0, _MAX_REQUEST))
+    with os.fdopen(0, "rb", closefd=False) as asked:  # what is longer than a page comes in pieces
+        request = json.loads(asked.read(_MAX_REQUEST))
     out = os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # drivers print
