@@ -27,6 +27,13 @@ from cloister.sources import open_base_folder
 from cloister.vault import ArgonParams, Vault
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What somebody's shell says of colours, sizes, proxies and modes is theirs; a test says what it means to find.
+for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS", "LINES", "TERMINAL_WIDTH"):
+    os.environ.pop(name, None)
+for name in ("http_proxy", "https_proxy", "all_proxy"):
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+os.umask(0o022)
 # Properties are tried on the same examples every time, and each may take as long as the machine is slow. Hypothesis
 # reads these when a test is defined: before any other file is.
 settings.register_profile(

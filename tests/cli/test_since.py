@@ -131,6 +131,28 @@ def test_what_is_no_time_is_refused(shell: Shell) -> None:
     assert "18:00" in shell("since", "teatime", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    ("now", "evening", "minute_ago"),
+    [
+        ("2026-03-29T05:00", "2026-03-28T17:00", "2026-03-29T04:59"),
+        ("2026-10-25T06:00", "2026-10-24T16:00", "2026-10-25T05:59"),
+    ],
+)
+def test_an_evening_before_the_clocks_changed_is_by_the_clock_of_then(
+    now: str, evening: str, minute_ago: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At seven in the morning, in UTC, of what began at 18:00."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        morning = datetime.fromisoformat(now).replace(tzinfo=UTC)
+        assert moment("18:00", "--x", morning) == f"{evening}:00+00:00"
+        assert moment("06:59", "--x", morning) == f"{minute_ago}:00+00:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_moments() -> None:
     assert moment("2h", "--x", NOON) == "2026-03-04T10:00:00+00:00"
     assert moment(None, "--x", NOON) is None

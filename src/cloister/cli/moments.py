@@ -21,7 +21,7 @@ def moment(text: str | None, option: str, now: datetime) -> str | None:
         if ago is not None:
             found = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         elif clock is not None:
-            local = now.astimezone()
+            local = now.astimezone().replace(tzinfo=None)  # yesterday's clock may have been another one
             found = local.replace(hour=int(clock[1]), minute=int(clock[2]), second=0, microsecond=0)
             if found > local:
                 found -= timedelta(days=1)
