@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import cloister as cloister_package
 from cloister import embedded
 from cloister.console.commands import cloister
 from cloister.home import Home
@@ -53,3 +56,29 @@ def test_a_program_that_cannot_start_says_why_in_one_line(module: str, tmp_path:
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"{PROGRAMS[module]}: Not a directory: {tmp_path / 'file'}")
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_command_given_on_a_full_disk_is_there_again_when_it_has_room(tmp_path: Path) -> None:
+    """The checkout lies on that disk, and the command is used for the first time."""
+    package = tmp_path / "package"
+    package.mkdir()
+    shutil.copy(Path(cloister_package.__file__), package)
+    (package / "seldom.py").write_text("".join(f"name_{n} = {n}\n" for n in range(2_000)))
+    steps = (
+        f"mount -t tmpfs -o size=256k none {tmp_path}/disk && cp -r {package} {tmp_path}/disk/cloister && "
+        f"cd {tmp_path}/disk && mkdir cloister/__pycache__ && "
+        "{ head -c 300k /dev/zero > full; truncate -s -8k full; "
+        '"$0" -c "import cloister.seldom" && rm full && "$0" -c "import cloister.seldom; print(cloister.__file__)"; }'
+    )
+    (tmp_path / "disk").mkdir()
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPATH": str(tmp_path / "disk")}
+    ended = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", steps, sys.executable],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "unshare" in ended.stderr or "mount:" in ended.stderr:
+        pytest.skip("no mount namespace of our own here")
+    assert ended.stdout == f"{tmp_path}/disk/cloister/__init__.py\n", ended.stderr
