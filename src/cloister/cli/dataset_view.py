@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -264,11 +265,11 @@ def _print_row(line: dict[str, Any]) -> None:
 def _ranges(text: str | None, where: str) -> tuple[RowRange, ...]:
     """`0-99,200` as pairs of the first and the last."""
     found: list[RowRange] = []
-    for part in text.split(",") if text else []:
-        first, _, last = part.strip().partition("-")
-        if not (first.isascii() and first.isdigit() and (not last or (last.isascii() and last.isdigit()))):
+    for part in text.split(",") if text is not None else []:
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part.strip())
+        if match is None:
             raise InvalidInput("rows are given as 0-99,200", where=where)
-        found.append((int(first), int(last or first)))
+        found.append((int(match[1]), int(match[2] or match[1])))
     return tuple(found)
 
 

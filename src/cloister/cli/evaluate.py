@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -308,12 +309,18 @@ def _parsed(document: bytes) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[tuple[int, str]]:
     """A file's descriptor at its start, and the SHA-256 of what is in it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NotFound("no such file", where=str(path)) from None
     except OSError:
         raise Denied("the system refuses access", where=str(path)) from None
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InvalidInput(
+                "is no file",
+                where=str(path),
+                remedy="Name a file: it is read here, and in the sandbox again.",
+            )
         data = b""
         while len(data) <= MAX_FILE and (piece := os.read(descriptor, MAX_FILE + 1)):
             data += piece

@@ -103,8 +103,12 @@ def settings_given(items: list[str]) -> dict[str, Any]:
             raise InvalidInput("a setting is given as KEY=VALUE", where="--set")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError, ValueError):
             raise InvalidInput("its value cannot be read", where=f"--set {visible(key)}") from None
+        if key == "lora" and not isinstance(value, dict):
+            raise InvalidInput(
+                "its settings are given one by one", where="--set lora", remedy="Such as `--set lora.rank=8`."
+            )
         if key.startswith("lora."):
             values.setdefault("lora", {})[key.removeprefix("lora.")] = value
         else:
@@ -278,14 +282,21 @@ def _name(question: str, known: list[str], *, default: str | None = None) -> str
 
 
 def write_file(path: Path, data: bytes, *, force: bool) -> None:
-    """A new file, or with `force` one written over; never through a link. Errors: Conflict, InvalidInput."""
+    """A new file, or with `force` one written over; never through a link.
+
+    Errors: Conflict, InvalidInput, OutOfSpace.
+    """
     import os
 
+    from cloister.cli.receiving import fill_new
     from cloister.errors import Conflict, InvalidInput
 
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_TRUNC if force else os.O_EXCL)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with os.fdopen(os.open(path, flags, 0o644), "wb") as file:
+        if not force:
+            fill_new(os.open(path, flags | os.O_EXCL, 0o644), path, data)
+            return
+        with os.fdopen(os.open(path, flags | os.O_TRUNC, 0o644), "wb") as file:
             file.write(data)
     except FileExistsError:
         raise Conflict(
