@@ -7,9 +7,11 @@ import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloister.cli import audit_query, evaluate
 from cloister.cli.dataset_view import _ranges
 from cloister.cli.evaluate import _opened
 from cloister.cli.receiving import write_new
@@ -82,3 +84,17 @@ def test_a_file_that_finds_no_room_is_not_left_in_part(
     with pytest.raises(Conflict):
         write(path, b"again")
     assert path.read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("module", [evaluate, audit_query], ids=["errors", "reveal"])
+def test_content_is_not_read_for_a_file_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any
+) -> None:
+    there = tmp_path / "answers.json"
+    there.symlink_to("nowhere")
+    monkeypatch.setattr(module, "connect", lambda: pytest.fail("it was entered that content was read"))
+    with pytest.raises(Conflict):
+        if module is evaluate:
+            evaluate.errors("claims-1", to=there)
+        else:
+            audit_query.reveal("2", to=there)

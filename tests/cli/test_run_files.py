@@ -93,7 +93,9 @@ def test_what_goes_on_from_a_run_is_kept_and_asked_as_it_was(tmp_path: Path) -> 
     train = TrainConfig(method="lora", template="chatml", lora=LoraConfig(rank=4, alpha=8), epochs=9)
     before = Run.model_construct(base="bm-0123456789ab", train=train)
 
-    def asked(text: str, **options: str) -> TrainConfig:
+    same = train.lora.model_copy(update={"dropout": 0.1})
+
+    def asked(text: str, form: LoraConfig = same, **options: str) -> TrainConfig:
         path = tmp_path / "run.yaml"
         path.write_text(f"name: n\ndataset: d\nfrom_run: r\n{text}")
         request = run_request(
@@ -106,9 +108,30 @@ def test_what_goes_on_from_a_run_is_kept_and_asked_as_it_was(tmp_path: Path) -> 
             earlier=lambda reference: before,
         )
         assert request.base == before.base
-        assert request.train.lora == train.lora.model_copy(update={"dropout": 0.1})
+        assert request.train.lora == form
         return request.train
 
     assert (asked("").method, asked("").template, asked("").epochs) == ("lora", "chatml", 3)
+    with_file = asked(
+        "train: {lora: {rank: 8}}", form=train.lora.model_copy(update={"rank": 8, "dropout": 0.1})
+    )
+    assert with_file.lora.alpha == 8, (
+        "what the file leaves out is as it was; the authority refuses the rank by name"
+    )
     assert asked("train: {method: qlora}").method == "qlora"
     assert asked("train: {method: qlora}", method="lora", template="model").template == "model"
+
+
+def test_a_preset_has_no_say_in_the_form_of_an_adapter_that_is_there() -> None:
+    lora = LoraConfig(rank=4, alpha=8)
+    before = Run.model_construct(base="bm-0123456789ab", train=TrainConfig(lora=lora))
+    request = run_request(
+        (None, None, "style"),
+        train={},
+        lora={},
+        named={"name": "n", "dataset": "d", "from_run": "r"},
+        evaluate=None,
+        max_new_tokens=None,
+        earlier=lambda reference: before,
+    )
+    assert request.train.lora == lora

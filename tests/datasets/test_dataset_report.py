@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import tiny
+from cloister.api import DeriveConfig
+from cloister.datasets.derive import Choice
 from cloister.datasets.duplicates import NearFinder, RepeatCounter
 from cloister.datasets.figures import Lengths
 from cloister.datasets.report import Tokens, report_on
@@ -118,6 +120,26 @@ def test_near_duplicates_are_found_and_others_are_not() -> None:
     assert found.compared == 402
     assert 92 <= found.similar <= 100 and set(found.numbers) <= set(range(300, 400))
     assert 34 <= found.leaked <= 40
+
+
+def test_a_row_is_as_long_as_what_stands_in_its_turns() -> None:
+    labelled = row("broken pipe", "water", label="water", groups={"site": "a place with a long name"})
+    assert labelled.characters == len("broken pipe" + "water"), (
+        "its label is its answer; groups are not learnt"
+    )
+    assert Row(text="a plain text").characters == len("a plain text")
+    call = Message("assistant", "", tool_calls=(ToolCall("pay", '{"sum": 5}'),))
+    called = Row(messages=(Message("user", "pay"), call), tools='[{"name": "pay"}]')
+    assert called.characters == len("pay" + "pay" + '{"sum": 5}' + '[{"name": "pay"}]')
+
+
+def test_the_report_and_derive_count_characters_alike(bring_in: Importer) -> None:
+    columns = {"input": "text", "label": "label", "groups": ("site",)}
+    reader = bring_in(b"text,label,site\nbroken pipe,water,far away\n", columns=columns).reader
+    found = report_on(reader, progress=lambda done, total: None).characters
+    assert found is not None and found.total == found.longest == len("broken pipe" + "water")
+    most = DeriveConfig(max_characters=found.longest)
+    assert Choice(most).takes(0, reader[0], TRAIN, first=True)
 
 
 def test_rows_that_training_would_not_take_are_counted_by_rule(bring_in: Importer) -> None:

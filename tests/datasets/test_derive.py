@@ -73,7 +73,7 @@ def test_rows_are_chosen_in_order_and_keep_their_side(folder: Path, letters: Gra
     result, grant = made(folder, letters, rows=[(0, 19), (30, 30)], without=[(3, 4)], max_characters=44)
     wanted = [n for n in (*range(20), 30) if n not in (3, 4)]
     with opened(letters) as reader:
-        sizes = [sum(map(len, row.texts())) for row in reader.rows("all")]
+        sizes = [sum(len(message.content) for message in row.messages) for row in reader.rows("all")]
         held = set(reader.indices("holdout"))
     wanted = [n for n in wanted if sizes[n] <= 44]
     assert 0 < len(wanted) < 19
@@ -140,7 +140,8 @@ def test_rows_are_corrected_by_number(folder: Path, letters: Grant) -> None:
         b'{"row": 5, "answer": "mended"}\n\n{"row": 2, "leave_out": true}\n'
         b'{"row": 6, "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}\n'
     )
-    _, grant = made(folder, letters, corrections=file, rows=[(0, 9)])
+    result, grant = made(folder, letters, corrections=file, rows=[(0, 9)])
+    assert (result["corrected"], result["left_out"]) == (2, 1), "a row that is gone is not called corrected"
     with opened(grant) as reader:
         answers = [row.answer for row in reader.rows("all")]
     assert answers == [

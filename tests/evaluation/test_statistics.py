@@ -103,6 +103,15 @@ def test_rows_that_all_gain_the_same_leave_room_for_those_that_do_not() -> None:
     assert difference(np.full(9, 2.5), np.full(9, 0.5)) == Interval(2.0, 2.0, 2.0), "of no known scale"
 
 
+@pytest.mark.parametrize("rows", [2, 20])
+def test_macro_f1_of_few_answers_that_are_alike_is_as_unsure_as_their_share(rows: int) -> None:
+    """A policy may ask for its lower end: two right answers of two are no certainty."""
+    wanted = [row % 2 for row in range(rows)]
+    assert macro_f1(wanted, wanted) == mean(np.ones(rows)) and macro_f1(wanted, wanted).low < 0.84
+    wrong = [-1] * rows
+    assert macro_f1(wrong, wanted) == mean(np.zeros(rows)) and macro_f1(wrong, wanted).high > 0.16
+
+
 def test_macro_f1_is_that_of_the_answers() -> None:
     draw = np.random.default_rng(2)
     wanted = draw.integers(0, 5, 200)

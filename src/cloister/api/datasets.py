@@ -111,8 +111,8 @@ class DeriveConfig(Document):
     """How a dataset comes of others: rows chosen, rid of repeats, some of them drawn, corrected, rid of personal data.
 
     `rows` and `without` are ranges of numbers in the first dataset. `side` takes only that side. Lengths are in
-    characters of all texts of a row. `corrections` says that a file of them comes as a descriptor. `personal`: a
-    placeholder (`redact`) or a consistent made-up value (`replace`) for what is found of `types`.
+    characters of a row's turns, or of its text. `corrections` says that a file of them comes as a descriptor.
+    `personal`: a placeholder (`redact`) or a consistent made-up value (`replace`) for what is found of `types`.
     One dataset's rows keep their side; those of several are split anew.
     """
 

@@ -11,7 +11,7 @@ import typer
 
 from cloister.cli.moments import moment
 from cloister.cli.output import JsonFlag, print_json, print_table, say, visible
-from cloister.cli.receiving import received, write_new
+from cloister.cli.receiving import received, require_new, write_new
 from cloister.cli.session import connect
 from cloister.errors import InvalidInput, Unavailable
 
@@ -143,6 +143,8 @@ def reveal(
         raise InvalidInput(
             "JSON and content cannot share standard output", where="--json", remedy="Add --to FILE."
         )
+    if to is not None:
+        require_new(to)
     with connect() as client:
         body, result = received(lambda output: client.reveal(ledger, index, output))
     if to is not None:

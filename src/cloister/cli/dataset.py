@@ -87,7 +87,11 @@ def show(
         "size": size(stored.sealed_bytes),
         "manifest": stored.manifest_sha256,
         **stored.counts,
-        **{key: value for key, value in stored.details.items() if value != [] and key != "personal"},
+        **{
+            key: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in stored.details.items()
+            if value != [] and key != "personal"
+        },
     }
     if personal := stored.details.get("personal"):
         facts["personal data"] = _by_type(personal.get("found", personal))

@@ -205,12 +205,13 @@ def derive(
             f"! {sample:,} rows were asked for, and {counts.get('rows', 0):,} were there to draw from: all are in it."
         )
     said = [
-        f"{counts[field]} {words}"
+        f"{counts[field]} {words.replace('were', 'was') if counts[field] == 1 else words}"
         for field, words in (
             ("not_chosen", "were not chosen"),
             ("repeats", "said what an earlier one says"),
             ("not_drawn", "were not drawn"),
             ("corrected", "were corrected"),
+            ("left_out", "were left out by a correction"),
             ("rows_rewritten", "had personal data exchanged"),
         )
         if counts.get(field)

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cloister.cli.output import JsonFlag, print_json, print_table, say, tell, visible, warn_of
-from cloister.cli.receiving import received, write_new
+from cloister.cli.receiving import received, require_new, write_new
 from cloister.cli.session import connect, watch
 from cloister.errors import Denied, InvalidInput, NotFound
 
@@ -183,15 +183,15 @@ def errors(
 
     They are content: that you asked is entered first, with your account, and they come to this command alone.
     """
+    if to is not None:
+        require_new(to)
     with connect() as client:
         document, entry = _revealed(client, reference, worst)
+    found = _parsed(document)["worst"]
     if to is not None:
         write_new(to, document)
-        say(
-            f"{worst} answers at most are in {visible(str(to))}. Reading them is entry {entry} of the ledger."
-        )
+        say(f"{len(found)} answers are in {visible(str(to))}. Reading them is entry {entry} of the ledger.")
         return
-    found = _parsed(document)["worst"]
     if json:
         print_json({"worst": found, "entry": entry})
         return

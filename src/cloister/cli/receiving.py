@@ -35,6 +35,12 @@ def received(ask: Callable[[int], Result]) -> tuple[bytes, Result]:
     return b"".join(pieces), result
 
 
+def require_new(path: Path) -> None:
+    """See that nothing lies there, before it is entered that content was read. Errors: Conflict."""
+    if os.path.lexists(path):
+        raise Conflict("there is a file already", where=str(path), remedy="Name a new one.")
+
+
 def write_new(path: Path, content: bytes) -> None:
     """A file of that content, 0600. Errors: Conflict where there is one; OutOfSpace, and then there is none."""
     try:

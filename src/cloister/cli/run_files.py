@@ -43,7 +43,7 @@ def run_request(
     """The request for a run: what one of `sources` says (run file, settings file, preset), and options over it.
 
     One that goes on from another run, which `earlier` looks up, has that one's base model, kept as it was then, its
-    template and its adapter's form.
+    template and its adapter's form, where neither a file nor an option says otherwise; a preset's is for a new one.
 
     Raises:
         InvalidInput: more than one source; a part that none of them names; a setting that does not fit.
@@ -58,7 +58,8 @@ def run_request(
     if earlier is not None and "from_run" in parts:
         before = earlier(parts["from_run"])
         parts.setdefault("base", before.base)
-        adapter = {**before.train.lora.model_dump(), **(train.get("lora") or {}), **adapter}
+        said = {} if sources[2] is not None else file.train.get("lora") or {}
+        adapter = {**before.train.lora.model_dump(), **said, **(train.get("lora") or {}), **adapter}
         usual = {"method": before.train.method, "template": before.train.template}
         train = {**{key: value for key, value in usual.items() if key not in file.train}, **given(train)}
     missing = [part for part in ("name", "dataset", "base") if part not in parts]

@@ -5,6 +5,10 @@ Names of metrics, numbers, settings; no content, and nobody is called.
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from cloister.api import Curve, Run
@@ -15,18 +19,38 @@ from cloister.errors import Conflict, InvalidInput
 def write_tensorboard(folder: Path, curve: Curve) -> Path:
     """One event file in `folder`/<run>. Errors: InvalidInput where it cannot be written; Conflict where one is."""
     target = folder / curve.name
-    if target.exists():
-        raise Conflict("is there already", where=str(target), remedy="Name another folder, or remove it.")
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
 
+    with _whole(target):
+        # Not its `SummaryWriter`: that one writes in a thread, whose error nobody hears, and waits for it without end.
+        writer = EventsWriter(str(target / "events"))
+        for point in curve.points:
+            for name, value in point.values.items():
+                writer.write_event(Event(wall_time=time.time(), step=point.step, summary=scalar(name, value)))
+        writer.close()
+    return target
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[None]:
+    """What is written into a new folder is there whole, or not at all. Errors: Conflict, InvalidInput."""
     try:
-        with SummaryWriter(str(target)) as writer:
-            for point in curve.points:
-                for name, value in point.values.items():
-                    writer.add_scalar(name, value, point.step)
+        target.mkdir(parents=True)
+    except FileExistsError:
+        raise Conflict(
+            "is there already", where=str(target), remedy="Name another folder, or remove it."
+        ) from None
     except OSError as error:
         raise InvalidInput(f"cannot be written: {error.strerror}", where=str(target)) from None
-    return target
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InvalidInput(f"cannot be written: {error.strerror}", where=str(target)) from None
+        raise
 
 
 _STATUS = {"queued": 2, "done": 3, "failed": 4, "cancelled": 5, "interrupted": 5}
@@ -44,18 +68,18 @@ def write_mlflow(folder: Path, run: Run, curve: Curve) -> Path:
     import yaml
 
     started = int(run.created_at.timestamp() * 1000)
-    ended = int((run.train_job.ended_at or run.created_at).timestamp() * 1000)
+    over = run.train_job.ended_at
+    ended = int((over.timestamp() if over is not None else time.time()) * 1000)
     run_id = run.run_id.replace("-", "").ljust(32, "0")
     experiment = folder / "0"
     target = experiment / run_id
-    try:
-        if target.exists():
-            raise Conflict("is there already", where=str(target), remedy="Name another folder, or remove it.")
+    with _whole(target):
         for part in ("metrics", "params", "tags", "artifacts"):
-            (target / part).mkdir(parents=True)
+            (target / part).mkdir()
         described = experiment / "meta.yaml"
         if not described.exists():
-            described.write_text(
+            begun = target / "experiment.yaml"
+            begun.write_text(
                 yaml.safe_dump(
                     {
                         "artifact_location": experiment.absolute().as_uri(),
@@ -68,6 +92,7 @@ def write_mlflow(folder: Path, run: Run, curve: Curve) -> Path:
                 ),
                 encoding="utf-8",
             )
+            begun.replace(described)
         lines: dict[str, list[str]] = {}
         for number, point in enumerate(curve.points):
             at = started + (ended - started) * number // max(1, len(curve.points) - 1)
@@ -82,7 +107,7 @@ def write_mlflow(folder: Path, run: Run, curve: Curve) -> Path:
             yaml.safe_dump(
                 {
                     "artifact_uri": (target / "artifacts").absolute().as_uri(),
-                    "end_time": ended,
+                    "end_time": ended if over is not None else None,
                     "entry_point_name": "",
                     "experiment_id": "0",
                     "lifecycle_stage": "active",
@@ -100,6 +125,4 @@ def write_mlflow(folder: Path, run: Run, curve: Curve) -> Path:
             ),
             encoding="utf-8",
         )
-    except OSError as error:
-        raise InvalidInput(f"cannot be written: {error.strerror}", where=str(target)) from None
     return target

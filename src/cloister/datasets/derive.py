@@ -38,7 +38,8 @@ MATCH_S = 2.0
 
 @dataclass(frozen=True)
 class Derived:
-    """What came of it: rows that were read, not chosen, left out as repeats, not drawn, and corrected."""
+    """What came of it: rows that were read, not chosen, left out as repeats, not drawn, corrected, and left out by a
+    correction."""
 
     meta: DatasetMeta
     read: int
@@ -46,6 +47,7 @@ class Derived:
     repeats: int
     not_drawn: int
     corrected: int
+    left_out: int
 
 
 class Choice:
@@ -74,7 +76,7 @@ class Choice:
         if any(row.groups.get(name) not in values for name, values in self._groups.items()):
             return False
         if self._sized:
-            size = sum(map(len, row.texts()))
+            size = row.characters
             if size < config.min_characters or size > (config.max_characters or size):
                 return False
         return all(self._finds(n, p, number, row) for n, p in enumerate(self._matching, 1)) and not any(
@@ -129,7 +131,7 @@ def derive(
     repeats = _leave_out_repeats(datasets, taken, config.dedupe) if config.dedupe else 0
     not_drawn = _draw(taken, config.sample, config.seed) if config.sample else 0
     kept = KeptSides() if len(datasets) == 1 else None
-    changed = 0
+    changed = left_out = 0
     with DatasetWriter(writer, holdout=meta.holdout, seed=meta.seed, splitter=kept) as out:
         pending: list[Row] = []
         waiting = dict(corrections or {})
@@ -139,10 +141,11 @@ def derive(
             if not taken[at]:
                 continue
             correction = waiting.pop(number, None) if place == 0 else None
+            if correction is not None and correction.leave_out:
+                left_out += 1
+                continue
             if correction is not None:
                 changed += 1
-                if correction.leave_out:
-                    continue
                 row = corrected(row, correction)
             pending.append(rewriter(row) if rewriter is not None else row)
             if kept is not None:
@@ -161,7 +164,7 @@ def derive(
         if not out.rows:
             raise InvalidInput("no row is left", remedy="Choose less strictly.")
         made = out.finish(source_format=meta.source_format)
-    return Derived(made, total, not_chosen, repeats, not_drawn, changed)
+    return Derived(made, total, not_chosen, repeats, not_drawn, changed, left_out)
 
 
 def _all(datasets: Sequence[DatasetReader]) -> Iterator[tuple[int, int, int, Row, int]]:

@@ -128,7 +128,7 @@ def report_on(
     for number, row, side in sided_rows(dataset):
         if number % BATCH == 0:
             progress(number, len(dataset))
-        size = sum(map(len, row.texts())) if quality or tokens is not None else 0
+        size = row.characters if quality or tokens is not None else 0
         if quality:
             characters.add(size)
             turns[min(len(row.messages), MOST_TURNS)] += 1

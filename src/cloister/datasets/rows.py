@@ -68,6 +68,16 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
                 yield piece
         yield from self.groups.values()
 
+    @property
+    def characters(self) -> int:
+        """Its length as it is learnt: turns, calls of functions and plain text; neither the label, which is the last
+        turn once more, nor groups."""
+        turns = sum(
+            len(message.content) + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+            for message in self.messages
+        )
+        return turns + len(self.text or "") + len(self.tools or "")
+
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Row)

@@ -91,9 +91,14 @@ def ratio_difference(ours: Floats, theirs: Floats, below: Floats, seed: int = 0)
 
 
 def macro_f1(said: Sequence[int], wanted: Sequence[int], seed: int = 0) -> Interval:
-    """Macro-F1 over the labels that occur, by percentiles. Labels are numbers from 0; -1 is an answer that is none."""
+    """Macro-F1 over the labels that occur, by percentiles. Labels are numbers from 0; -1 is an answer that is none.
+
+    Where all answers are right, or all wrong, no resample differs: the interval is that of their share, see `mean`.
+    """
     answers, truth = np.asarray(said), np.asarray(wanted)
     found = _macro_f1(answers, truth)
+    if found in (0.0, 1.0):
+        return _alike(found, len(truth))
     drawn = [
         _macro_f1(answers[row], truth[row]) for rows in _draws(len(truth), seed, DRAWS // 2) for row in rows
     ]

@@ -62,6 +62,7 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             "repeats": derived.repeats,
             "not_drawn": derived.not_drawn,
             "corrected": derived.corrected,
+            "left_out": derived.left_out,
         }
         details: dict[str, Any] = {
             "task": meta.task,
