@@ -27,6 +27,7 @@ from cloister.api import (
 )
 from cloister.errors import (
     Conflict,
+    InvalidInput,
 )
 from cloister.policy.cedar import PolicySet
 
@@ -36,6 +37,17 @@ def proposal(gates: Gates, name: str) -> PolicyProposal:
     files = gates.world.authority.policy_sets.in_force.files
     more = f'@id("{name}")\npermit (principal in Role::"admin", action == Action::"run.list", resource);\n'
     return PolicyProposal(files={**files, f"{name}.cedar": more})
+
+
+@gated
+async def test_a_set_with_a_bound_that_nothing_can_have_is_not_proposed(gates: Gates) -> None:
+    sets = gates.world.authority.policy_sets
+    misspelt = (
+        '@id("f1-is-sure") forbid (principal, action == Action::"deployment.start", resource)\n'
+        'when { resource.evaluation has macro_f1 && resource.evaluation.macro_f1.lessThan(decimal("0.8")) };'
+    )
+    with pytest.raises(InvalidInput, match="f1-is-sure"):
+        await sets.propose(ADMIN, PolicyProposal(files={**sets.in_force.files, "own.cedar": misspelt}))
 
 
 @gated

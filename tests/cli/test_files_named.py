@@ -97,4 +97,16 @@ def test_content_is_not_read_for_a_file_that_is_there(
         if module is evaluate:
             evaluate.errors("claims-1", to=there)
         else:
-            audit_query.reveal("2", to=there)
+            audit_query.reveal(2, to=there)
+
+
+def test_a_page_is_not_written_where_the_numbers_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "connect", lambda: pytest.fail("something was asked for"))
+    page, numbers = tmp_path / "page.html", tmp_path / "numbers.json"
+    numbers.touch()
+    with pytest.raises(Conflict):
+        evaluate.export("claims-1", html=page, numbers=numbers)
+    with pytest.raises(InvalidInput, match="two files"):
+        evaluate.export("claims-1", html=page, numbers=page)

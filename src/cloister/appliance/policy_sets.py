@@ -30,6 +30,7 @@ from cloister.appliance.store import Change, StateStore
 from cloister.errors import CloisterError, Conflict, InvalidInput
 from cloister.policy.cases import parse_cases, run_all, run_cases
 from cloister.policy.cedar import SCHEMA, PolicySet, default_policies, digest_of
+from cloister.policy.guards import refuse_unknown_names
 from cloister.policy.settings import AccessSettings
 from cloister.policy.table import Cell, changed
 from cloister.policy.things import Facts
@@ -224,6 +225,7 @@ class PolicySets:
         proposed = PolicySet(proposal.files, "the proposed set")
         if proposed.digest == before.digest:
             raise Conflict("this set is in force already", where=proposed.digest)
+        refuse_unknown_names(proposed, "the proposed set")
         if len(proposed.policies) > MAX_POLICIES:
             raise InvalidInput(f"a policy set has at most {MAX_POLICIES} policies")
         cases = [

@@ -224,6 +224,11 @@ def export(
 
     if html is None and numbers is None:
         raise InvalidInput("say where to write it", remedy="Use `--html FILE` or `--numbers FILE`.")
+    if html == numbers:
+        raise InvalidInput("the page and the numbers are two files", where=str(html), remedy="Name another.")
+    for path in (html, numbers):
+        if path is not None:
+            require_new(path)
     with connect() as client:
         run = client.run(reference)
         table, verdict, full = _full(run)

@@ -31,8 +31,10 @@ def check(
     """
     from cloister.policy.cases import run_cases
     from cloister.policy.cedar import PolicySet
+    from cloister.policy.guards import refuse_unknown_names
 
     policies = PolicySet.load(folder)
+    refuse_unknown_names(policies, str(folder))
     results = run_cases(policies, folder / "tests")
     failed = [one for one in results if one.problem is not None]
     if failed:
