@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -121,3 +122,17 @@ def test_documents_are_utf_8_and_a_terminal_is_spared_what_it_lacks(
     assert os.read(master, 100) == rb"a \u2026 \udcff" + b"\r\n"
     os.close(slave)
     os.close(master)
+
+
+@pytest.mark.parametrize("environment", [BUFFERED, UNBUFFERED], ids=["buffered", "unbuffered"])
+def test_a_line_is_written_once_it_is_whole(environment: dict[str, str]) -> None:
+    """Whoever reads from a pipe has it while the program goes on."""
+    script = "from cloister.streams import write_whole; write_whole(); print('said'); input()"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdin is not None and program.stdout is not None
+        try:
+            assert select.select([program.stdout], [], [], 60)[0]
+            assert program.stdout.readline() == b"said\n"
+        finally:
+            program.stdin.close()

@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 
 
 def write_whole() -> None:
-    """Give each of the two a buffer that has none, as with PYTHONUNBUFFERED. Asked twice, it does nothing more.
+    """Give each of the two a buffer that has none, as with PYTHONUNBUFFERED, and write every line once it is whole:
+    whoever reads from a pipe may wait for it. Asked twice, it does nothing more.
 
     One write of a file without a buffer takes what the system took, and Python drops the rest: the end of a screen
     where a signal comes in between, as a terminal's new size does, or the end of a file where a disk is full.
@@ -26,7 +27,7 @@ def write_whole() -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             encoding = stream.encoding if name == "stderr" or stream.isatty() else "utf-8"
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+            stream.reconfigure(encoding=encoding, errors="backslashreplace", line_buffering=True)
         if not isinstance(getattr(stream, "buffer", None), io.RawIOBase):
             continue
         whole = os.fdopen(

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from services import Unit
 
 HOME = Path("/var/lib/cloister")
+SETTINGS = Path("/etc/cloister/appliance.yaml")
 PEOPLE = {
     "alice": "admin",
     "steve": "steward",
@@ -237,6 +238,9 @@ def walk(story: Story, checkout: Path, chosen: argparse.Namespace) -> None:
         first = root(*install)
         assert "done," in first
         assert "nothing to do" in root(*install)
+    settings = SETTINGS.read_text()
+    assert "  listen: 127.0.0.1:8421\n" in settings
+    SETTINGS.write_text(settings.replace(":8421\n", ":0\n"))  # another appliance of this machine may have it
     make_people()
     running = {}
     try:
