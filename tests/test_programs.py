@@ -13,7 +13,8 @@ import pytest
 import cloister as cloister_package
 from cloister import embedded
 from cloister.console.commands import cloister
-from cloister.home import Home
+from cloister.errors import InvalidInput
+from cloister.home import SERVICE_HOME, Home
 
 PROGRAMS = {"launcher": "cloister-launcher", "appliance": "cloisterd", "gateway": "cloister-gateway"}
 
@@ -56,6 +57,19 @@ def test_a_program_that_cannot_start_says_why_in_one_line(module: str, tmp_path:
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"{PROGRAMS[module]}: Not a directory: {tmp_path / 'file'}")
     assert ended.stderr.count("\n") == 1
+
+
+def test_an_account_without_a_folder_is_asked_for_one() -> None:
+    """As of whoever runs in a container under a number that it has no name for."""
+    if SERVICE_HOME.is_dir():
+        pytest.skip("the service is installed here: its home is everybody's")
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "CLOISTER_HOME")}
+    command = ["unshare", "--map-user=12345", sys.executable, "-m", "cloister.cli.main", "down"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    if "unshare" in ended.stderr:
+        pytest.skip("no user namespace of our own here")
+    assert ended.returncode == InvalidInput.exit_code
+    assert ended.stderr.startswith("error: $HOME: this account has no folder of its own\n  try: ")
 
 
 def test_a_command_given_on_a_full_disk_is_there_again_when_it_has_room(tmp_path: Path) -> None:

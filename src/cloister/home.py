@@ -22,11 +22,24 @@ class Home:
 
     @classmethod
     def default(cls) -> Home:
-        """`$CLOISTER_HOME`; else the service's, where one is installed; else `~/.local/share/cloister`."""
+        """`$CLOISTER_HOME`; else the service's, where one is installed; else `~/.local/share/cloister`.
+
+        Errors: InvalidInput where that is of an account without a folder.
+        """
         named = os.environ.get("CLOISTER_HOME")
         if not named and SERVICE_HOME.is_dir():
             return cls(SERVICE_HOME)
-        return cls((Path(named) if named else Path.home() / ".local" / "share" / "cloister").absolute())
+        if named:
+            return cls(Path(named).absolute())
+        try:
+            own = Path.home()
+        except RuntimeError:
+            raise InvalidInput(
+                "this account has no folder of its own",
+                where="$HOME",
+                remedy="Say in $CLOISTER_HOME where the appliance's home is to be.",
+            ) from None
+        return cls((own / ".local" / "share" / "cloister").absolute())
 
     @property
     def is_service(self) -> bool:

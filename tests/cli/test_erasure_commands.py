@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from tests.conftest import Appliance, import_rows, start_appliance
 
 from cloister import embedded
 from cloister.demo.search import find_leaks
+from cloister.home import Home
+from cloister.restoring import RESTORED
 
 IDENTITY = pyrage.x25519.Identity.generate()
 
@@ -150,3 +153,17 @@ def test_a_passphrase_by_descriptor(home: Appliance, tmp_path: Path) -> None:
     assert answered(cloister(home, *check, given="open sesame\n"))["ok"] is True
     wrong = cloister(home, *check, given="closed\n")
     assert wrong.returncode == 6
+
+
+def test_the_ledger_is_told_the_account_that_restores_and_not_what_its_shell_says(
+    home: Appliance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, into = tmp_path / "t", tmp_path / "n"
+    target.mkdir()
+    made = cloister(home, "backup", str(target), "--passphrase-fd", "0", given="open sesame\n")
+    assert made.returncode == 0, made.stderr
+    monkeypatch.setenv("LOGNAME", "somebody-else")
+    restore = ("restore", str(target), "--into", str(into), "--passphrase-fd", "0", "--json")
+    assert answered(cloister(home, *restore, given="open sesame\n"))["home"] == str(into)
+    told = json.loads((Home(into).state.parent / RESTORED).read_text())
+    assert told["by"] == pwd.getpwuid(os.getuid()).pw_name

@@ -184,15 +184,13 @@ def restore(
     json: JsonFlag = False,
 ) -> None:
     """Restore a backup into an empty home, checked whole before anything appears there. Nothing must run over it."""
-    import getpass
-
     from cloister.errors import InvalidInput
     from cloister.restoring import restore as restore_home
 
     if into is None:
         if not check:
             raise InvalidInput("say where the home is to be", remedy="Use `--into HOME`.")
-        into = Path(os.environ.get("TMPDIR", "/tmp")) / "cloister-rehearsal"  # noqa: S108 - a private folder is made
+        into = Path(os.environ.get("TMPDIR") or "/tmp") / "cloister-rehearsal"  # noqa: S108 - a private folder is made
     opener = _opener(identity, identity_fd, passphrase_fd)
     shown = _Shown(quiet=json)
     restored = restore_home(
@@ -204,7 +202,7 @@ def restore(
         head=_read(head) if head is not None else None,
         accept_lost=accept_lost_entries,
         check=check,
-        by=getpass.getuser(),
+        by=_own_account(),
         progress=shown,
     )
     if json:
@@ -223,6 +221,16 @@ def restore(
     if not check:
         say(f"Next: `CLOISTER_HOME={restored.home} cloister up`, then `cloister unlock`.")
         say("The home that was backed up must not run again: two would write one ledger.")
+
+
+def _own_account() -> str:
+    """Who this is by the kernel's account, for the ledger: what a shell says of it may be anything."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid:{os.getuid()}"
 
 
 def _opener(identity: Path | None, identity_fd: int | None, passphrase_fd: int | None) -> Opener:
