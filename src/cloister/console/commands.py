@@ -22,7 +22,7 @@ def cloister(home: str, *arguments: str, longest_s: float = LONGEST_S) -> Any:
         [sys.executable, "-P", "-m", "cloister.cli.main", *arguments, "--json"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "CLOISTER_HOME": home},
         timeout=longest_s,
         check=False,
