@@ -53,7 +53,7 @@ def test_a_program_that_cannot_start_says_why_in_one_line(module: str, tmp_path:
     (tmp_path / "file").touch()
     command = [sys.executable, "-m", f"cloister.{module}", "--home", str(tmp_path / "file" / "home")]
     more = ["--origin", "cloister/tests/gateway"] if module == "gateway" else []
-    ended = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([*command, *more], capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"{PROGRAMS[module]}: Not a directory: {tmp_path / 'file'}")
     assert ended.stderr.count("\n") == 1
@@ -65,7 +65,7 @@ def test_an_account_without_a_folder_is_asked_for_one() -> None:
         pytest.skip("the service is installed here: its home is everybody's")
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "CLOISTER_HOME")}
     command = ["unshare", "--map-user=12345", sys.executable, "-m", "cloister.cli.main", "down"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     if "unshare" in ended.stderr:
         pytest.skip("no user namespace of our own here")
     assert ended.returncode == InvalidInput.exit_code
@@ -91,7 +91,6 @@ def test_a_command_given_on_a_full_disk_is_there_again_when_it_has_room(tmp_path
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
     )
     if "unshare" in ended.stderr or "mount:" in ended.stderr:
         pytest.skip("no mount namespace of our own here")

@@ -224,7 +224,7 @@ def test_a_signal_while_it_paints_cuts_nothing_off(tmp_path: Path) -> None:
 def test_without_the_stream_that_it_paints_on_there_is_no_console() -> None:
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "cloister.cli.main", "console"]
-    ended = subprocess.run(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE, timeout=60)
+    ended = subprocess.run(command, stdin=slave, stdout=slave, stderr=subprocess.PIPE, timeout=300)
     os.close(slave)
     os.close(master)
     assert (ended.returncode, ended.stderr.splitlines()[0]) == (2, b"error: the console needs a terminal")
