@@ -157,6 +157,15 @@ def test_explain_says_how_a_model_may_leave(house: Appliance) -> None:
         house.client.explain(PolicyQuestion(action="run.start", form="plain"))
 
 
+def test_explain_of_a_model_that_was_never_served_is_about_that_model(house: Appliance) -> None:
+    def asked(thing: str | None) -> tuple[str | None, bool]:
+        answer = house.client.explain(PolicyQuestion(action="deployment.start", thing=thing))
+        return answer.classification, "what-went-wrong-is-measured-before-it-serves" in answer.policies
+
+    assert (asked("open"), asked("secret")) == (("public", False), ("confidential", False))
+    assert asked("no-such-model") == asked(None) == ("restricted", True)
+
+
 @contextlib.contextmanager
 def stalled(house: Appliance, model: str = "open") -> Iterator[tuple[Job, FileIO, int]]:
     """An export that runs and waits for a reader: the job, the pipe's reading end, and a mark in the ledger."""

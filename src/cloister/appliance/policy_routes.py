@@ -25,7 +25,7 @@ from cloister.errors import InvalidInput, NotFound
 from cloister.policy.actions import ACTIONS, BY_NAME
 from cloister.policy.cedar import ROLES, Decision, Demand, PolicySet
 from cloister.policy.table import table, who_may
-from cloister.policy.things import CLASSIFIED
+from cloister.policy.things import CLASSIFIED, STRICTEST
 
 
 def policy_routes(authority: Authority) -> APIRouter:
@@ -71,6 +71,11 @@ def policy_routes(authority: Authority) -> APIRouter:
         asker = peer if body.account is None else await asyncio.to_thread(peer_named, body.account)
         who = await guard.standing(asker)
         question = replace(guard.question(asker, who, action.name, kind, body.thing), form=form)
+        if action.name == "deployment.start" and question.facts == STRICTEST:
+            # Nothing of that name was ever served: what may be is the model.
+            question = replace(
+                question, facts=guard.question(asker, who, action.name, "Model", body.thing).facts
+            )
         demand, decision = guard.policies.demand(question)
         forbids = _rules(guard.policies, decision, "forbid")
         unmet = demand is Demand.DENIED and not forbids
