@@ -237,6 +237,7 @@ def test_corrections_come_on_a_descriptor(held: Appliance, tmp_path: Path) -> No
         and "mended (" in told
         and "{" not in told
         and "name " in told.split("personal data")[1]
+        and "; redacted" in told
     )
 
 

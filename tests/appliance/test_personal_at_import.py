@@ -62,6 +62,8 @@ def test_each_class_gets_what_its_settings_say(asked: Appliance) -> None:
         asked, "clean", "restricted", [{"prompt": f"letter {n}", "completion": "ok"} for n in range(8)]
     )
     brought_in(asked, "replaced", "confidential", ROWS)
+    became = {name: client.dataset(name).details.get("personal_became") for name in ("looked", "replaced")}
+    assert became == {"looked": None, "replaced": "replaced by made-up values"}, "what was found is gone from it"
     reading, writing = os.pipe()
     client.show_rows("replaced", RowsConfig(rows=(0,)), writing)
     os.close(writing)

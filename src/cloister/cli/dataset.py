@@ -90,11 +90,12 @@ def show(
         **{
             key: ", ".join(map(str, value)) if isinstance(value, list) else value
             for key, value in stored.details.items()
-            if value != [] and key != "personal"
+            if value != [] and not key.startswith("personal")
         },
     }
     if personal := stored.details.get("personal"):
-        facts["personal data"] = _by_type(personal.get("found", personal))
+        became = stored.details.get("personal_became")
+        facts["personal data"] = _by_type(personal.get("found", personal)) + (f"; {became}" if became else "")
     print_table(("", ""), facts.items(), empty="")
 
 

@@ -70,8 +70,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
             "holdout": meta.holdout,
             "seed": meta.seed,
         }
-        if rewriter is not None:
+        if rewriter is not None and config.personal is not None:
             counts["rows_rewritten"] = rewriter.rows
-            details["personal"] = rewriter.counts()
+            details |= {"personal": rewriter.counts(), "personal_became": exchanging.BECAME[config.personal]}
         opening.finish(writer, job, counts=counts, details=details)
     return {**counts, **details}

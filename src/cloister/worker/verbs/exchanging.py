@@ -15,6 +15,9 @@ from cloister.errors import InvalidInput
 if TYPE_CHECKING:
     from cloister.datasets.personal.replacing import RowRewriter
 
+BECAME = {"redact": "redacted", "replace": "replaced by made-up values"}
+"""What became of personal data that was found, as a dataset's details say it."""
+
 
 def rewriter_for(
     how: str, types: Collection[PersonalType] = (), secret: str | None = None, *, where: str

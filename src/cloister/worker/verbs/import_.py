@@ -120,6 +120,8 @@ def run(job: JobDocument, emit: Emitter) -> dict[str, Any]:
     counts, details = _counts(summary), _details(summary, config)
     if personal is not None:
         details["personal"] = exchanging.counted(personal, summary.rows)
+        if how in exchanging.BECAME:
+            details["personal_became"] = exchanging.BECAME[how]
     writer.finish(
         created_at=datetime.now(UTC).isoformat(),
         counts=counts,
