@@ -63,7 +63,9 @@ def test_each_class_gets_what_its_settings_say(asked: Appliance) -> None:
     )
     brought_in(asked, "replaced", "confidential", ROWS)
     became = {name: client.dataset(name).details.get("personal_became") for name in ("looked", "replaced")}
-    assert became == {"looked": None, "replaced": "replaced by made-up values"}, "what was found is gone from it"
+    assert became == {"looked": None, "replaced": "replaced by made-up values"}, (
+        "what was found is gone from it"
+    )
     reading, writing = os.pipe()
     client.show_rows("replaced", RowsConfig(rows=(0,)), writing)
     os.close(writing)
