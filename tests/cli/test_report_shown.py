@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cloister.api import DatasetReport, LengthFigures, PersonalFigures
 from cloister.cli import dataset_view, learning, run_shown
-from cloister.errors import Denied
+from cloister.errors import Denied, InvalidInput
 
 LENGTHS = LengthFigures(total=90, shortest=9, longest=40, median=20, p95=39, p99=40, histogram=[(40, 3)])
 REPORT = DatasetReport(rows=3, train_rows=2, holdout_rows=1, task="chat", characters=LENGTHS)
@@ -22,6 +24,15 @@ def test_a_report_without_a_base_says_what_one_adds(capsys: pytest.CaptureFixtur
     told = capsys.readouterr().out
     assert "--base" not in told and "30 of the tokens are learnt" in told
     assert "refused: is longer than 20 tokens" in told, "the run is refused: no row is lost on the way"
+
+
+@pytest.mark.parametrize(
+    "options", [{"base": "small"}, {"max_length": 20}, {"loss_on": "last"}, {"personal": True}, {"every": 2}]
+)
+def test_the_last_report_is_not_shown_as_what_was_asked_for_now(options: dict[str, Any]) -> None:
+    given = {"base": None, "max_length": None, "template": None, "loss_on": None, **options}
+    with pytest.raises(InvalidInput, match="as it was made"):
+        dataset_view.report("claims", **given, last=True)
 
 
 def test_a_scan_that_found_something_says_what_takes_it_out(capsys: pytest.CaptureFixture[str]) -> None:

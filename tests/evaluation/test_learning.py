@@ -70,6 +70,13 @@ def test_seeds_that_agree_do_not_hide_how_few_rows_were_held_out() -> None:
     assert "49 held-out rows" in told and "about ±0.039 of the error" in told
 
 
+def test_where_nothing_is_wrong_no_runs_are_asked_for() -> None:
+    perfect = {rows: [0.0, 0.0] for rows in SIZES}
+    told = sentences(perfect, fit(perfect), what="error (accuracy)", holdout_rows=47, share=True)
+    assert "is 0 in every run" in told[0] and "three sizes" not in " ".join(told)
+    assert "47 held-out rows" in told[1], "which may have been lucky ones"
+
+
 def test_what_it_leaves_out_is_said() -> None:
     few = {rows: [value * 0.3 for value in values] for rows, values in runs(0.01).items() if rows <= 400}
     found = fit(few)

@@ -122,7 +122,8 @@ def refuse_resume(session: Session, row: JobRow) -> None:
     """Errors: Conflict where a job has not ended, or has its result; also that of a run that went wrong."""
     if row.state not in (JobState.INTERRUPTED, JobState.CANCELLED, JobState.FAILED, JobState.PAUSED):
         raise Conflict(
-            f"the job is {row.state}; only one that ended without its result resumes", where=row.job_id
+            f"the job is {row.state}; only one that ended without its result goes on, or begins anew",
+            where=row.job_id,
         )
     if row.verb == "train" and session.get(ObjectRow, (row.subject, row.output_version)) is not None:
         raise Conflict(

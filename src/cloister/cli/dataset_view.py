@@ -70,6 +70,10 @@ def report(
     from cloister.api import DatasetReport, ReportConfig, ReportRequest
 
     asked = {"--max-length": max_length, "--template": template, "--loss-on": loss_on}
+    if last and (base or personal or every != 1 or any(value is not None for value in asked.values())):
+        raise InvalidInput(
+            "the last report is shown as it was made", where="--last", remedy="Give no other option with it."
+        )
     if base is None and (given := [option for option, value in asked.items() if value is not None]):
         raise InvalidInput("tokens need a tokenizer", where=given[0], remedy="Name a base model with --base.")
     with connect() as client:

@@ -96,6 +96,9 @@ def sentences(
         holdout_rows: how many rows all were measured on.
         share: the figure is a share of those rows, whose own chance is then told.
     """
+    if any(runs.values()) and not any(any(values) for values in runs.values()):
+        nothing = f"The {what} is 0 in every run: there is nothing that more rows would take off it."
+        return [nothing, *_left_out(runs, what, holdout_rows, share)]
     if found is None:
         none = "A curve takes at least three sizes, and two seeds of one of them: nothing is predicted."
         return [
