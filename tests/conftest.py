@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,9 @@ from cloister.sources import open_base_folder
 from cloister.vault import ArgonParams, Vault
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# What somebody's shell says of colours, sizes, proxies and modes is theirs; a test says what it means to find.
+# What somebody's shell says of the zone, colours, sizes, proxies and modes is theirs: a test says what it expects.
+os.environ["TZ"] = "UTC"
+time.tzset()
 for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS", "LINES", "TERMINAL_WIDTH"):
     os.environ.pop(name, None)
 for name in ("http_proxy", "https_proxy", "all_proxy"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ LOCAL = "20310506070809"
 
 
 @pytest.fixture(autouse=True)
-def zone_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def zone_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """ssh-keygen is started without TZ."""
     monkeypatch.delenv("TZ", raising=False)
+    time.tzset()
+    yield
+    monkeypatch.undo()
     time.tzset()
 
 
