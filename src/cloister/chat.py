@@ -10,7 +10,6 @@ import json
 import re
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from cloister.errors import (
     Unauthenticated,
     Unavailable,
 )
+from cloister.tls import verifying_context
 
 KEY_LASTS = timedelta(hours=1)
 """A key that nobody could revoke, its terminal cut off, ends by itself after so long."""
@@ -205,7 +205,7 @@ def _http(url: str, api_key: str) -> httpx.Client:
     parts = urlsplit(url)
     if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104 - it listens everywhere; its certificate names this machine
         url = f"{parts.scheme}://{socket.getfqdn()}:{parts.port}"
-    verify = ssl.create_default_context() if parts.scheme == "https" else False
+    verify = verifying_context() if parts.scheme == "https" else False
     return httpx.Client(base_url=url, headers=headers, timeout=timeout, verify=verify, trust_env=False)
 
 

@@ -19,6 +19,7 @@ from cloister.ledger.shipping import Shipping
 from cloister.ledger.sinks import JsonLines, Sink, SyslogDatagram, SyslogStream
 from cloister.ledger.syslog import Header
 from cloister.policy.sinks import SinkSettings
+from cloister.tls import verifying_context
 
 LEDGERS: tuple[LedgerName, ...] = ("control", "gateway")
 TELL_EVERY_S = 5.0
@@ -169,7 +170,7 @@ def sink_of(settings: SinkSettings, hostname: Callable[[], str] = socket.gethost
 
 def _tls(settings: SinkSettings) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=settings.ca)
+        context = verifying_context(settings.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if settings.cert:
             context.load_cert_chain(settings.cert, settings.key)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import smtplib
-import ssl
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 
 from cloister.api import Alert
 from cloister.policy.settings import MailSettings
+from cloister.tls import verifying_context
 
 LIMIT_S = 20.0
 
@@ -33,7 +33,7 @@ def message_of(what: str, alert: Alert, settings: MailSettings, host: str) -> Em
 def send(message: EmailMessage, settings: MailSettings) -> None:
     """Hand it to the relay. Errors: OSError, smtplib.SMTPException."""
     host, _, port = settings.server.rpartition(":")
-    context = ssl.create_default_context(cafile=settings.ca)
+    context = verifying_context(settings.ca)
     if settings.tls == "tls":
         with smtplib.SMTP_SSL(host, int(port), timeout=LIMIT_S, context=context) as relay:
             relay.send_message(message)

@@ -81,7 +81,7 @@ class RunPlans:
     def _machine(self, count: int) -> Machine:
         """The roomiest device that a run may get, without the reserve; of several the least."""
         reserve = int(self._settings.queue.memory_reserve_gib * GIB)
-        cores = self._settings.queue.threads or os.cpu_count() or 1
+        cores = self._settings.queue.threads or len(os.sched_getaffinity(0))
         watts = self._settings.prices.watts
         gpus = [
             gpu

@@ -96,7 +96,7 @@ def _open(job: JobDocument, config: TrainConfig, ranks: Ranks, stack: ExitStack)
     """What the run was granted, opened, and the base with its adapter in memory."""
     threads = job.threads // ranks.size if job.threads else 0
     if ranks.size > 1:
-        threads = max(1, threads or (os.cpu_count() or 1) // ranks.size)
+        threads = max(1, threads or len(os.sched_getaffinity(0)) // ranks.size)
     measuring.prepare_torch(job.model_copy(update={"threads": threads}))
     if job.device == "cpu" and os.environ.get("CLOISTER_SANDBOX") == "bwrap":  # else it is not ours to bound
         bound_to_what_is_free(ranks.size)
