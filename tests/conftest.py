@@ -36,7 +36,8 @@ for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS"
 for name in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
-os.umask(0o022)
+UMASK = 0o022
+os.umask(UMASK)
 # Properties are tried on the same examples every time, and each may take as long as the machine is slow. Hypothesis
 # reads these when a test is defined: before any other file is.
 settings.register_profile(
@@ -47,6 +48,13 @@ settings.load_profile("tests")
 LOOPBACK = "127.0.0.1:0"
 PASSPHRASE = "correct horse battery staple"
 BASE_FOLDER = Path(__file__).parents[1] / "src" / "cloister" / "demo" / "base"
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    """A program of ours that was called within a test changes its process's; the next test has the usual one."""
+    yield
+    os.umask(UMASK)
 
 
 @pytest.fixture
